@@ -1,0 +1,29 @@
+"""Every AnnData, registry and metric name the package uses, once."""
+
+from typing import Final
+
+# written to AnnData; ``key_added="scgpcl"`` is the stem of all of them
+STEM: Final = "scgpcl"
+LATENT: Final = "X_scgpcl"
+CLUSTER: Final = "scgpcl_cluster"
+PROBABILITY: Final = "scgpcl_probability"
+CONFIDENCE: Final = "scgpcl_confidence"
+SELECTED: Final = "scgpcl_selected"
+UNS: Final = "scgpcl"
+
+# node and edge types of the graph, in PyG's vocabulary
+CELL: Final = "cell"
+GENE: Final = "gene"
+CELL_TO_GENE: Final = (CELL, "expresses", GENE)
+GENE_TO_CELL: Final = (GENE, "rev_expresses", CELL)
+
+# metrics in ``history_``
+STAGE: Final = "stage"
+TRAIN_LOSS: Final = "train_loss_epoch"
+VALIDATION_LOSS: Final = "validation_loss"
+RECONSTRUCTION_LOSS: Final = "reconstruction_loss"
+INSTANCE_LOSS: Final = "instance_loss"
+PROTOTYPE_LOSS: Final = "prototype_loss"
+CLUSTERING_LOSS: Final = "clustering_loss"
+LABEL_AGREEMENT: Final = "label_agreement"
+LABEL_CHANGE: Final = "label_change"

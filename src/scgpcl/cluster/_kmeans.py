@@ -1,0 +1,163 @@
+"""k-means on a tensor's own device, with all restarts run side by side."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
+MAX_FIT_CELLS = 100_000
+
+
+class KMeansResult(NamedTuple):
+    """Result of the best restart.
+
+    Parameters
+    ----------
+    centers
+        Shape (n_clusters, n).
+    labels
+        Nearest centre of each row, int64, shape (n_rows,).
+    inertia
+        Sum of squared distances to the nearest centre.
+    """
+
+    centers: Tensor
+    labels: Tensor
+    inertia: float
+
+
+def kmeans(
+    x: Tensor,
+    n_clusters: int,
+    *,
+    n_init: int = 10,
+    init: Tensor | None = None,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    seed: int = 0,
+) -> KMeansResult:
+    """Lloyd's algorithm from greedy k-means++ starts.
+
+    Parameters
+    ----------
+    x
+        Rows to cluster, shape (n_rows, n).
+    n_clusters
+        Number of clusters.
+    n_init
+        Restarts; the one with the lowest inertia is returned.
+    init
+        Centres to start from instead, shape (n_clusters, n); then there is one run.
+    max_iter
+        Largest number of iterations.
+    tol
+        A run has ended when the squared shift of its centres is below this times the mean variance of the columns.
+    seed
+        Seed of the starts; the same seed gives the same result.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than clusters.
+    """
+    if x.shape[0] < n_clusters:
+        msg = f"Expected at least as many rows as clusters, found {x.shape[0]} rows for {n_clusters} clusters."
+        raise ValueError(msg)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    fit = x
+    if x.shape[0] > max(MAX_FIT_CELLS, n_clusters):
+        fit = x[torch.randperm(x.shape[0], generator=generator, device=x.device)[:MAX_FIT_CELLS]]
+    centers = _plus_plus(fit, n_clusters, n_init, generator) if init is None else init.unsqueeze(0).to(fit)
+    centers, inertia = _lloyd(fit, centers, max_iter, tol * float(fit.var(0, correction=0).mean()))
+    best = centers[int(inertia.argmin())]
+    labels, distance = assign(x, best)
+    return KMeansResult(best, labels, float(distance.double().sum()))
+
+
+def assign(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest centre of each row and the squared distance to it, each of shape (n_rows,)."""
+    distance = _half_distance(x, centers.unsqueeze(0))[:, 0]
+    value, labels = distance.min(1)
+    return labels, (2.0 * value + x.square().sum(1)).clamp(min=0.0)
+
+
+def _half_distance(x: Tensor, centers: Tensor) -> Tensor:
+    """Half the squared distance up to the row's own norm: (n_rows, n_runs, n_clusters)."""
+    n_runs, n_clusters, n = centers.shape
+    flat = centers.reshape(n_runs * n_clusters, n)
+    return torch.addmm(0.5 * flat.square().sum(1), x, flat.t(), alpha=-1.0).view(-1, n_runs, n_clusters)
+
+
+def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007) for all runs at once, shape (n_runs, n_clusters, n)."""
+    n_rows = x.shape[0]
+    n_trials = 2 + int(math.log(n_clusters))
+    norm = x.square().sum(1)
+    chosen = torch.randint(n_rows, (n_runs,), generator=generator, device=x.device)
+    centers = [x[chosen]]
+    closest = _squared_distance(x, norm, x[chosen])  # (n_rows, n_runs)
+    for _ in range(1, n_clusters):
+        cumulative = closest.double().cumsum(0).t().contiguous()  # (n_runs, n_rows)
+        draw = torch.rand(n_runs, n_trials, generator=generator, device=x.device, dtype=torch.float64)
+        trial = torch.searchsorted(cumulative, draw * cumulative[:, -1:]).clamp(max=n_rows - 1)
+        distance = _squared_distance(x, norm, x[trial.flatten()]).view(n_rows, n_runs, n_trials)
+        distance = torch.minimum(distance, closest.unsqueeze(-1))
+        best = distance.sum(0).argmin(1)
+        runs = torch.arange(n_runs, device=x.device)
+        centers.append(x[trial[runs, best]])
+        closest = distance[:, runs, best]
+    return torch.stack(centers, 1)
+
+
+def _squared_distance(x: Tensor, norm: Tensor, points: Tensor) -> Tensor:
+    return (norm.unsqueeze(1) - 2.0 * x @ points.t() + points.square().sum(1)).clamp(min=0.0)
+
+
+def _lloyd(x: Tensor, centers: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Iterate all runs; each stops moving when it has converged. Returns centres and inertias, (n_runs,)."""
+    n_runs, n_clusters, n = centers.shape
+    norm = x.square().sum()
+    offset = torch.arange(n_runs, device=x.device) * n_clusters
+    moving = torch.ones(n_runs, dtype=torch.bool, device=x.device)
+    inertia = torch.full((n_runs,), torch.inf, device=x.device, dtype=x.dtype)
+    centers = centers.clone()
+    for _ in range(max_iter):
+        runs = moving.nonzero().squeeze(1)
+        value, label = _half_distance(x, centers[runs]).min(2)  # (n_rows, n_moving)
+        inertia[runs] = 2.0 * value.sum(0) + norm
+        flat = (label + offset[: len(runs)]).flatten()
+        size = torch.bincount(flat, minlength=len(runs) * n_clusters).to(x.dtype)
+        total = _scatter_rows(x, label, len(runs), n_clusters)
+        mean = total / size.clamp(min=1.0).view(-1, n_clusters, 1)
+        mean = _fill_empty(x, value, mean, size.view(-1, n_clusters))
+        shift = (mean - centers[runs]).square().sum((1, 2))
+        centers[runs] = mean
+        moving[runs] = shift > tol
+        if not bool(moving.any()):
+            break
+    value, _ = _half_distance(x, centers).min(2)
+    return centers, 2.0 * value.sum(0) + norm
+
+
+def _scatter_rows(x: Tensor, label: Tensor, n_runs: int, n_clusters: int) -> Tensor:
+    """Sum of the rows of each cluster in each run, shape (n_runs, n_clusters, n)."""
+    total = x.new_zeros(n_runs, n_clusters, x.shape[1])
+    for run in range(n_runs):
+        total[run].index_add_(0, label[:, run], x)
+    return total
+
+
+def _fill_empty(x: Tensor, value: Tensor, mean: Tensor, size: Tensor) -> Tensor:
+    """Give an empty cluster the row that lies farthest from its centre."""
+    empty = (size == 0).nonzero()
+    if len(empty):
+        distance = value + 0.5 * x.square().sum(1, keepdim=True)
+        for run, cluster in empty.tolist():
+            row = int(distance[:, run].argmax())
+            mean[run, cluster] = x[row]
+            distance[row, run] = -torch.inf
+    return mean

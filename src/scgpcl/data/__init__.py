@@ -1,0 +1,18 @@
+"""Counts as blocks of the cell-gene graph."""
+
+from scgpcl.data._counts import CountSource, row_blocks
+from scgpcl.data._graph import BipartiteBatch, bipartite_batch
+from scgpcl.data._hetero import to_hetero_data
+from scgpcl.data._loader import EvenBatchSampler, bipartite_loader
+from scgpcl.data._splitter import BipartiteSplitter
+
+__all__ = [
+    "BipartiteBatch",
+    "BipartiteSplitter",
+    "CountSource",
+    "EvenBatchSampler",
+    "bipartite_batch",
+    "bipartite_loader",
+    "row_blocks",
+    "to_hetero_data",
+]

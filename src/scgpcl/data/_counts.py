@@ -1,0 +1,66 @@
+"""Row access to counts of any storage: in memory, dense or sparse, or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+#: Rows read at a time where the whole matrix is passed over.
+BLOCK_ROWS = 4096
+
+
+def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
+    """Pass over a matrix in blocks of rows.
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_genes): numpy array, scipy sparse matrix, or a matrix on disk that slices to one.
+    n_rows
+        Rows of a block.
+    """
+    if sp.issparse(x) and x.format != "csr":
+        x = x.tocsr()
+    for start in range(0, x.shape[0], n_rows):
+        yield sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])])
+
+
+class CountSource:
+    """Counts of selected genes, row by row.
+
+    In memory the columns are taken once, here; on disk they are taken from each block of rows as it is read.
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_all_genes).
+    size_factor
+        Shape (n_cells,).
+    columns
+        Positions of the selected genes in their order, shape (n_genes,); ``None`` takes all as they are.
+    """
+
+    def __init__(self, x: Any, size_factor: np.ndarray, columns: np.ndarray | None = None) -> None:
+        self._on_disk = not (isinstance(x, np.ndarray) or sp.issparse(x))
+        self._columns = columns
+        if not self._on_disk:
+            if columns is not None:
+                x = x[:, columns]
+                self._columns = None
+            x = sp.csr_matrix(x)
+        self._x = x
+        self.size_factor = np.asarray(size_factor, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return self._x.shape[0]
+
+    def rows(self, index: np.ndarray) -> sp.csr_matrix:
+        """Counts of some cells in the order asked for, a new matrix of shape (len(index), n_genes)."""
+        if not self._on_disk:
+            return self._x[index]
+        unique, back = np.unique(index, return_inverse=True)  # files are read in ascending order only
+        block = sp.csr_matrix(self._x[unique])[back]
+        return block if self._columns is None else block[:, self._columns]

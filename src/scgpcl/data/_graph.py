@@ -1,0 +1,65 @@
+"""Mini-batches of counts as blocks of the cell-gene graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from scgpcl.nn import Bipartite
+
+
+class BipartiteBatch(NamedTuple):
+    """Counts of some cells, as edges of the graph in both directions.
+
+    Parameters
+    ----------
+    graph
+        Edges between the cells of the batch and all selected genes.
+    counts
+        Count of each edge, float32, shape (n_edges,).
+    size_factor
+        Library size over the median library size of the training data, float32, shape (n_cells,).
+    index
+        Row of each cell in the data, int64, shape (n_cells,).
+    """
+
+    graph: Bipartite
+    counts: Tensor
+    size_factor: Tensor
+    index: Tensor
+
+
+def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, index: np.ndarray) -> BipartiteBatch:
+    """Build a batch from a CSR block.
+
+    Parameters
+    ----------
+    counts
+        Counts of the cells of the batch, shape (n_cells, n_genes).
+    size_factor
+        Shape (n_cells,).
+    index
+        Shape (n_cells,).
+    """
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    order = np.arange(counts.nnz, dtype=np.int64)
+    # scipy turns the pattern round in linear time; the positions ride along as its values
+    turned = sp.csr_matrix((order, counts.indices, counts.indptr), shape=counts.shape, copy=False).tocsc()
+    graph = Bipartite(
+        indptr=torch.from_numpy(counts.indptr.astype(np.int32, copy=False)),
+        indices=torch.from_numpy(counts.indices.astype(np.int32, copy=False)),
+        t_indptr=torch.from_numpy(turned.indptr.astype(np.int32, copy=False)),
+        t_indices=torch.from_numpy(turned.indices.astype(np.int32, copy=False)),
+        t_order=torch.from_numpy(turned.data),
+    )
+    return BipartiteBatch(
+        graph=graph,
+        counts=torch.from_numpy(counts.data.astype(np.float32, copy=False)),
+        size_factor=torch.from_numpy(np.asarray(size_factor, dtype=np.float32)),
+        index=torch.from_numpy(np.asarray(index, dtype=np.int64)),
+    )

@@ -1,0 +1,47 @@
+"""The cell-gene graph in PyG's own form, for work outside this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch_geometric.data import HeteroData
+
+from scgpcl import _keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
+    """Cell-gene graph of an AnnData: an edge joins a cell to every gene with a count above zero.
+
+    Parameters
+    ----------
+    adata
+        Counts of ``n_cells`` cells and ``n_genes`` genes; not changed.
+    layer
+        Layer with the counts; ``None`` is ``adata.X``.
+
+    Returns
+    -------
+    Graph with node types ``cell`` and ``gene`` (``num_nodes`` and ``name``), and edge types
+    ``("cell", "expresses", "gene")`` and ``("gene", "rev_expresses", "cell")``, each with ``edge_index`` of shape
+    (2, n_edges) and ``edge_attr``, the counts, of shape (n_edges, 1).
+    """
+    x = adata.X if layer is None else adata.layers[layer]
+    coo = sp.coo_matrix(sp.csr_matrix(x))
+    stored = coo.data != 0
+    edges = torch.from_numpy(np.vstack([coo.row[stored], coo.col[stored]]).astype(np.int64))
+    counts = torch.from_numpy(coo.data[stored].astype(np.float32)).unsqueeze(1)
+    graph = HeteroData()
+    for node, names in ((_keys.CELL, adata.obs_names), (_keys.GENE, adata.var_names)):
+        graph[node].num_nodes = len(names)
+        graph[node].name = list(names)
+    graph[_keys.CELL_TO_GENE].edge_index = edges
+    graph[_keys.CELL_TO_GENE].edge_attr = counts
+    graph[_keys.GENE_TO_CELL].edge_index = edges.flip(0)
+    graph[_keys.GENE_TO_CELL].edge_attr = counts
+    return graph

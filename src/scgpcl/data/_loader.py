@@ -1,0 +1,88 @@
+"""Loaders of bipartite mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from scgpcl._random import cpu_generator
+from scgpcl.data._counts import CountSource
+from scgpcl.data._graph import BipartiteBatch, bipartite_batch
+
+
+class _Blocks(Dataset):
+    """Batches addressed by the list of their cells."""
+
+    def __init__(self, source: CountSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: np.ndarray) -> BipartiteBatch:
+        return bipartite_batch(self.source.rows(index), self.source.size_factor[index], index)
+
+
+class EvenBatchSampler(Sampler[np.ndarray]):
+    """Cut the cells into batches of nearly equal size, so that no batch is too small for batch normalisation.
+
+    Parameters
+    ----------
+    index
+        Cells to draw from, shape (n_cells,).
+    batch_size
+        Largest size of a batch.
+    seed
+        With a seed the cells are shuffled anew in every epoch; without, they keep their order.
+    """
+
+    def __init__(self, index: np.ndarray, batch_size: int, *, seed: int | None = None) -> None:
+        self.index = np.asarray(index)
+        self.n_batches = max(1, -(-len(self.index) // batch_size))
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of an epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        index = self.index
+        if self.seed is not None:
+            generator = cpu_generator(self.seed, self.epoch)
+            index = index[torch.randperm(len(index), generator=generator).numpy()]
+            self.epoch += 1
+        yield from np.array_split(index, self.n_batches)
+
+
+def bipartite_loader(
+    source: CountSource, index: np.ndarray, *, batch_size: int, seed: int | None = None, num_workers: int = 0
+) -> DataLoader:
+    """Loader of :class:`BipartiteBatch`.
+
+    Parameters
+    ----------
+    source
+        Counts.
+    index
+        Cells, shape (n_cells,).
+    batch_size
+        Largest size of a batch; batches are of nearly equal size.
+    seed
+        Shuffle with this seed; ``None`` keeps the order.
+    num_workers
+        Worker processes.
+    """
+    return DataLoader(
+        _Blocks(source),
+        sampler=EvenBatchSampler(index, batch_size, seed=seed),
+        batch_size=None,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(0),  # the loader would else draw from the global state
+    )

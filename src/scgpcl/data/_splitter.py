@@ -1,0 +1,80 @@
+"""Data module of both training stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scvi.data import AnnDataManager
+from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader
+
+from scgpcl.data._counts import BLOCK_ROWS, CountSource
+from scgpcl.data._graph import BipartiteBatch
+from scgpcl.data._loader import bipartite_loader
+
+
+class BipartiteSplitter(DataSplitter):
+    """Split cells once for both stages and yield :class:`BipartiteBatch`.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the registered AnnData.
+    source
+        Counts of the selected genes.
+    seed
+        Seed of the split and of the shuffles.
+    batch_size
+        Largest size of a batch.
+    **kwargs
+        See :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(
+        self, adata_manager: AnnDataManager, source: CountSource, *, seed: int, batch_size: int, **kwargs: Any
+    ) -> None:
+        num_workers = kwargs.pop("num_workers", 0)
+        super().__init__(adata_manager, **kwargs)
+        self.source = source
+        self.seed = seed
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._split()
+
+    def _split(self) -> None:
+        index = np.arange(len(self.source))
+        if self.external_indexing is not None:
+            self.train_idx, self.val_idx, self.test_idx = (np.asarray(i, dtype=int) for i in self.external_indexing)
+            return
+        if self.shuffle_set_split:
+            index = np.random.default_rng(self.seed).permutation(index)
+        self.val_idx = np.sort(index[: self.n_val])
+        self.train_idx = np.sort(index[self.n_val : self.n_val + self.n_train])
+        self.test_idx = np.sort(index[self.n_val + self.n_train :])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing is left to do: the split was made at construction, once for both stages."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of the training cells."""
+        return self._loader(self.train_idx, seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader | None:
+        """Batches of the validation cells, if there are any."""
+        return self._loader(self.val_idx) if len(self.val_idx) else None
+
+    def test_dataloader(self) -> DataLoader | None:
+        """Batches of the test cells, if there are any."""
+        return self._loader(self.test_idx) if len(self.test_idx) else None
+
+    def _loader(self, index: np.ndarray, *, seed: int | None = None) -> DataLoader:
+        return bipartite_loader(
+            self.source, index, batch_size=self.batch_size, seed=seed, num_workers=self.num_workers
+        )
+
+    def batches(self, *, training_only: bool = False) -> Iterator[BipartiteBatch]:
+        """Large batches of all cells, or of the training cells, in their order and for inference."""
+        index = self.train_idx if training_only else np.arange(len(self.source))
+        yield from bipartite_loader(self.source, index, batch_size=BLOCK_ROWS)

@@ -1,0 +1,240 @@
+"""Refusal of bad input before any work: the rule, what was found, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSCDataset, CSRDataset
+
+from scgpcl.data import row_blocks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+#: Names listed in a message before it is cut.
+MAX_NAMES = 5
+
+
+def listed(names: Any) -> str:
+    """Few names as text, many as the first ones and their number."""
+    names = [str(name) for name in names]
+    text = ", ".join(repr(name) for name in names[:MAX_NAMES])
+    return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
+
+
+def counts_of(adata: AnnData, layer: str | None) -> Any:
+    """Count matrix of an AnnData in any storage that is supported.
+
+    Raises
+    ------
+    KeyError
+        If the layer does not exist.
+    ValueError
+        If there is no matrix.
+    TypeError
+        If the storage is not supported.
+    """
+    place = _place(layer)
+    if layer is not None and layer not in adata.layers:
+        msg = (
+            f"Expected raw counts in `adata.layers[{layer!r}]`, found layers [{listed(sorted(map(str, _layers(adata))))}]. "
+            "Pass `layer=None` to use `adata.X`, or store counts with "
+            f"`adata.layers[{layer!r}] = adata.X.copy()` before normalising."
+        )
+        raise KeyError(msg)
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        msg = "Expected raw counts in `adata.X`, found None. Name the layer that holds the counts with `layer=`."
+        raise ValueError(msg)
+    if isinstance(x, sp.sparray):
+        msg = (
+            f"Expected {place} to be a scipy sparse matrix or a numpy array, found {type(x).__name__}. "
+            f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
+        )
+        raise TypeError(msg)
+    if not (sp.issparse(x) or isinstance(x, np.ndarray | CSRDataset)):
+        hint = f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
+        if isinstance(x, CSCDataset):
+            hint = "Write the file again with counts in CSR format, or read it into memory with `adata.to_memory()`."
+        elif hasattr(x, "compute"):
+            hint = f"Load it: `{place} = {place}.compute()`."
+        msg = f"Expected {place} to be a CSR matrix or a numpy array, found {type(x).__name__}. {hint}"
+        raise TypeError(msg)
+    return x
+
+
+def check_counts(x: Any, layer: str | None) -> None:
+    """Require finite, non-negative whole numbers and no empty cells.
+
+    Raises
+    ------
+    ValueError
+        If any entry or cell breaks the rule.
+    """
+    place = _place(layer)
+    if x.shape[0] < 2 or x.shape[1] < 2:
+        msg = f"Expected at least 2 cells and 2 genes in {place}, found {x.shape[0]} cells and {x.shape[1]} genes."
+        raise ValueError(msg)
+    if not np.issubdtype(x.dtype, np.number) and x.dtype != bool:
+        msg = f"Expected counts in {place}, found values of type {x.dtype}."
+        raise TypeError(msg)
+    empty = []
+    start = 0
+    for block in row_blocks(x):
+        _check_values(block.data, place)
+        empty.append(start + np.flatnonzero(np.asarray(block.sum(1)).ravel() == 0))
+        start += block.shape[0]
+    n_empty = sum(len(e) for e in empty)
+    if n_empty:
+        first = np.concatenate(empty)[0]
+        msg = (
+            f"Expected every cell to have counts in {place}, found {n_empty} empty cells (the first is row {first}). "
+            "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
+        )
+        raise ValueError(msg)
+
+
+def _check_values(values: np.ndarray, place: str) -> None:
+    if not np.isfinite(values).all():
+        msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the counts as they were measured."
+        raise ValueError(msg)
+    if values.size and values.min() < 0:
+        msg = (
+            f"Expected counts of zero or more in {place}, found {values.min():g}. "
+            "Scaled or centred data cannot be used: name the layer with raw counts with `layer=`."
+        )
+        raise ValueError(msg)
+    fraction = values != np.floor(values)
+    if fraction.any():
+        msg = (
+            f"Expected whole counts in {place}, found {values[fraction][0]:g}, which looks normalised or "
+            "log-transformed. Name the layer with raw counts with `layer=`, or round estimated counts with "
+            "`numpy.rint` if that is what they are."
+        )
+        raise ValueError(msg)
+
+
+def check_names(names: pd.Index, axis: str) -> None:
+    """Require unique names.
+
+    Raises
+    ------
+    ValueError
+        If a name occurs twice.
+    """
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        msg = f"Expected unique names in `adata.{axis}`, found repeated {listed(twice)}. Call `adata.{axis}_make_unique()`."
+        raise ValueError(msg)
+
+
+def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
+    """Require a column of ``adata.obs``.
+
+    Raises
+    ------
+    KeyError
+        If it does not exist.
+    ValueError
+        If it has missing values.
+    """
+    if key is None:
+        return
+    if key not in adata.obs:
+        msg = f"Expected `{argument}={key!r}` to be a column of `adata.obs`, found columns [{listed(adata.obs.columns)}]."
+        raise KeyError(msg)
+    n_missing = int(adata.obs[key].isna().sum())
+    if n_missing:
+        msg = f"Expected a value for every cell in `adata.obs[{key!r}]`, found {n_missing} missing ones."
+        raise ValueError(msg)
+
+
+def check_size_factors(adata: AnnData, key: str | None) -> None:
+    """Require positive finite numbers.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If the column does not exist or breaks the rule.
+    """
+    check_obs_key(adata, key, "size_factor_key")
+    if key is None:
+        return
+    values = adata.obs[key]
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values <= 0).any():
+        msg = f"Expected positive finite numbers in `adata.obs[{key!r}]`, found {listed(values.unique())}."
+        raise ValueError(msg)
+
+
+def check_n_clusters(n_clusters: Any, n_cells: int | None) -> None:
+    """Require a whole number from 2 to the number of cells.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it breaks the rule.
+    """
+    if n_clusters is None:
+        return
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
+        msg = f"Expected `n_clusters` to be a whole number or None, found {n_clusters!r}."
+        raise TypeError(msg)
+    if n_clusters < 2:
+        msg = f"Expected `n_clusters` of at least 2, found {n_clusters}. Pass None to have it estimated."
+        raise ValueError(msg)
+    if n_cells is not None and n_clusters > n_cells:
+        msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
+        raise ValueError(msg)
+
+
+def check_one_of(value: Any, allowed: tuple[str, ...], argument: str) -> None:
+    """Require one of a few names.
+
+    Raises
+    ------
+    ValueError
+        If it is another.
+    """
+    if value not in allowed:
+        msg = f"Expected `{argument}` to be one of {allowed}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_range(value: float, low: float, high: float, argument: str, *, whole: bool = False) -> None:
+    """Require a number from ``low`` to ``high``.
+
+    Raises
+    ------
+    ValueError
+        If it lies outside or is no (whole) number.
+    """
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        bounds = f"of at least {low:g}" if np.isinf(high) else f"from {low:g} to {high:g}"
+        msg = f"Expected `{argument}` to be {kind} {bounds}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_not_view(adata: AnnData) -> None:
+    """Require an AnnData of its own.
+
+    Raises
+    ------
+    ValueError
+        If it is a view of another.
+    """
+    if adata.is_view:
+        msg = "Expected an AnnData of its own, found a view of another. Call `adata = adata.copy()` first."
+        raise ValueError(msg)
+
+
+def _layers(adata: AnnData) -> list[str]:
+    return [key for key in adata.layers if key is not None]
+
+
+def _place(layer: str | None) -> str:
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"

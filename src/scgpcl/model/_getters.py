@@ -1,0 +1,228 @@
+"""Getters: arrays for any cells, and nothing written to the AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scgpcl.data import BipartiteBatch
+from scgpcl.model import _checks
+from scgpcl.model._inference import as_index, cell_batches, match_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgpcl.model._inference import GeneFrame
+    from scgpcl.module import SCGPCLModule
+
+#: Cells encoded at a time.
+ENCODE_BATCH = 2048
+#: Cells decoded at a time: the result is dense over genes.
+DECODE_BATCH = 512
+
+
+class GettersMixin:
+    """Latent vectors, labels and denoised expression of the registered or of new cells."""
+
+    module: SCGPCLModule
+    _frame: GeneFrame | None
+
+    def get_latent_representation(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Latent vectors of cells.
+
+        Each cell is encoded on its own from the gene states stored at the end of training: the result depends
+        neither on the other cells nor on their order, and repeated calls give identical arrays.
+
+        Parameters
+        ----------
+        adata
+            Cells to encode; ``None`` is the registered AnnData. Another AnnData needs no set-up: its genes are matched
+            by name, in any order, and its counts are read from the registered layer.
+        indices
+            Positions of the cells, or a boolean mask.
+        batch_size
+            Cells encoded at a time.
+
+        Returns
+        -------
+        Array of shape (n_cells, n_latent), float32.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If genes that the model uses are missing, or if counts are not counts.
+        """
+        latent = [self.module.encode(b).cpu() for b in self._batches(adata, indices, batch_size or ENCODE_BATCH)]
+        return torch.cat(latent).numpy() if latent else np.empty((0, self.module.n_latent), dtype=np.float32)
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        *,
+        batch_size: int | None = None,
+    ) -> np.ndarray | pd.DataFrame:
+        """Cluster of cells.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            See :meth:`get_latent_representation`.
+        soft
+            Return the assignment probabilities instead.
+
+        Returns
+        -------
+        Names of the clusters ("0" is the largest in training), shape (n_cells,); with ``soft`` a table of
+        probabilities of shape (n_cells, n_clusters), indexed by cell, whose rows sum to one.
+        """
+        z = self.get_latent_representation(adata, indices, batch_size=batch_size)
+        with torch.no_grad():
+            q = self.module.soft_assign(torch.from_numpy(z).to(self.module.device)).cpu().numpy()
+        names = np.array([str(k) for k in range(q.shape[1])])
+        if not soft:
+            return names[q.argmax(1)]
+        cells = (self.adata if adata is None else adata).obs_names  # type: ignore[attr-defined]
+        return pd.DataFrame(q, index=cells[as_index(indices, len(cells))], columns=names)
+
+    @torch.no_grad()
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> np.ndarray | pd.DataFrame:
+        """Denoised expression: the means of the fitted distribution, without its dropout.
+
+        Parameters
+        ----------
+        adata, indices
+            See :meth:`get_latent_representation`.
+        gene_list
+            Genes to return; ``None`` is all genes that the model uses.
+        library_size
+            Each cell's expression over all genes of the model sums to this; ``"latent"`` gives mean counts at the
+            cell's own library size instead.
+        batch_size
+            Cells decoded at a time.
+        return_numpy
+            Return an array instead of a table of cells and genes.
+
+        Returns
+        -------
+        Shape (n_cells, n_genes).
+
+        Raises
+        ------
+        KeyError
+            If ``gene_list`` names genes that the model does not use.
+        """
+        self._require_trained()
+        if library_size != "latent":
+            _checks.check_range(library_size, 0.0, np.inf, "library_size")
+        genes, columns = self._gene_columns(gene_list)
+        parts = []
+        for batch in self._batches(adata, indices, batch_size or DECODE_BATCH):
+            mu = self._decode(batch).mu
+            if library_size != "latent":
+                mu = mu / mu.sum(1, keepdim=True) * library_size
+            parts.append(mu[:, columns].cpu().numpy())
+        values = np.concatenate(parts) if parts else np.empty((0, len(genes)), dtype=np.float32)
+        if return_numpy:
+            return values
+        cells = (self.adata if adata is None else adata).obs_names  # type: ignore[attr-defined]
+        return pd.DataFrame(values, index=cells[as_index(indices, len(cells))], columns=genes)
+
+    @torch.no_grad()
+    def get_likelihood_parameters(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Parameters of the zero-inflated negative binomial of each cell and gene of the model.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            See :meth:`get_normalized_expression`.
+
+        Returns
+        -------
+        ``"mean"`` (of the negative binomial, at the cell's own library size), ``"dispersions"`` (inverse) and
+        ``"dropout"`` (logits), each of shape (n_cells, n_genes).
+        """
+        self._require_trained()
+        parts = [self._decode(batch) for batch in self._batches(adata, indices, batch_size or DECODE_BATCH)]
+        names = ("mean", "dispersions", "dropout")
+        empty = torch.empty(0, self.module.n_genes)
+        stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
+        return {name: values.numpy() for name, values in zip(names, stacked, strict=True)}
+
+    def _decode(self, batch: BipartiteBatch) -> Any:
+        size_factor = batch.size_factor.to(self.module.device)
+        return self.module.decoder(self.module.encode(batch), size_factor)
+
+    def _gene_columns(self, gene_list: Sequence[str] | None) -> tuple[pd.Index, Any]:
+        selected = self._frame.selected
+        if gene_list is None:
+            return selected, slice(None)
+        genes = pd.Index(gene_list)
+        columns = selected.get_indexer(genes)
+        if (columns < 0).any():
+            msg = (
+                f"Expected genes that the model uses in `gene_list`, found {_checks.listed(genes[columns < 0])}. "
+                f"The model uses {len(selected)} genes, see `model.selected_genes_`; train with `n_top_genes=None` "
+                "to use all."
+            )
+            raise KeyError(msg)
+        return genes, torch.from_numpy(columns)
+
+    def _batches(self, adata: AnnData | None, indices: Any, batch_size: int) -> Iterator[BipartiteBatch]:
+        """Check new cells before any work and give their batches."""
+        self._require_trained()
+        _checks.check_range(batch_size, 1, np.inf, "batch_size", whole=True)
+        new = adata is not None and adata is not self.adata  # type: ignore[attr-defined]
+        adata = self.adata if adata is None else adata  # type: ignore[attr-defined]
+        if adata is None:
+            msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
+            raise ValueError(msg)
+        layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
+        match = match_genes(adata.var_names, self._frame)
+        x = _checks.counts_of(adata, layer)
+        if new:
+            _checks.check_counts(x, layer)
+            _checks.check_size_factors(adata, size_key)
+            self._check_batches(adata)
+        size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
+        index = as_index(indices, adata.n_obs)
+        return cell_batches(x, match, self._frame, size=size, index=index, batch_size=batch_size)
+
+    def _check_batches(self, adata: AnnData) -> None:
+        key = self._setup_arg("batch_key")
+        _checks.check_obs_key(adata, key, "batch_key")
+        if key is None:
+            return
+        known = {str(name) for name in self._batch_categories()}
+        new = sorted({str(value) for value in adata.obs[key].unique()} - known)
+        if new:
+            msg = (
+                f"Expected batches seen in training in `adata.obs[{key!r}]`, found {_checks.listed(new)}; "
+                f"the model knows {_checks.listed(sorted(known))}. Train a model that includes the new batches."
+            )
+            raise ValueError(msg)
+
+    def _require_trained(self) -> None:
+        if self._frame is None or self.module.centers is None or not self.is_trained_:  # type: ignore[attr-defined]
+            msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
+            raise RuntimeError(msg)

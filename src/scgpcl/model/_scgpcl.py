@@ -1,0 +1,251 @@
+"""The user's model."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
+from scvi import REGISTRY_KEYS, settings
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
+from scvi.model.base import BaseModelClass
+from scvi.utils import setup_anndata_dsp
+
+from scgpcl import _keys
+from scgpcl._random import seeded
+from scgpcl.model import _checks
+from scgpcl.model._annotate import annotate
+from scgpcl.model._features import n_selected
+from scgpcl.model._getters import GettersMixin
+from scgpcl.model._training import TwoStageTrainingMixin
+from scgpcl.module import SCGPCLModule
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+
+class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
+    """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    n_clusters
+        Number of clusters. ``None`` estimates it from the pre-trained latent space, for now as the number of Leiden
+        communities of its neighbour graph at resolution 1.
+    n_top_genes
+        Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
+        them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
+    gene_flavor
+        ``"seurat"``: normalised dispersion, as in scanpy. ``"variance"``: variance of the raw counts, as published.
+    n_hidden
+        Width of the hidden layers of encoder and decoder.
+    n_latent
+        Width of the latent cell vector and of the gene embedding.
+    n_layers
+        Graph layers of the encoder.
+    dispersion
+        Inverse dispersion per ``"gene"``, or per ``"gene-cell"`` as published.
+    reconstruction
+        ``"zinb"`` or ``"mse"``. With ``"mse"`` there is no distribution of counts, so no denoised expression.
+    tau
+        Temperature of the contrastive losses.
+    neighbor_keep
+        Share of the genes that a view keeps as neighbours.
+    feature_drop
+        Probability that a view zeroes a feature column.
+    projection
+        Compare views by a projection of the latent vector, not by the vector itself (published: itself).
+    use_graph
+        Without it genes send no messages: an ablation.
+    start
+        Start the encoder at the leading principal axes of the features (``"pca"``) or at random (published).
+    seed
+        Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 where that is not set. The global
+        random state is neither used nor changed.
+
+    Examples
+    --------
+    >>> import scgpcl
+    >>> adata = scgpcl.datasets.pbmc3k()
+    >>> scgpcl.SCGPCL.setup_anndata(adata, layer="counts")
+    >>> model = scgpcl.SCGPCL(adata, n_clusters=9)
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obs["scgpcl_cluster"]  # doctest: +SKIP
+    """
+
+    _module_cls = SCGPCLModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        n_clusters: int | None = None,
+        *,
+        n_top_genes: float | None = 2000,
+        gene_flavor: Literal["seurat", "variance"] = "seurat",
+        n_hidden: int = 128,
+        n_latent: int = 64,
+        n_layers: int = 2,
+        dispersion: Literal["gene", "gene-cell"] = "gene",
+        reconstruction: Literal["zinb", "mse"] = "zinb",
+        tau: float = 0.25,
+        neighbor_keep: float = 0.8,
+        feature_drop: float = 0.2,
+        projection: bool = True,
+        use_graph: bool = True,
+        start: Literal["pca", "random"] = "pca",
+        seed: int | None = None,
+        registry: dict | None = None,
+    ) -> None:
+        _check_arguments(locals())
+        super().__init__(adata, registry)
+        n_vars = self.summary_stats.n_vars
+        self.n_clusters_ = None if n_clusters is None else int(n_clusters)
+        self.gene_flavor = gene_flavor
+        self.start = start
+        self.seed_ = int(seed if seed is not None else settings.seed or 0)
+        self.gene_names_: np.ndarray | None = None
+        self.selected_genes_: np.ndarray | None = None
+        self.unit_size_: float | None = None
+        with seeded(self.seed_):
+            self.module = SCGPCLModule(
+                n_selected(n_top_genes, n_vars),
+                self.n_clusters_,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                dispersion=dispersion,
+                reconstruction=reconstruction,
+                projection=projection,
+                use_graph=use_graph,
+                tau=tau,
+                neighbor_keep=neighbor_keep,
+                feature_drop=feature_drop,
+            )
+        self._model_summary_string = (
+            f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
+            f"n_hidden: {n_hidden}, n_latent: {n_latent}, n_layers: {n_layers}, dispersion: {dispersion}, "
+            f"reconstruction: {reconstruction}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register counts with the model; nothing is registered unless everything is in order.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        %(param_layer)s
+        batch_key
+            Column of ``adata.obs`` with the batch of each cell. It is registered and checked in new cells; the network
+            does not use it yet.
+        size_factor_key
+            Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
+
+        Raises
+        ------
+        KeyError
+            If the layer or a column does not exist.
+        TypeError
+            If the counts are stored in a form that is not supported; the message says how to convert them.
+        ValueError
+            If the counts are not whole numbers of zero or more, if a cell has none, if names are repeated, or if
+            ``adata`` is a view.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        _checks.check_not_view(adata)
+        _checks.check_names(adata.obs_names, "obs_names")
+        _checks.check_names(adata.var_names, "var_names")
+        _checks.check_obs_key(adata, batch_key, "batch_key")
+        _checks.check_size_factors(adata, size_factor_key)
+        _checks.check_counts(_checks.counts_of(adata, layer), layer)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def annotate(self, adata: AnnData | None = None, *, key_added: str = _keys.STEM) -> None:
+        """Write the model's results to an AnnData.
+
+        Parameters
+        ----------
+        adata
+            Cells to annotate; ``None`` is the registered AnnData.
+        key_added
+            Stem of the keys below.
+
+        Notes
+        -----
+        Writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (names, "0" the largest in training),
+        ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
+        ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
+        """
+        self._require_trained()
+        target = self.adata if adata is None else adata
+        if target is None:
+            msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
+            raise ValueError(msg)
+        _checks.check_not_view(target)
+        probability = self.predict(target, soft=True)
+        parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
+        parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": _version()}
+        annotate(
+            target,
+            latent=self.get_latent_representation(target),
+            probability=probability,
+            selected=pd.Index(self.selected_genes_),
+            parameters=parameters,
+            key_added=key_added,
+        )
+
+    def _setup_arg(self, name: str) -> Any:
+        return self.registry_["setup_args"].get(name)
+
+    def _batch_categories(self) -> np.ndarray:
+        return self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
+
+
+def _version() -> str:
+    from scgpcl import __version__
+
+    return __version__
+
+
+def _check_arguments(values: dict[str, Any]) -> None:
+    """Refuse bad model arguments before any work."""
+    adata = values["adata"]
+    _checks.check_n_clusters(values["n_clusters"], None if adata is None else adata.n_obs)
+    _checks.check_one_of(values["gene_flavor"], ("seurat", "variance"), "gene_flavor")
+    _checks.check_one_of(values["dispersion"], ("gene", "gene-cell"), "dispersion")
+    _checks.check_one_of(values["reconstruction"], ("zinb", "mse"), "reconstruction")
+    _checks.check_one_of(values["start"], ("pca", "random"), "start")
+    for name in ("n_hidden", "n_latent", "n_layers"):
+        _checks.check_range(values[name], 1, np.inf, name, whole=True)
+    _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
+    _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
+    _checks.check_range(values["feature_drop"], 0.0, 1.0 - 1e-9, "feature_drop")
+    n_top_genes = values["n_top_genes"]
+    if n_top_genes is not None:
+        if isinstance(n_top_genes, float) and n_top_genes <= 1:
+            _checks.check_range(n_top_genes, 1e-9, 1.0, "n_top_genes")
+        else:
+            _checks.check_range(n_top_genes, 2, np.inf, "n_top_genes", whole=True)

@@ -1,0 +1,202 @@
+"""The network: encoder, decoder, projection head and cluster centres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scvi.distributions import ZeroInflatedNegativeBinomial
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from scgpcl.nn import (
+    BipartiteEncoder,
+    Decoder,
+    ProjectionHead,
+    StandardizedCounts,
+    View,
+    draw_view,
+    soft_assign,
+    standardized_counts,
+)
+
+if TYPE_CHECKING:
+    from scgpcl.data import BipartiteBatch
+    from scgpcl.nn._decoder import Dispersion, Reconstruction
+
+
+class SCGPCLModule(BaseModuleClass):
+    """Graph encoder, ZINB decoder and Student-t cluster centres.
+
+    Parameters
+    ----------
+    n_genes
+        Number of selected genes.
+    n_clusters
+        Number of centres; ``None`` until it is known.
+    n_hidden
+        Width of the hidden layers of encoder and decoder.
+    n_latent
+        Width of the latent cell vector and of the gene embedding.
+    n_layers
+        Graph layers.
+    dispersion, reconstruction
+        See :class:`scgpcl.nn.Decoder`.
+    projection
+        Contrast on a projection of the latent vector (thrown away after pre-training) instead of on itself.
+    use_graph
+        See :class:`scgpcl.nn.BipartiteEncoder`.
+    tau
+        Temperature of both contrastive losses.
+    neighbor_keep, feature_drop
+        See :func:`scgpcl.nn.draw_view`.
+    clip
+        Largest standardised feature.
+    alpha
+        Degrees of freedom of the Student-t assignment.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_clusters: int | None = None,
+        *,
+        n_hidden: int = 256,
+        n_latent: int = 64,
+        n_layers: int = 2,
+        dispersion: Dispersion = "gene",
+        reconstruction: Reconstruction = "zinb",
+        projection: bool = True,
+        use_graph: bool = True,
+        tau: float = 0.25,
+        neighbor_keep: float = 0.8,
+        feature_drop: float = 0.2,
+        clip: float = 10.0,
+        alpha: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.n_latent = n_latent
+        self.tau = tau
+        self.neighbor_keep = neighbor_keep
+        self.feature_drop = feature_drop
+        self.clip = clip
+        self.alpha = alpha
+        self.encoder = BipartiteEncoder(
+            n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, use_graph=use_graph
+        )
+        self.decoder = Decoder(
+            n_genes, n_latent=n_latent, n_hidden=n_hidden, dispersion=dispersion, reconstruction=reconstruction
+        )
+        self.projection = ProjectionHead(n_latent) if projection else None
+        self.register_buffer("gene_mean", torch.zeros(n_genes))
+        self.register_buffer("gene_std", torch.ones(n_genes))
+        self.register_parameter("centers", None)
+        if n_clusters is not None:
+            self.set_n_clusters(n_clusters)
+
+    def set_n_clusters(self, n_clusters: int) -> None:
+        """Make room for the centres of ``n_clusters`` clusters."""
+        self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_latent, device=self.gene_mean.device))
+
+    def on_load(self, model: Any, **kwargs: Any) -> None:
+        """Make room for centres whose number was found in training."""
+        if model.n_clusters_ is not None:
+            self.set_n_clusters(model.n_clusters_)
+
+    def features(self, batch: BipartiteBatch) -> StandardizedCounts:
+        """Standardised features of a batch."""
+        return standardized_counts(
+            batch.graph, batch.counts, batch.size_factor, self.gene_mean, self.gene_std, clip=self.clip
+        )
+
+    def draw_view(self, generator: torch.Generator) -> View:
+        """Two random views for one mini-batch."""
+        return draw_view(
+            self.n_genes,
+            self.n_latent,
+            neighbor_keep=self.neighbor_keep,
+            feature_drop=self.feature_drop,
+            generator=generator,
+            device=self.gene_mean.device,
+        )
+
+    def project(self, z: Tensor) -> Tensor:
+        """Vectors that the contrastive losses compare, shape of ``z``: (n_cells, n_views, n_latent)."""
+        return z if self.projection is None else self.projection(z)
+
+    def soft_assign(self, z: Tensor) -> Tensor:
+        """Assignment probabilities of latent vectors, shape (n_cells, n_clusters)."""
+        return soft_assign(z, self.centers, alpha=self.alpha)
+
+    @auto_move_data
+    @torch.no_grad()
+    def encode(self, batch: BipartiteBatch) -> Tensor:
+        """Exact latent vectors of any cells, shape (n_cells, n_latent)."""
+        return self.encoder.encode(self.features(batch))
+
+    @torch.no_grad()
+    def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> None:
+        """Compute the statistics and gene states of inference from all training cells.
+
+        Parameters
+        ----------
+        batches
+            Gives the batches of all training cells each time it is called.
+        """
+        device = self.gene_mean.device
+
+        def features() -> Iterable[StandardizedCounts]:
+            return (self.features(_to(batch, device)) for batch in batches())
+
+        self.encoder.fit_states(features)
+        z = torch.cat([self.encoder.encode(f) for f in features()])
+        for hidden in [self.decoder.hidden, *([] if self.projection is None else [self.projection.hidden])]:
+            hidden.fit_statistics(z)
+
+    def _get_inference_input(self, tensors: BipartiteBatch, **kwargs: Any) -> dict[str, Any]:
+        return {"batch": tensors}
+
+    @auto_move_data
+    def inference(self, batch: BipartiteBatch, view: View | None = None) -> dict[str, Tensor]:
+        """Encode a batch whose cells are each other's context.
+
+        Returns
+        -------
+        ``z`` of shape (n_cells, n_views, n_latent).
+        """
+        return {"z": self.encoder(self.features(batch), view)}
+
+    def _get_generative_input(
+        self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        return {"z": inference_outputs["z"][:, 0], "size_factor": tensors.size_factor}
+
+    @auto_move_data
+    def generative(self, z: Tensor, size_factor: Tensor) -> dict[str, ZeroInflatedNegativeBinomial]:
+        """Distribution of the counts of cells given their latent vectors of shape (n_cells, n_latent)."""
+        mu, theta, zi_logits = self.decoder(z, size_factor)
+        return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
+
+    def reconstruction_loss(self, batch: BipartiteBatch, z: Tensor) -> Tensor:
+        """Mean reconstruction loss of views of shape (n_cells, n_views, n_latent)."""
+        return self.decoder.loss(z, self.features(batch), batch.counts, batch.size_factor)
+
+    def loss(
+        self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], generative_outputs: Any, **kwargs: Any
+    ) -> LossOutput:
+        """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
+        loss = self.reconstruction_loss(tensors, inference_outputs["z"])
+        return LossOutput(loss=loss, n_obs_minibatch=len(tensors.index))
+
+    @torch.no_grad()
+    def sample(self, batch: BipartiteBatch, *, n_samples: int = 1) -> Tensor:
+        """Draw counts from the denoised distribution, shape (n_samples, n_cells, n_genes)."""
+        px = self.generative(self.encode(batch), batch.size_factor)["px"]
+        return px.sample((n_samples,))
+
+
+def _to(batch: BipartiteBatch, device: torch.device) -> BipartiteBatch:
+    graph = type(batch.graph)(*(t.to(device, non_blocking=True) for t in batch.graph))
+    return type(batch)(graph, *(t.to(device, non_blocking=True) for t in batch[1:]))

@@ -1,0 +1,148 @@
+"""Sums and means over the neighbours of a bipartite cell-gene graph, by sparse-dense products."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Bipartite(NamedTuple):
+    """Edges between the cells of a mini-batch and all genes, stored in both directions.
+
+    The forward and the transposed pattern are kept side by side, because turning a CSR matrix round inside
+    the backward pass costs more than the product itself.
+
+    Parameters
+    ----------
+    indptr
+        Row pointers of the cells x genes pattern, int32, shape (n_cells + 1,).
+    indices
+        Gene of each edge, int32, shape (n_edges,).
+    t_indptr
+        Row pointers of the genes x cells pattern, int32, shape (n_genes + 1,).
+    t_indices
+        Cell of each transposed edge, int32, shape (n_edges,).
+    t_order
+        Position in ``indices`` of each transposed edge, int64, shape (n_edges,).
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    t_indptr: Tensor
+    t_indices: Tensor
+    t_order: Tensor
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.indptr.shape[0] - 1
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return self.t_indptr.shape[0] - 1
+
+    @property
+    def rows(self) -> Tensor:
+        """Cell of each edge, int64, shape (n_edges,)."""
+        degrees = self.indptr.diff()
+        cells = torch.arange(self.n_cells, device=self.indptr.device)
+        return cells.repeat_interleave(degrees, output_size=self.indices.shape[0])
+
+
+def _product(indptr: Tensor, indices: Tensor, values: Tensor, dense: Tensor) -> Tensor:
+    shape = (indptr.shape[0] - 1, dense.shape[0])
+    matrix = torch.sparse_csr_tensor(indptr, indices, values, shape, check_invariants=False)
+    return matrix @ dense
+
+
+def _absorb_beta_warning() -> None:
+    """Use up the note that torch prints once per process about CSR being in beta; users can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1))
+
+
+_absorb_beta_warning()
+
+
+class _SpMM(torch.autograd.Function):
+    """Product with a constant sparse matrix whose transpose is at hand for the gradient."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: torch.autograd.function.FunctionCtx,
+        dense: Tensor,
+        forward_csr: tuple[Tensor, Tensor, Tensor],
+        backward_csr: tuple[Tensor, Tensor, Tensor],
+    ) -> Tensor:
+        ctx.backward_csr = backward_csr
+        return _product(*forward_csr, dense)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
+        return _product(*ctx.backward_csr, grad.contiguous()), None, None
+
+
+def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: bool = False) -> Tensor:
+    """Multiply the sparse cells x genes matrix, or its transpose, with a dense one.
+
+    Parameters
+    ----------
+    graph
+        Pattern of the matrix.
+    values
+        Value of each edge in the order of ``graph.indices``, shape (n_edges,); no gradient flows to them.
+        ``None`` stands for ones.
+    dense
+        Shape (n_genes, n), or (n_cells, n) with ``transpose``.
+    transpose
+        Multiply with the genes x cells matrix.
+
+    Returns
+    -------
+    Shape (n_cells, n), or (n_genes, n) with ``transpose``.
+    """
+    if values is None:
+        values = dense.new_ones(graph.indices.shape[0])
+        t_values = values
+    else:
+        t_values = values[graph.t_order]
+    cells_by_genes = (graph.indptr, graph.indices, values)
+    genes_by_cells = (graph.t_indptr, graph.t_indices, t_values)
+    pair = (genes_by_cells, cells_by_genes) if transpose else (cells_by_genes, genes_by_cells)
+    return _SpMM.apply(dense, *pair)
+
+
+def neighbor_mean(graph: Bipartite, x: Tensor, *, to_genes: bool = False, keep: Tensor | None = None) -> Tensor:
+    """Mean of the neighbours' vectors, separately in each view.
+
+    Parameters
+    ----------
+    graph
+        Edges.
+    x
+        Vectors of the sending nodes, shape (n_genes, n_views, n); with ``to_genes`` (n_cells, n_views, n).
+    to_genes
+        Cells send to genes; by default genes send to cells.
+    keep
+        0/1 weights of the sending nodes in each view, shape (n_senders, n_views): a node with weight 0 is no
+        neighbour in that view and does not count in the mean. ``None`` keeps all.
+
+    Returns
+    -------
+    Shape (n_receivers, n_views, n); zero for a node without neighbours, as in PyG.
+    """
+    n_senders, n_views, n = x.shape
+    if keep is None:
+        summed = spmm(graph, None, x.reshape(n_senders, n_views * n), transpose=to_genes)
+        indptr = graph.t_indptr if to_genes else graph.indptr
+        count = indptr.diff().to(x.dtype).view(-1, 1, 1)
+    else:
+        x = x * keep.unsqueeze(-1)
+        summed = spmm(graph, None, x.reshape(n_senders, n_views * n), transpose=to_genes)
+        count = spmm(graph, None, keep.to(x.dtype), transpose=to_genes).unsqueeze(-1)
+    return summed.view(-1, n_views, n) / count.clamp(min=1.0)

@@ -1,0 +1,89 @@
+"""GraphSAGE layer between the two node types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from scgpcl.nn._aggregate import Bipartite, neighbor_mean
+from scgpcl.nn._features import StandardizedCounts
+
+
+class BipartiteSAGEConv(MessagePassing):
+    r"""Mean GraphSAGE from one node type to the other.
+
+    .. math:: x'_i = W_1 \, \mathrm{mean}_{j \in N(i)} x_j + W_2 x_i + b
+
+    The parameters and the result are those of :class:`torch_geometric.nn.SAGEConv`. Called with a
+    :class:`~scgpcl.nn.Bipartite` graph it runs as sparse-dense products, projecting before it aggregates
+    where that is less work; called with an ``edge_index`` it runs PyG's message passing.
+
+    Parameters
+    ----------
+    in_channels
+        Widths of the sending and the receiving nodes.
+    out_channels
+        Width of the result.
+    to_genes
+        Direction: cells to genes, or (default) genes to cells.
+    """
+
+    def __init__(self, in_channels: tuple[int, int], out_channels: int, *, to_genes: bool = False) -> None:
+        super().__init__(aggr="mean")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.to_genes = to_genes
+        self.lin_l = nn.Linear(in_channels[0], out_channels)
+        self.lin_r = nn.Linear(in_channels[1], out_channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        super().reset_parameters()
+        self.lin_l.reset_parameters()
+        self.lin_r.reset_parameters()
+
+    def forward(
+        self, x: tuple[Tensor | StandardizedCounts, Tensor | StandardizedCounts], graph: Any, keep: Tensor | None = None
+    ) -> Tensor:
+        """Compute the receiving nodes' new vectors.
+
+        Parameters
+        ----------
+        x
+            Sending and receiving nodes: dense vectors of shape (n_nodes, n_views, n), or the sparse features of
+            the cells. With an ``edge_index``, shape (n_nodes, n).
+        graph
+            :class:`~scgpcl.nn.Bipartite`, or an ``edge_index`` of shape (2, n_edges).
+        keep
+            Sending nodes that are neighbours in each view, shape (n_senders, n_views).
+
+        Returns
+        -------
+        Shape (n_receivers, n_views, out_channels); with an ``edge_index`` (n_receivers, out_channels).
+        """
+        sender, receiver = x
+        if not isinstance(graph, Bipartite):
+            return self.lin_l(self.propagate(graph, x=x)) + self.lin_r(receiver)
+        if isinstance(sender, Tensor) and self.in_channels[0] < self.out_channels:
+            aggregated = self.lin_l(neighbor_mean(graph, sender, to_genes=self.to_genes, keep=keep))
+        else:
+            messages = project(sender, self.lin_l.weight)
+            aggregated = neighbor_mean(graph, messages, to_genes=self.to_genes, keep=keep) + self.lin_l.bias
+        return aggregated + project(receiver, self.lin_r.weight)
+
+    def message(self, x_j: Tensor) -> Tensor:
+        """PyG's hook: a message is the sender's vector."""
+        return x_j
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, to_genes={self.to_genes})"
+
+
+def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
+    """Multiply dense or sparse node features with the weight of a ``Linear``, shape (n, n_in)."""
+    if isinstance(x, StandardizedCounts):
+        return x.project(weight)
+    return torch.nn.functional.linear(x, weight)

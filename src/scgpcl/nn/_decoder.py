@@ -1,0 +1,150 @@
+"""From latent vectors to the parameters of the counts' distribution."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scgpcl.nn._features import StandardizedCounts
+from scgpcl.nn._norm import NodeBatchNorm
+from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_mse_loss, fused_zinb_loss, inverse_dispersion
+
+Dispersion = Literal["gene", "gene-cell"]
+Reconstruction = Literal["zinb", "mse"]
+
+
+class ZINBParameters(NamedTuple):
+    """Parameters in scvi's parametrisation, each of shape (n_cells, n_genes)."""
+
+    mu: Tensor
+    theta: Tensor
+    zi_logits: Tensor
+
+
+class HiddenLayer(nn.Module):
+    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.norm = NodeBatchNorm(n_out)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map vectors of shape (n_cells, n_views, n_in)."""
+        return functional.relu(self.norm(self.linear(z)))
+
+    @torch.no_grad()
+    def fit_statistics(self, z: Tensor) -> None:
+        """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
+        z = z.double()
+        covariance = torch.cov(z.t(), correction=0)
+        weight = self.linear.weight.double()
+        variance = ((weight @ covariance) * weight).sum(1)
+        self.norm.set_statistics(weight @ z.mean(0) + self.linear.bias, variance)
+
+
+class ProjectionHead(nn.Module):
+    """Small head on which the contrastive losses act, so that the latent space need not be contrast's own.
+
+    Parameters
+    ----------
+    n_latent
+        Width of its input, hidden layer and output.
+    """
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.hidden = HiddenLayer(n_latent, n_latent)
+        self.out = nn.Linear(n_latent, n_latent)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Project vectors of shape (n_cells, n_views, n_latent)."""
+        return self.out(self.hidden(z))
+
+
+class Decoder(nn.Module):
+    """One hidden layer (batch norm, ReLU) and one output layer that holds all heads.
+
+    Parameters
+    ----------
+    n_genes, n_latent, n_hidden
+        Widths.
+    dispersion
+        One inverse dispersion per gene, or one per cell and gene (the paper's).
+    reconstruction
+        Zero-inflated negative binomial of the counts, or squared error of the standardised features.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        *,
+        n_latent: int = 64,
+        n_hidden: int = 256,
+        dispersion: Dispersion = "gene",
+        reconstruction: Reconstruction = "zinb",
+    ) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.reconstruction = reconstruction
+        self.hidden = HiddenLayer(n_latent, n_hidden)
+        zinb = reconstruction == "zinb"
+        n_heads = (2 if dispersion == "gene" else 3) if zinb else 1
+        self.heads = nn.Linear(n_hidden, n_heads * n_genes)
+        self.raw_theta = nn.Parameter(torch.zeros(n_genes)) if zinb and dispersion == "gene" else None
+
+    def loss(self, z: Tensor, features: StandardizedCounts, counts: Tensor, size_factor: Tensor) -> Tensor:
+        """Mean reconstruction loss over cells, views and genes.
+
+        Parameters
+        ----------
+        z
+            Shape (n_cells, n_views, n_latent).
+        features
+            Unmasked features of the cells; they carry the graph.
+        counts
+            Count of each edge, shape (n_edges,).
+        size_factor
+            Shape (n_cells,).
+        """
+        hidden = self.hidden(z)
+        weight, bias = self.heads.weight, self.heads.bias
+        if self.reconstruction == "mse":
+            return fused_mse_loss(hidden, weight, bias, features.values, features.offset, features.graph)
+        return fused_zinb_loss(hidden, weight, bias, self.raw_theta, counts, features.graph, size_factor.log())
+
+    def forward(self, z: Tensor, size_factor: Tensor) -> ZINBParameters:
+        """Parameters of the counts' distribution.
+
+        Parameters
+        ----------
+        z
+            Shape (n_cells, n_latent).
+        size_factor
+            Shape (n_cells,).
+
+        Raises
+        ------
+        ValueError
+            If the decoder was made for squared error, which has no distribution of counts.
+        """
+        if self.reconstruction == "mse":
+            msg = (
+                'Expected a model with `reconstruction="zinb"`, found "mse", which models no counts. '
+                "Train with the ZINB reconstruction to get expression and likelihood parameters."
+            )
+            raise ValueError(msg)
+        out = self.heads(self.hidden(z.unsqueeze(1))[:, 0])
+        log_mean, zi_logits = out[:, : self.n_genes], out[:, self.n_genes : 2 * self.n_genes]
+        raw = out[:, 2 * self.n_genes :] if self.raw_theta is None else self.raw_theta.expand_as(log_mean)
+        mu = log_mean.clamp(*LOG_MEAN_BOUNDS).exp() * size_factor.unsqueeze(1)
+        return ZINBParameters(mu, inverse_dispersion(raw), zi_logits)

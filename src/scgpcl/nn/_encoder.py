@@ -1,0 +1,297 @@
+"""The graph encoder: cells from genes, genes from cells, and exact inference from stored gene states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scgpcl.nn._aggregate import Bipartite, neighbor_mean, spmm
+from scgpcl.nn._conv import BipartiteSAGEConv, project
+from scgpcl.nn._features import StandardizedCounts
+from scgpcl.nn._norm import NodeBatchNorm
+
+#: Shrinks the weights of the graph messages when the cells' own weights start at given axes.
+MESSAGE_START = 0.1
+
+
+class View(NamedTuple):
+    """What a mini-batch keeps in each of its random views.
+
+    Parameters
+    ----------
+    neighbor
+        Genes kept as neighbours, 0/1, shape (n_genes, n_views).
+    feature
+        Columns kept of the cell features F, 0/1, shape (n_genes, n_views).
+    embedding
+        Columns kept of the gene embedding E, 0/1, shape (n_embed, n_views).
+    """
+
+    neighbor: Tensor
+    feature: Tensor
+    embedding: Tensor
+
+
+class _Affine(NamedTuple):
+    """A cell vector as ``mean_g(message) + F weight + shift``; ``message`` is ``None`` for F itself."""
+
+    message: Tensor | None
+    weight: Tensor
+    shift: Tensor
+
+    def __call__(self, features: StandardizedCounts) -> Tensor:
+        own = features.project(self.weight.t())[:, 0] + self.shift
+        if self.message is None:
+            return own
+        return neighbor_mean(features.graph, self.message.unsqueeze(1))[:, 0] + own
+
+    def then(self, linear: Tensor) -> _Affine:
+        """Follow by a matrix, shape (n_out, n)."""
+        message = None if self.message is None else self.message @ linear.t()
+        return _Affine(message, self.weight @ linear.t(), self.shift @ linear.t())
+
+
+class BipartiteEncoder(nn.Module):
+    r"""Bipartite GraphSAGE encoder (Lee et al. 2023, section 2.2).
+
+    For two layers, with F the standardised counts, E the gene embedding, and BN batch normalisation,
+
+    .. math::
+        c^1 = BN(\mathrm{mean}_g(E U_1) + F V_1), \quad
+        g^1 = BN(\mathrm{mean}_i(F V_2) + E U_2), \quad
+        z = BN(\mathrm{mean}_g(g^1 U_3) + c^1 V_3).
+
+    There is no activation between the layers, so in inference, where the statistics of BN are constants, a cell is
+    an affine function of its counts. :meth:`fit_states` computes that function once from all training cells.
+
+    Parameters
+    ----------
+    n_genes
+        Number of gene nodes.
+    n_hidden
+        Width of all layers but the last.
+    n_latent
+        Width of the latent cell vector and of the gene embedding.
+    n_layers
+        Number of layers.
+    use_graph
+        Without it genes send no messages: an ablation.
+    """
+
+    def __init__(
+        self, n_genes: int, *, n_hidden: int = 256, n_latent: int = 64, n_layers: int = 2, use_graph: bool = True
+    ) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.n_latent = n_latent
+        self.use_graph = use_graph
+        cell_widths = [n_genes, *[n_hidden] * (n_layers - 1), n_latent]
+        gene_widths = [n_latent, *[n_hidden] * (n_layers - 1)]
+        self.gene_embedding = nn.Parameter(torch.randn(n_genes, n_latent))
+        self.cell_convs = nn.ModuleList(
+            BipartiteSAGEConv((gene_widths[i], cell_widths[i]), cell_widths[i + 1]) for i in range(n_layers)
+        )
+        self.cell_norms = nn.ModuleList(NodeBatchNorm(width) for width in cell_widths[1:])
+        self.gene_convs = nn.ModuleList(
+            BipartiteSAGEConv((cell_widths[i], gene_widths[i]), gene_widths[i + 1], to_genes=True)
+            for i in range(n_layers - 1)
+        )
+        self.gene_norms = nn.ModuleList(NodeBatchNorm(width) for width in gene_widths[1:])
+        self.register_buffer("state_message", torch.zeros(n_genes, n_latent))
+        self.register_buffer("state_weight", torch.zeros(n_genes, n_latent))
+        self.register_buffer("state_shift", torch.zeros(n_latent))
+
+    def forward(self, features: StandardizedCounts, view: View | None = None) -> Tensor:
+        """Encode a mini-batch whose cells are each other's context.
+
+        Parameters
+        ----------
+        features
+            Unmasked features of the cells.
+        view
+            Random views; ``None`` is one view that keeps everything.
+
+        Returns
+        -------
+        z, shape (n_cells, n_views, n_latent).
+        """
+        gene = self.gene_embedding.unsqueeze(1)
+        cell: Tensor | StandardizedCounts = features
+        keep = None
+        if view is not None:
+            gene = gene * view.embedding.t()
+            cell = features._replace(mask=view.feature)
+            keep = view.neighbor
+        for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
+            if not self.use_graph:
+                cell = norm(project(cell, conv.lin_r.weight) + conv.lin_l.bias)
+                continue
+            next_cell = norm(conv((gene, cell), features.graph, keep))
+            if layer < len(self.gene_convs):
+                gene = self.gene_norms[layer](self.gene_convs[layer]((cell, gene), features.graph))
+            cell = next_cell
+        return cell
+
+    def encode(self, features: StandardizedCounts) -> Tensor:
+        """Encode cells on their own from the stored gene states, shape (n_cells, n_latent)."""
+        return self._affine_state()(features)
+
+    def _affine_state(self) -> _Affine:
+        return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)
+
+    @torch.no_grad()
+    def fit_states(self, batches: Callable[[], Iterable[StandardizedCounts]]) -> None:
+        """Compute exact statistics and gene states from all cells, one pass per layer.
+
+        Parameters
+        ----------
+        batches
+            Called once per layer; gives the features of all training cells, in mini-batches.
+        """
+        weight = self.gene_embedding
+        cell = _Affine(None, torch.eye(0, device=weight.device), weight.new_zeros(0))
+        gene = weight
+        for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
+            first = layer == 0
+            own = _first(conv.lin_r.weight) if first else cell.then(conv.lin_r.weight)
+            message = gene @ conv.lin_l.weight.t()
+            if own.message is not None:
+                message = message + own.message
+            before = _Affine(message if self.use_graph else None, own.weight, own.shift + conv.lin_l.bias)
+            to_genes = None
+            if layer < len(self.gene_convs) and self.use_graph:
+                linear = self.gene_convs[layer].lin_l.weight
+                to_genes = _first(linear) if first else cell.then(linear)
+            moments = _stream(batches(), before, to_genes)
+            norm.set_statistics(moments.mean, moments.var)
+            scale, shift = norm.affine()
+            scaled = None if before.message is None else before.message * scale
+            cell = _Affine(scaled, before.weight * scale, before.shift * scale + shift)
+            if to_genes is not None:
+                gene = self._next_gene(layer, gene, moments)
+        if cell.message is not None:
+            self.state_message.copy_(cell.message)
+        self.state_weight.copy_(cell.weight)
+        self.state_shift.copy_(cell.shift)
+
+    def _next_gene(self, layer: int, gene: Tensor, moments: _Moments) -> Tensor:
+        conv, norm = self.gene_convs[layer], self.gene_norms[layer]
+        gene = moments.to_genes + conv.lin_l.bias + gene @ conv.lin_r.weight.t()
+        norm.set_statistics(gene.mean(0), gene.var(0, unbiased=False))
+        scale, shift = norm.affine()
+        return gene * scale + shift
+
+    @torch.no_grad()
+    def start_at_axes(self, axes: Tensor, generator: torch.Generator) -> None:
+        """Let the cells' own path begin as a rotation of given feature axes.
+
+        The rotation has entries of equal size (signed Hadamard columns), so that every latent dimension carries the
+        same variance and batch normalisation keeps all distances of the projection. Messages start small.
+
+        Parameters
+        ----------
+        axes
+            Orthogonal axes of uncorrelated scores, leading first, shape (n_axes, n_genes); only the first
+            ``n_latent`` are used.
+        generator
+            Source of the random signs and order, on the CPU.
+        """
+        axes = axes[: self.n_latent].to(self.gene_embedding)
+        basis = axes
+        for conv in self.cell_convs:
+            rotation = _flat_rotation(conv.out_channels, len(axes), generator).to(axes)
+            conv.lin_r.weight.copy_(rotation @ basis)
+            conv.lin_l.weight.mul_(MESSAGE_START)
+            basis = rotation.t()  # undo this rotation in the next layer
+
+
+class _Moments(NamedTuple):
+    mean: Tensor
+    var: Tensor
+    to_genes: Tensor
+
+
+def _first(weight: Tensor) -> _Affine:
+    return _Affine(None, weight.t(), weight.new_zeros(weight.shape[0]))
+
+
+def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _Affine | None) -> _Moments:
+    """Moments of a cell layer and mean message to each gene, over all cells."""
+    n_cells = 0
+    total = torch.zeros_like(before.shift, dtype=torch.float64)
+    square = total.clone()
+    message: Tensor | float = 0.0
+    degree: Tensor | float = 1.0
+    for features in batches:
+        value = before(features).double()
+        n_cells += value.shape[0]
+        total += value.sum(0)
+        square += value.square().sum(0)
+        if to_genes is not None:
+            graph: Bipartite = features.graph
+            message = message + spmm(graph, None, to_genes(features), transpose=True)
+            degree = degree + graph.t_indptr.diff().to(before.shift.dtype).unsqueeze(1)
+    mean = total / n_cells
+    var = (square / n_cells - mean.square()).clamp(min=0.0)
+    if to_genes is not None:
+        message = message / (degree - 1.0).clamp(min=1.0)
+    dtype = before.shift.dtype
+    return _Moments(mean.to(dtype), var.to(dtype), torch.as_tensor(message, dtype=dtype))
+
+
+def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:
+    """Random matrix of shape (n, n_axes) with orthonormal columns whose rows have nearly equal norms in every block.
+
+    A Sylvester-Hadamard matrix where ``n`` is a power of two, else the orthonormal cosine basis.
+    """
+    n_axes = min(n, n_axes)
+    if n & (n - 1) == 0:
+        basis = torch.ones(1, 1, dtype=torch.float64)
+        while basis.shape[0] < n:
+            basis = torch.cat([torch.cat([basis, basis], 1), torch.cat([basis, -basis], 1)])
+    else:
+        index = torch.arange(n, dtype=torch.float64)
+        basis = torch.cos(torch.pi / n * (index.unsqueeze(1) + 0.5) * index)
+    basis = basis / basis.norm(dim=0)
+    columns = torch.randperm(n, generator=generator)[:n_axes]
+    signs = torch.randint(0, 2, (n_axes,), generator=generator) * 2.0 - 1.0
+    return (basis[:, columns] * signs).float()
+
+
+def draw_view(
+    n_genes: int,
+    n_embed: int,
+    *,
+    n_views: int = 2,
+    neighbor_keep: float,
+    feature_drop: float,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> View:
+    """Draw random views (Lee et al. 2023, section 2.1): subgraph sampling and feature masking.
+
+    Parameters
+    ----------
+    n_genes, n_embed
+        Sizes.
+    n_views
+        Number of independent views.
+    neighbor_keep
+        Share of the genes kept as neighbours; the same number of genes in every view.
+    feature_drop
+        Probability that a feature column, of the cells or of the genes, is zeroed.
+    generator
+        Source of randomness, on the CPU, so that a seed gives the same views on every device.
+    device
+        Where the masks are wanted.
+    """
+    n_keep = max(1, round(neighbor_keep * n_genes))
+    order = torch.rand(n_genes, n_views, generator=generator).argsort(0)
+    neighbor = (order < n_keep).float()
+    feature = (torch.rand(n_genes, n_views, generator=generator) >= feature_drop).float()
+    embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
+    return View(*(mask.to(device, non_blocking=True) for mask in (neighbor, feature, embedding)))
+

@@ -1,0 +1,16 @@
+"""Training plans and what happens between epochs."""
+
+from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.train._plans import ClusterPlan, PretrainPlan
+from scgpcl.train._stages import StageSettings, fit_stage, merge_histories
+
+__all__ = [
+    "ClusterPlan",
+    "PretrainPlan",
+    "PrototypeUpdate",
+    "StageSettings",
+    "TargetUpdate",
+    "encode_all",
+    "fit_stage",
+    "merge_histories",
+]

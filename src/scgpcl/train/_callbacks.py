@@ -1,0 +1,145 @@
+"""What each stage does with all cells between its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from scgpcl import _keys
+from scgpcl.cluster import adjusted_rand, kmeans
+from scgpcl.nn import target_distribution
+
+if TYPE_CHECKING:
+    from scgpcl.data import BipartiteSplitter
+    from scgpcl.module import SCGPCLModule
+    from scgpcl.train._plans import ClusterPlan, PretrainPlan
+
+#: Restarts of the first k-means of the pre-training; later epochs start from the centres before.
+FIRST_INIT = 10
+
+
+@contextmanager
+def _evaluating(module: SCGPCLModule) -> Iterator[None]:
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()
+
+
+@torch.no_grad()
+def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
+    """Refresh the gene states from the training cells and encode all cells, shape (n_cells, n_latent)."""
+    with _evaluating(module):
+        module.refresh(lambda: splitter.batches(training_only=True))
+        return torch.cat([module.encode(batch) for batch in splitter.batches()])
+
+
+class PrototypeUpdate(pl.Callback):
+    """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
+
+    Parameters
+    ----------
+    splitter
+        Source of all cells.
+    n_clusters
+        Number of clusters whose agreement is watched.
+    agreement
+        Adjusted Rand index above which the pre-training ends (r in the paper).
+    patience
+        Successive epochs that must agree.
+    seed
+        Seed of k-means.
+    """
+
+    def __init__(
+        self, splitter: BipartiteSplitter, *, n_clusters: int, agreement: float, patience: int, seed: int
+    ) -> None:
+        self.splitter = splitter
+        self.n_clusters = n_clusters
+        self.agreement = agreement
+        self.patience = patience
+        self.seed = seed
+        self._centers: dict[int, Tensor] = {}
+        self._labels: Tensor | None = None
+        self._agreed = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: PretrainPlan) -> None:
+        """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
+        if pl_module.wants_prototypes and pl_module.prototype_scope == "epoch" and not pl_module.prototypes:
+            self._update(pl_module, encode_all(pl_module.module, self.splitter))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PretrainPlan) -> None:
+        """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
+        z = encode_all(pl_module.module, self.splitter)
+        labels = self._cluster(normalize(z, dim=1), self.n_clusters)
+        if self._labels is not None:
+            agreement = adjusted_rand(self._labels, labels)
+            pl_module.log(_keys.LABEL_AGREEMENT, agreement)
+            warm = trainer.current_epoch + 1 >= pl_module.warmup_epochs
+            self._agreed = self._agreed + 1 if agreement > self.agreement and warm else 0
+            if self._agreed >= self.patience:
+                trainer.should_stop = True
+        self._labels = labels
+        if pl_module.prototype_scope == "epoch" and pl_module.lambda_prototype > 0:
+            self._update(pl_module, z)
+
+    def _update(self, plan: PretrainPlan, z: Tensor) -> None:
+        """Cluster the latent vectors at every granularity; prototypes are mean projections of their cells."""
+        rows = normalize(z, dim=1)
+        with _evaluating(plan.module), torch.no_grad():
+            projected = normalize(plan.module.project(z.unsqueeze(1))[:, 0], dim=1)
+        plan.prototype_labels = [self._cluster(rows, k) for k in plan.n_prototypes if k <= len(rows)]
+        plan.prototypes = []
+        for labels in plan.prototype_labels:
+            total = projected.new_zeros(int(labels.max()) + 1, projected.shape[1]).index_add_(0, labels, projected)
+            plan.prototypes.append(normalize(total, dim=1))
+
+    def _cluster(self, rows: Tensor, n_clusters: int) -> Tensor:
+        found = kmeans(rows, n_clusters, n_init=FIRST_INIT, init=self._centers.get(n_clusters), seed=self.seed)
+        self._centers[n_clusters] = found.centers
+        return found.labels
+
+
+class TargetUpdate(pl.Callback):
+    """Recompute the target distribution at every epoch and stop when hardly any label changes.
+
+    Parameters
+    ----------
+    splitter
+        Source of all cells.
+    tol
+        Share of changed labels below which the clustering ends.
+    """
+
+    def __init__(self, splitter: BipartiteSplitter, *, tol: float) -> None:
+        self.splitter = splitter
+        self.tol = tol
+        self._labels: Tensor | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClusterPlan) -> None:
+        """Set the target that the epoch pulls to."""
+        if self._labels is None:
+            self._update(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClusterPlan) -> None:
+        """Log the share of changed labels and stop when it is small."""
+        before = self._labels
+        self._update(pl_module)
+        changed = float((self._labels != before).float().mean())
+        pl_module.log(_keys.LABEL_CHANGE, changed)
+        if changed < self.tol:
+            trainer.should_stop = True
+
+    def _update(self, plan: ClusterPlan) -> None:
+        z = encode_all(plan.module, self.splitter)
+        with torch.no_grad():
+            q = plan.module.soft_assign(z)
+        plan.target = target_distribution(q)
+        self._labels = q.argmax(1)

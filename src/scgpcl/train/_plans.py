@@ -1,0 +1,211 @@
+"""Training plans of the two stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from scgpcl import _keys
+from scgpcl._random import cpu_generator
+from scgpcl.cluster import kmeans
+from scgpcl.nn import clustering_loss, instance_loss, prototype_loss
+
+if TYPE_CHECKING:
+    from scgpcl.data import BipartiteBatch
+    from scgpcl.module import SCGPCLModule
+
+Optimizer = Literal["AdamW", "Adadelta"]
+PrototypeScope = Literal["epoch", "batch"]
+#: Restarts of the mini-batch k-means of the published code.
+BATCH_KMEANS_INIT = 20
+
+
+class StagePlan(pl.LightningModule):
+    """What both stages share: optimiser, logging and their own stream of random numbers.
+
+    Parameters
+    ----------
+    module
+        The network.
+    seed
+        Seed of the random views.
+    optimizer, lr, weight_decay
+        Optimiser.
+    encoder_lr
+        Learning rate of the encoder as a multiple of ``lr``.
+    one_cycle
+        Raise and lower the learning rate once over the planned epochs.
+    """
+
+    stage: int
+
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        *,
+        seed: int,
+        optimizer: Optimizer = "AdamW",
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        encoder_lr: float = 1.0,
+        one_cycle: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.seed = seed
+        self.optimizer_name = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.encoder_lr = encoder_lr
+        self.one_cycle = one_cycle
+        self._generator = cpu_generator(seed, self.stage)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser with a learning rate of its own for the encoder."""
+        encoder = list(self.module.encoder.parameters())
+        names = {id(p) for p in encoder}
+        rest = [p for p in self.module.parameters() if id(p) not in names and p.requires_grad]
+        groups = [{"params": encoder, "lr": self.lr * self.encoder_lr}, {"params": rest, "lr": self.lr}]
+        kind = {"AdamW": torch.optim.AdamW, "Adadelta": torch.optim.Adadelta}[self.optimizer_name]
+        fused = {"fused": True} if self.optimizer_name == "AdamW" else {}
+        optimizer = kind(groups, weight_decay=self.weight_decay, **fused)
+        if not self.one_cycle:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Give every epoch its own random numbers, whatever came before."""
+        self._generator = cpu_generator(self.seed, self.stage, self.current_epoch)
+
+    def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
+        """Log the mean over the epoch of the total and of each part."""
+        values = {_keys.TRAIN_LOSS: total.detach()}
+        values |= {f"{name}_train": value.detach() for name, value in parts.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.index), prog_bar=False)
+
+    def validation_step(self, batch: BipartiteBatch, batch_idx: int) -> None:
+        """Log the reconstruction loss of cells that are not trained on."""
+        z = self.module.encode(batch).unsqueeze(1)
+        loss = self.module.reconstruction_loss(batch, z)
+        self.log_dict(
+            {_keys.VALIDATION_LOSS: loss, f"{_keys.RECONSTRUCTION_LOSS}_validation": loss},
+            on_epoch=True,
+            batch_size=len(batch.index),
+        )
+
+
+class PretrainPlan(StagePlan):
+    """Contrastive pre-training: instances, prototypes and reconstruction of both views (Lee et al. 2023, eq. 8).
+
+    Parameters
+    ----------
+    module
+        The network.
+    lambda_instance, lambda_prototype
+        Weights of the contrastive losses; the reconstruction has weight 1.
+    prototypes
+        ``"epoch"``: prototypes of all cells, set once per epoch in :attr:`prototypes`. ``"batch"``: k-means of the
+        mini-batch at every step, as published.
+    granularity
+        Numbers of prototypes as multiples of ``n_clusters``.
+    n_clusters
+        Number of clusters that the granularities multiply.
+    warmup_epochs
+        Epochs before the prototype loss starts.
+    **kwargs
+        See :class:`StagePlan`.
+    """
+
+    stage = 1
+
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        *,
+        n_clusters: int,
+        lambda_instance: float = 1.0,
+        lambda_prototype: float = 0.5,
+        prototypes: PrototypeScope = "epoch",
+        granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
+        warmup_epochs: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, **kwargs)
+        self.lambda_instance = lambda_instance
+        self.lambda_prototype = lambda_prototype
+        self.prototype_scope = prototypes
+        self.n_prototypes = [max(2, round(g * n_clusters)) for g in granularity]
+        self.warmup_epochs = warmup_epochs
+        self.prototypes: list[Tensor] = []
+        self.prototype_labels: list[Tensor] = []
+
+    @property
+    def wants_prototypes(self) -> bool:
+        """Whether the prototype loss counts in the current epoch."""
+        return self.lambda_prototype > 0 and self.current_epoch >= self.warmup_epochs
+
+    def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
+        """Loss of one mini-batch under two random views."""
+        z = self.module.inference(batch, self.module.draw_view(self._generator))["z"]
+        parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z)}
+        total = parts[_keys.RECONSTRUCTION_LOSS]
+        projected = self.module.project(z)
+        if self.lambda_instance > 0:
+            parts[_keys.INSTANCE_LOSS] = instance_loss(projected, tau=self.module.tau)
+            total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
+        if self.wants_prototypes:
+            prototypes, labels = self._prototypes_of(batch, projected)
+            if prototypes:
+                parts[_keys.PROTOTYPE_LOSS] = prototype_loss(projected, prototypes, labels, tau=self.module.tau)
+                total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
+        self.log_losses(batch, total, parts)
+        return total
+
+    def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if self.prototype_scope == "epoch":
+            return self.prototypes, [labels[batch.index] for labels in self.prototype_labels]
+        x = torch.nn.functional.normalize(projected.detach()[:, 0], dim=-1)
+        seed = int(torch.randint(2**31, (), generator=self._generator))
+        found = [kmeans(x, k, n_init=BATCH_KMEANS_INIT, seed=seed) for k in self.n_prototypes if k <= len(x)]
+        return [r.centers for r in found], [r.labels for r in found]
+
+
+class ClusterPlan(StagePlan):
+    """Clustering: Student-t assignment pulled to its own sharpened target, with reconstruction (Lee et al. 2023, eq. 12).
+
+    Parameters
+    ----------
+    module
+        The network; its centres are trained too.
+    lambda_reconstruction
+        Weight of the reconstruction; the divergence has weight 1.
+    **kwargs
+        See :class:`StagePlan`.
+    """
+
+    stage = 2
+
+    def __init__(self, module: SCGPCLModule, *, lambda_reconstruction: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        self.lambda_reconstruction = lambda_reconstruction
+        self.target = torch.empty(0)
+
+    def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
+        """Loss of one mini-batch, unmasked."""
+        z = self.module.inference(batch)["z"]
+        q = self.module.soft_assign(z[:, 0])
+        parts = {
+            _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.index]),
+            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z),
+        }
+        total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]
+        self.log_losses(batch, total, parts)
+        return total

@@ -1,0 +1,110 @@
+"""Run one stage and keep the history of both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import lightning.pytorch as pl
+import pandas as pd
+from scvi.train import TrainRunner
+
+from scgpcl import _keys
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass
+
+    from scgpcl.data import BipartiteSplitter
+    from scgpcl.train._plans import StagePlan
+
+History = dict[str, pd.DataFrame]
+
+
+class StageSettings(NamedTuple):
+    """Where and how long a stage runs.
+
+    Parameters
+    ----------
+    max_epochs
+        Largest number of epochs.
+    accelerator, devices
+        See :class:`lightning.pytorch.Trainer`.
+    trainer_kwargs
+        Further arguments of :class:`scvi.train.Trainer`.
+    """
+
+    max_epochs: int
+    accelerator: str
+    devices: int | list[int] | str
+    trainer_kwargs: dict[str, Any]
+
+
+def fit_stage(
+    model: BaseModelClass,
+    plan: StagePlan,
+    splitter: BipartiteSplitter,
+    callbacks: Sequence[pl.Callback],
+    settings: StageSettings,
+) -> None:
+    """Fit one stage; its metrics are appended to those that the model already has, also when it is interrupted."""
+    before = model.history_
+    model.history_, model.is_trained_ = None, False
+    trainer_kwargs = dict(settings.trainer_kwargs)
+    # the trainer appends to the list it is given, so each stage gets a list of its own
+    trainer_kwargs["callbacks"] = [*callbacks, *trainer_kwargs.get("callbacks", ())]
+    runner = TrainRunner(
+        model,
+        training_plan=plan,
+        data_splitter=splitter,
+        max_epochs=settings.max_epochs,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        **trainer_kwargs,
+    )
+    try:
+        with _quiet_banner(first=before is None):
+            runner()
+    finally:
+        model.history_ = merge_histories(before, model.history_, stage=plan.stage)
+        model.is_trained_ = model.is_trained_ or before is not None
+        model.module.eval()
+
+
+@contextmanager
+def _quiet_banner(*, first: bool) -> Iterator[None]:
+    """Let Lightning say what devices it found before the first stage only."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = log.level
+    if not first:
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def merge_histories(before: History | None, after: History | None, *, stage: int) -> History:
+    """Append a stage's metrics to those before, with epochs counted on.
+
+    Parameters
+    ----------
+    before, after
+        Metric name -> table with index ``epoch`` and one column of the metric's name; ``None`` is empty.
+    stage
+        Number of the appended stage, kept per epoch under ``"stage"``.
+
+    Returns
+    -------
+    All metrics of both, each at the epochs at which it was logged.
+    """
+    before, after = dict(before or {}), dict(after or {})
+    start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1)
+    epochs = sorted({int(epoch) for table in after.values() for epoch in table.index})
+    after[_keys.STAGE] = pd.DataFrame({_keys.STAGE: stage}, index=pd.Index(epochs, name="epoch", dtype="int64"))
+    for name, table in after.items():
+        moved = table.set_axis(pd.Index(table.index.astype("int64") + start, name="epoch"))
+        moved = moved.astype("int64" if name == _keys.STAGE else "float64")
+        before[name] = pd.concat([before[name], moved]) if name in before else moved
+    return before
