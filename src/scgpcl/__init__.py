@@ -1,10 +1,15 @@
 """Cluster single-cell RNA-seq counts with graph prototypical contrastive learning."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, train
-from scgpcl.model import SCGPCL
-from scgpcl.module import SCGPCLModule
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, train
+    from scgpcl.model import SCGPCL
+    from scgpcl.module import SCGPCLModule
 
 __all__ = [
     "SCGPCL",
@@ -21,3 +26,20 @@ __all__ = [
 ]
 
 __version__ = version("scgpcl")
+
+_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that the command line answers at once."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return [*__all__, "__version__"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def derived_seed(seed: int, *stream: int) -> int:
@@ -21,10 +25,16 @@ def cpu_generator(seed: int, *stream: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU state inside the block and give the user's state back after it.
+    """Seed the global state inside the block and give the user's state back after it.
 
-    For code that draws from the global state and takes no generator, such as the initialisation of layers.
+    For code that draws from the global state and takes no generator: the initialisation of layers, and libraries that
+    draw where they need not.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -21,6 +21,7 @@ DEFAULT: Final[Preset] = MappingProxyType(
                 "tau": 0.25,
                 "neighbor_keep": 0.8,
                 "feature_drop": 0.2,
+                "shrinkage": 0.5,
                 "projection": True,
                 "start": "pca",
             }
@@ -70,6 +71,7 @@ PAPER: Final[Preset] = MappingProxyType(
                 "tau": 0.25,
                 "neighbor_keep": 0.8,
                 "feature_drop": 0.2,
+                "shrinkage": 0.0,
                 "projection": False,
                 "start": "random",
             }
@@ -97,7 +99,13 @@ PAPER: Final[Preset] = MappingProxyType(
                     }
                 ),
                 "cluster_plan_kwargs": MappingProxyType(
-                    {"optimizer": "Adadelta", "lr": 1.0, "encoder_lr": 1.0, "weight_decay": 0.0, "lambda_reconstruction": 1.0}
+                    {
+                        "optimizer": "Adadelta",
+                        "lr": 1.0,
+                        "encoder_lr": 1.0,
+                        "weight_decay": 0.0,
+                        "lambda_reconstruction": 1.0,
+                    }
                 ),
             }
         ),

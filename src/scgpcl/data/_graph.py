@@ -23,17 +23,17 @@ class BipartiteBatch(NamedTuple):
         Count of each edge, float32, shape (n_edges,).
     size_factor
         Library size over the median library size of the training data, float32, shape (n_cells,).
-    index
+    cell_index
         Row of each cell in the data, int64, shape (n_cells,).
     """
 
     graph: Bipartite
     counts: Tensor
     size_factor: Tensor
-    index: Tensor
+    cell_index: Tensor
 
 
-def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, index: np.ndarray) -> BipartiteBatch:
+def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray) -> BipartiteBatch:
     """Build a batch from a CSR block.
 
     Parameters
@@ -42,8 +42,8 @@ def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, index: np.nd
         Counts of the cells of the batch, shape (n_cells, n_genes).
     size_factor
         Shape (n_cells,).
-    index
-        Shape (n_cells,).
+    cell_index
+        Row of each cell in the data, shape (n_cells,).
     """
     counts.sum_duplicates()
     counts.eliminate_zeros()
@@ -61,5 +61,5 @@ def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, index: np.nd
         graph=graph,
         counts=torch.from_numpy(counts.data.astype(np.float32, copy=False)),
         size_factor=torch.from_numpy(np.asarray(size_factor, dtype=np.float32)),
-        index=torch.from_numpy(np.asarray(index, dtype=np.int64)),
+        cell_index=torch.from_numpy(np.asarray(cell_index, dtype=np.int64)),
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scgpcl._random import cpu_generator
-from scgpcl.data._counts import CountSource
 from scgpcl.data._graph import BipartiteBatch, bipartite_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scgpcl.data._counts import CountSource
 
 
 class _Blocks(Dataset):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader
 
 from scgpcl.data._counts import BLOCK_ROWS, CountSource
-from scgpcl.data._graph import BipartiteBatch
 from scgpcl.data._loader import bipartite_loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi.data import AnnDataManager
+    from torch.utils.data import DataLoader
+
+    from scgpcl.data._graph import BipartiteBatch
 
 
 class BipartiteSplitter(DataSplitter):
@@ -70,9 +74,7 @@ class BipartiteSplitter(DataSplitter):
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
     def _loader(self, index: np.ndarray, *, seed: int | None = None) -> DataLoader:
-        return bipartite_loader(
-            self.source, index, batch_size=self.batch_size, seed=seed, num_workers=self.num_workers
-        )
+        return bipartite_loader(self.source, index, batch_size=self.batch_size, seed=seed, num_workers=self.num_workers)
 
     def batches(self, *, training_only: bool = False) -> Iterator[BipartiteBatch]:
         """Large batches of all cells, or of the training cells, in their order and for inference."""

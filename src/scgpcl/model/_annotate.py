@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from scgpcl import _keys
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
 

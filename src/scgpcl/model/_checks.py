@@ -144,7 +144,9 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
     if key is None:
         return
     if key not in adata.obs:
-        msg = f"Expected `{argument}={key!r}` to be a column of `adata.obs`, found columns [{listed(adata.obs.columns)}]."
+        msg = (
+            f"Expected `{argument}={key!r}` to be a column of `adata.obs`, found columns [{listed(adata.obs.columns)}]."
+        )
         raise KeyError(msg)
     n_missing = int(adata.obs[key].isna().sum())
     if n_missing:

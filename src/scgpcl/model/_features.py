@@ -6,17 +6,18 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 import torch
 from sklearn.decomposition import PCA
 
 from scgpcl._random import cpu_generator, derived_seed
-from scgpcl.data import CountSource
 from scgpcl.model._inference import GeneFrame
 from scgpcl.pp import gene_statistics, library_sizes, select_genes
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+    from scgpcl.data import CountSource
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
 
@@ -29,12 +30,13 @@ N_AXES = 50
 
 
 class Features(NamedTuple):
-    """Gene reference and size factors of the training data."""
+    """Gene reference, size factors, and moments of the log counts and of the counts of the selected genes."""
 
     frame: GeneFrame
     size_factor: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    gene_mean: np.ndarray
 
 
 def n_selected(n_top_genes: float | None, n_vars: int) -> int:
@@ -54,9 +56,7 @@ def n_selected(n_top_genes: float | None, n_vars: int) -> int:
     return min(int(n_top_genes), n_vars)
 
 
-def fit_features(
-    x: Any, var_names: pd.Index, *, size: np.ndarray | None, n_genes: int, flavor: GeneFlavor
-) -> Features:
+def fit_features(x: Any, var_names: pd.Index, *, size: np.ndarray | None, n_genes: int, flavor: GeneFlavor) -> Features:
     """Choose genes and measure the features in two passes over the counts.
 
     Parameters
@@ -82,7 +82,8 @@ def fit_features(
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(var_names), flavor)
     std = statistics.log_std[mask]
     frame = GeneFrame(var_names.copy(), var_names[mask], unit_size)
-    return Features(frame, size_factor, statistics.log_mean[mask], np.where(std > 0, std, 1.0))
+    std = np.where(std > 0, std, 1.0)
+    return Features(frame, size_factor, statistics.log_mean[mask], std, statistics.norm_mean[mask])
 
 
 def set_features(module: SCGPCLModule, features: Features) -> None:
@@ -114,7 +115,9 @@ def start_at_pca(module: SCGPCLModule, source: CountSource, *, seed: int) -> Non
     if n_axes < 1:
         return
     pca = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part)
-    module.encoder.start_at_axes(torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32)), cpu_generator(seed, 11))
+    module.encoder.start_at_axes(
+        torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32)), cpu_generator(seed, 11)
+    )
 
 
 def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from scgpcl.data import BipartiteBatch
 from scgpcl.model import _checks
+from scgpcl.model._base import ModelState
 from scgpcl.model._inference import as_index, cell_batches, match_genes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from anndata import AnnData
 
-    from scgpcl.model._inference import GeneFrame
-    from scgpcl.module import SCGPCLModule
+    from scgpcl.data import BipartiteBatch
+
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
@@ -25,11 +26,8 @@ ENCODE_BATCH = 2048
 DECODE_BATCH = 512
 
 
-class GettersMixin:
+class Getters(ModelState):
     """Latent vectors, labels and denoised expression of the registered or of new cells."""
-
-    module: SCGPCLModule
-    _frame: GeneFrame | None
 
     def get_latent_representation(
         self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
@@ -86,13 +84,14 @@ class GettersMixin:
         probabilities of shape (n_cells, n_clusters), indexed by cell, whose rows sum to one.
         """
         z = self.get_latent_representation(adata, indices, batch_size=batch_size)
-        with torch.no_grad():
-            q = self.module.soft_assign(torch.from_numpy(z).to(self.module.device)).cpu().numpy()
-        names = np.array([str(k) for k in range(q.shape[1])])
-        if not soft:
-            return names[q.argmax(1)]
-        cells = (self.adata if adata is None else adata).obs_names  # type: ignore[attr-defined]
-        return pd.DataFrame(q, index=cells[as_index(indices, len(cells))], columns=names)
+        cells = (self.adata if adata is None else adata).obs_names
+        probability = self._probability(z, cells[as_index(indices, len(cells))])
+        return probability if soft else probability.columns.to_numpy()[probability.to_numpy().argmax(1)]
+
+    @torch.no_grad()
+    def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
+        q = self.module.soft_assign(torch.from_numpy(z).to(self.module.device)).cpu().numpy()
+        return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
 
     @torch.no_grad()
     def get_normalized_expression(
@@ -130,7 +129,7 @@ class GettersMixin:
         KeyError
             If ``gene_list`` names genes that the model does not use.
         """
-        self._require_trained()
+        self._trained_frame()
         if library_size != "latent":
             _checks.check_range(library_size, 0.0, np.inf, "library_size")
         genes, columns = self._gene_columns(gene_list)
@@ -143,7 +142,7 @@ class GettersMixin:
         values = np.concatenate(parts) if parts else np.empty((0, len(genes)), dtype=np.float32)
         if return_numpy:
             return values
-        cells = (self.adata if adata is None else adata).obs_names  # type: ignore[attr-defined]
+        cells = (self.adata if adata is None else adata).obs_names
         return pd.DataFrame(values, index=cells[as_index(indices, len(cells))], columns=genes)
 
     @torch.no_grad()
@@ -162,7 +161,7 @@ class GettersMixin:
         ``"mean"`` (of the negative binomial, at the cell's own library size), ``"dispersions"`` (inverse) and
         ``"dropout"`` (logits), each of shape (n_cells, n_genes).
         """
-        self._require_trained()
+        self._trained_frame()
         parts = [self._decode(batch) for batch in self._batches(adata, indices, batch_size or DECODE_BATCH)]
         names = ("mean", "dispersions", "dropout")
         empty = torch.empty(0, self.module.n_genes)
@@ -174,7 +173,7 @@ class GettersMixin:
         return self.module.decoder(self.module.encode(batch), size_factor)
 
     def _gene_columns(self, gene_list: Sequence[str] | None) -> tuple[pd.Index, Any]:
-        selected = self._frame.selected
+        selected = self._trained_frame().selected
         if gene_list is None:
             return selected, slice(None)
         genes = pd.Index(gene_list)
@@ -190,15 +189,15 @@ class GettersMixin:
 
     def _batches(self, adata: AnnData | None, indices: Any, batch_size: int) -> Iterator[BipartiteBatch]:
         """Check new cells before any work and give their batches."""
-        self._require_trained()
+        frame = self._trained_frame()
         _checks.check_range(batch_size, 1, np.inf, "batch_size", whole=True)
-        new = adata is not None and adata is not self.adata  # type: ignore[attr-defined]
-        adata = self.adata if adata is None else adata  # type: ignore[attr-defined]
+        new = adata is not None and adata is not self.adata
+        adata = self.adata if adata is None else adata
         if adata is None:
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
-        match = match_genes(adata.var_names, self._frame)
+        match = match_genes(adata.var_names, frame)
         x = _checks.counts_of(adata, layer)
         if new:
             _checks.check_counts(x, layer)
@@ -206,7 +205,7 @@ class GettersMixin:
             self._check_batches(adata)
         size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
         index = as_index(indices, adata.n_obs)
-        return cell_batches(x, match, self._frame, size=size, index=index, batch_size=batch_size)
+        return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size)
 
     def _check_batches(self, adata: AnnData) -> None:
         key = self._setup_arg("batch_key")
@@ -221,8 +220,3 @@ class GettersMixin:
                 f"the model knows {_checks.listed(sorted(known))}. Train a model that includes the new batches."
             )
             raise ValueError(msg)
-
-    def _require_trained(self) -> None:
-        if self._frame is None or self.module.centers is None or not self.is_trained_:  # type: ignore[attr-defined]
-            msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
-            raise RuntimeError(msg)

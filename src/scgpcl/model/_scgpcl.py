@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
-from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from scgpcl import _keys
@@ -19,8 +18,8 @@ from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
 from scgpcl.model._features import n_selected
-from scgpcl.model._getters import GettersMixin
-from scgpcl.model._training import TwoStageTrainingMixin
+from scgpcl.model._getters import Getters
+from scgpcl.model._training import TwoStageTraining
 from scgpcl.module import SCGPCLModule
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
+class SCGPCL(TwoStageTraining, Getters):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -60,12 +59,15 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
         Share of the genes that a view keeps as neighbours.
     feature_drop
         Probability that a view zeroes a feature column.
+    shrinkage
+        Power by which the length of latent vectors is reduced: 0 leaves it (published), 1 leaves directions only.
     projection
         Compare views by a projection of the latent vector, not by the vector itself (published: itself).
     use_graph
         Without it genes send no messages: an ablation.
     start
-        Start the encoder at the leading principal axes of the features (``"pca"``) or at random (published).
+        Start the encoder at the leading principal axes of the features and the decoder at the genes' means (``"pca"``),
+        or both at random (published).
     seed
         Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 where that is not set. The global
         random state is neither used nor changed.
@@ -97,6 +99,7 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
         tau: float = 0.25,
         neighbor_keep: float = 0.8,
         feature_drop: float = 0.2,
+        shrinkage: float = 0.5,
         projection: bool = True,
         use_graph: bool = True,
         start: Literal["pca", "random"] = "pca",
@@ -110,9 +113,9 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
         self.gene_flavor = gene_flavor
         self.start = start
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
-        self.gene_names_: np.ndarray | None = None
-        self.selected_genes_: np.ndarray | None = None
-        self.unit_size_: float | None = None
+        self.gene_names_ = None
+        self.selected_genes_ = None
+        self.unit_size_ = None
         with seeded(self.seed_):
             self.module = SCGPCLModule(
                 n_selected(n_top_genes, n_vars),
@@ -127,6 +130,7 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
                 tau=tau,
                 neighbor_keep=neighbor_keep,
                 feature_drop=feature_drop,
+                shrinkage=shrinkage,
             )
         self._model_summary_string = (
             f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
@@ -180,7 +184,9 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
+        with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
+            warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
+            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
     def annotate(self, adata: AnnData | None = None, *, key_added: str = _keys.STEM) -> None:
@@ -199,29 +205,23 @@ class SCGPCL(TwoStageTrainingMixin, GettersMixin, BaseModelClass):
         ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
         ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
         """
-        self._require_trained()
+        frame = self._trained_frame()
         target = self.adata if adata is None else adata
         if target is None:
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         _checks.check_not_view(target)
-        probability = self.predict(target, soft=True)
+        latent = self.get_latent_representation(target)
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": _version()}
         annotate(
             target,
-            latent=self.get_latent_representation(target),
-            probability=probability,
-            selected=pd.Index(self.selected_genes_),
+            latent=latent,
+            probability=self._probability(latent, target.obs_names),
+            selected=frame.selected,
             parameters=parameters,
             key_added=key_added,
         )
-
-    def _setup_arg(self, name: str) -> Any:
-        return self.registry_["setup_args"].get(name)
-
-    def _batch_categories(self) -> np.ndarray:
-        return self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
 
 
 def _version() -> str:
@@ -242,6 +242,7 @@ def _check_arguments(values: dict[str, Any]) -> None:
         _checks.check_range(values[name], 1, np.inf, name, whole=True)
     _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
     _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
+    _checks.check_range(values["shrinkage"], 0.0, 1.0, "shrinkage")
     _checks.check_range(values["feature_drop"], 0.0, 1.0 - 1e-9, "feature_drop")
     n_top_genes = values["n_top_genes"]
     if n_top_genes is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 
 from scgpcl import presets
@@ -15,8 +13,9 @@ from scgpcl._random import derived_seed, seeded
 from scgpcl.cluster import kmeans, leiden_n_clusters
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
+from scgpcl.model._base import ModelState
 from scgpcl.model._features import fit_features, set_features, start_at_pca
-from scgpcl.model._inference import GeneFrame, all_selected
+from scgpcl.model._inference import all_selected
 from scgpcl.train import (
     ClusterPlan,
     PretrainPlan,
@@ -28,9 +27,9 @@ from scgpcl.train import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scgpcl.data import CountSource
-    from scgpcl.module import SCGPCLModule
-    from scgpcl.pp import GeneFlavor
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +38,8 @@ CENTERS_INIT = 20
 _TRAIN = presets.DEFAULT["train"]
 
 
-class TwoStageTrainingMixin:
+class TwoStageTraining(ModelState):
     """``train``: contrastive pre-training, then clustering."""
-
-    module: SCGPCLModule
-    n_clusters_: int | None
 
     def train(
         self,
@@ -110,7 +106,11 @@ class TwoStageTrainingMixin:
         ValueError
             If an argument is out of range, before any work.
         """
-        values = {"agreement": agreement, "agreement_patience": agreement_patience, "label_tol": label_tol}
+        values: dict[str, Any] = {
+            "agreement": agreement,
+            "agreement_patience": agreement_patience,
+            "label_tol": label_tol,
+        }
         values |= {"batch_size": batch_size}
         values |= {"pretrain_max_epochs": max_epochs if pretrain_max_epochs is None else pretrain_max_epochs}
         values |= {"cluster_max_epochs": max_epochs if cluster_max_epochs is None else cluster_max_epochs}
@@ -172,34 +172,28 @@ class TwoStageTrainingMixin:
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
         x = _checks.counts_of(self.adata, layer)
         size = None if size_key is None else self.adata.obs[size_key].to_numpy(dtype=np.float64)
-        first = self._frame is None
-        flavor: GeneFlavor = self.gene_flavor
         frame = self._frame
-        names = self.adata.var_names if first else frame.var_names
-        if not first and not self.adata.var_names.equals(frame.var_names):
+        if frame is not None and not self.adata.var_names.equals(frame.var_names):
             msg = (
                 "Expected the genes of the trained model, in its order, to go on training; found others. "
                 "Subset and sort the AnnData: `adata[:, model.gene_names_].copy()`."
             )
             raise ValueError(msg)
-        features = fit_features(x, names, size=size, n_genes=self.module.n_genes, flavor=flavor)
-        if first:
-            self.gene_names_ = features.frame.var_names.to_numpy()
-            self.selected_genes_ = features.frame.selected.to_numpy()
-            self.unit_size_ = features.frame.unit_size
-            set_features(self.module, features)
-            frame = features.frame
-        scale = features.frame.unit_size / frame.unit_size
-        source = all_selected(self.adata, layer, frame, features.size_factor * scale)
-        if first and self.start == "pca":
+        features = fit_features(
+            x, self.adata.var_names, size=size, n_genes=self.module.n_genes, flavor=self.gene_flavor
+        )
+        if frame is not None:
+            scale = features.frame.unit_size / frame.unit_size
+            return all_selected(self.adata, layer, frame, features.size_factor * scale)
+        frame = features.frame
+        source = all_selected(self.adata, layer, frame, features.size_factor)
+        set_features(self.module, features)
+        if self.start == "pca":
             start_at_pca(self.module, source, seed=self.seed_)
+            self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float())
+        self.gene_names_, self.selected_genes_ = frame.var_names.to_numpy(), frame.selected.to_numpy()
+        self.unit_size_ = frame.unit_size
         return source
-
-    @property
-    def _frame(self) -> GeneFrame | None:
-        if self.gene_names_ is None:
-            return None
-        return GeneFrame(pd.Index(self.gene_names_), pd.Index(self.selected_genes_), self.unit_size_)
 
     def _pretrain(
         self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], where: Mapping[str, Any]
@@ -229,10 +223,11 @@ class TwoStageTrainingMixin:
         if self.n_clusters_ is None:
             self.n_clusters_ = self._estimate(splitter)
             logger.info("Estimated %d clusters from the pre-trained latent space.", self.n_clusters_)
+        k = self.n_clusters_
         if self.module.centers is None:
-            self.module.set_n_clusters(self.n_clusters_)
-        start = kmeans(z, self.n_clusters_, n_init=CENTERS_INIT, seed=derived_seed(self.seed_, 21))
-        self.module.centers.data.copy_(start.centers)
+            self.module.set_n_clusters(k)
+        start = kmeans(z, k, n_init=CENTERS_INIT, seed=derived_seed(self.seed_, 21))
+        self.module.set_centers(start.centers)
         if values["cluster_max_epochs"] > 0:
             fit_stage(
                 self,
@@ -248,9 +243,10 @@ class TwoStageTrainingMixin:
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> None:
         """Order the centres by the number of their cells, the largest first."""
-        labels = self.module.soft_assign(z).argmax(1)
-        sizes = torch.bincount(labels, minlength=self.n_clusters_)
-        self.module.centers.data.copy_(self.module.centers[sizes.argsort(descending=True, stable=True)])
+        q = self.module.soft_assign(z)
+        sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
+        centers = cast("torch.Tensor", self.module.centers)
+        self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
 
     def _estimate(self, splitter: BipartiteSplitter) -> int:
         z = encode_all(self.module, splitter).cpu().numpy()

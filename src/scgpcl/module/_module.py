@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
@@ -17,11 +16,14 @@ from scgpcl.nn import (
     StandardizedCounts,
     View,
     draw_view,
+    shrink_length,
     soft_assign,
     standardized_counts,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from scgpcl.data import BipartiteBatch
     from scgpcl.nn._decoder import Dispersion, Reconstruction
 
@@ -51,11 +53,17 @@ class SCGPCLModule(BaseModuleClass):
         Temperature of both contrastive losses.
     neighbor_keep, feature_drop
         See :func:`scgpcl.nn.draw_view`.
+    shrinkage
+        Power by which the length of latent vectors is reduced, see :func:`scgpcl.nn.shrink_length`.
     clip
         Largest standardised feature.
     alpha
         Degrees of freedom of the Student-t assignment.
     """
+
+    gene_mean: Tensor
+    gene_std: Tensor
+    centers: nn.Parameter | None
 
     def __init__(
         self,
@@ -72,6 +80,7 @@ class SCGPCLModule(BaseModuleClass):
         tau: float = 0.25,
         neighbor_keep: float = 0.8,
         feature_drop: float = 0.2,
+        shrinkage: float = 0.5,
         clip: float = 10.0,
         alpha: float = 1.0,
     ) -> None:
@@ -81,6 +90,7 @@ class SCGPCLModule(BaseModuleClass):
         self.tau = tau
         self.neighbor_keep = neighbor_keep
         self.feature_drop = feature_drop
+        self.shrinkage = shrinkage
         self.clip = clip
         self.alpha = alpha
         self.encoder = BipartiteEncoder(
@@ -95,6 +105,11 @@ class SCGPCLModule(BaseModuleClass):
         self.register_parameter("centers", None)
         if n_clusters is not None:
             self.set_n_clusters(n_clusters)
+
+    @torch.no_grad()
+    def set_centers(self, centers: Tensor) -> None:
+        """Move the cluster centres, shape (n_clusters, n_latent)."""
+        cast("nn.Parameter", self.centers).copy_(centers)
 
     def set_n_clusters(self, n_clusters: int) -> None:
         """Make room for the centres of ``n_clusters`` clusters."""
@@ -128,13 +143,16 @@ class SCGPCLModule(BaseModuleClass):
 
     def soft_assign(self, z: Tensor) -> Tensor:
         """Assignment probabilities of latent vectors, shape (n_cells, n_clusters)."""
-        return soft_assign(z, self.centers, alpha=self.alpha)
+        return soft_assign(z, cast("Tensor", self.centers), alpha=self.alpha)
 
     @auto_move_data
     @torch.no_grad()
     def encode(self, batch: BipartiteBatch) -> Tensor:
         """Exact latent vectors of any cells, shape (n_cells, n_latent)."""
-        return self.encoder.encode(self.features(batch))
+        return self._encode(self.features(batch))
+
+    def _encode(self, features: StandardizedCounts) -> Tensor:
+        return shrink_length(self.encoder.encode(features), self.shrinkage)
 
     @torch.no_grad()
     def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> None:
@@ -151,7 +169,7 @@ class SCGPCLModule(BaseModuleClass):
             return (self.features(_to(batch, device)) for batch in batches())
 
         self.encoder.fit_states(features)
-        z = torch.cat([self.encoder.encode(f) for f in features()])
+        z = torch.cat([self._encode(f) for f in features()])
         for hidden in [self.decoder.hidden, *([] if self.projection is None else [self.projection.hidden])]:
             hidden.fit_statistics(z)
 
@@ -166,7 +184,7 @@ class SCGPCLModule(BaseModuleClass):
         -------
         ``z`` of shape (n_cells, n_views, n_latent).
         """
-        return {"z": self.encoder(self.features(batch), view)}
+        return {"z": shrink_length(self.encoder(self.features(batch), view), self.shrinkage)}
 
     def _get_generative_input(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any
@@ -188,7 +206,7 @@ class SCGPCLModule(BaseModuleClass):
     ) -> LossOutput:
         """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
         loss = self.reconstruction_loss(tensors, inference_outputs["z"])
-        return LossOutput(loss=loss, n_obs_minibatch=len(tensors.index))
+        return LossOutput(loss=loss, n_obs_minibatch=len(tensors.cell_index))
 
     @torch.no_grad()
     def sample(self, batch: BipartiteBatch, *, n_samples: int = 1) -> Tensor:

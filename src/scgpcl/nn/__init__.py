@@ -7,7 +7,7 @@ from scgpcl.nn._conv import BipartiteSAGEConv
 from scgpcl.nn._decoder import Decoder, HiddenLayer, ProjectionHead, ZINBParameters
 from scgpcl.nn._encoder import BipartiteEncoder, View, draw_view
 from scgpcl.nn._features import StandardizedCounts, standardized_counts
-from scgpcl.nn._norm import NodeBatchNorm
+from scgpcl.nn._norm import NodeBatchNorm, shrink_length
 from scgpcl.nn._zinb import fused_mse_loss, fused_zinb_loss, inverse_dispersion
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "inverse_dispersion",
     "neighbor_mean",
     "prototype_loss",
+    "shrink_length",
     "soft_assign",
     "spmm",
     "standardized_counts",

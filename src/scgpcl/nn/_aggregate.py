@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class Bipartite(NamedTuple):
         return cells.repeat_interleave(degrees, output_size=self.indices.shape[0])
 
 
-def _product(indptr: Tensor, indices: Tensor, values: Tensor, dense: Tensor) -> Tensor:
+def _product(csr: tuple[Tensor, Tensor, Tensor], dense: Tensor) -> Tensor:
+    indptr, indices, values = csr
     shape = (indptr.shape[0] - 1, dense.shape[0])
     matrix = torch.sparse_csr_tensor(indptr, indices, values, shape, check_invariants=False)
     return matrix @ dense
@@ -73,18 +74,18 @@ class _SpMM(torch.autograd.Function):
     """Product with a constant sparse matrix whose transpose is at hand for the gradient."""
 
     @staticmethod
-    def forward(  # noqa: D102
-        ctx: torch.autograd.function.FunctionCtx,
+    def forward(
+        ctx: Any,
         dense: Tensor,
         forward_csr: tuple[Tensor, Tensor, Tensor],
         backward_csr: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         ctx.backward_csr = backward_csr
-        return _product(*forward_csr, dense)
+        return _product(forward_csr, dense)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
-        return _product(*ctx.backward_csr, grad.contiguous()), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _product(ctx.backward_csr, grad.contiguous()), None, None
 
 
 def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: bool = False) -> Tensor:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scgpcl.nn._features import StandardizedCounts
 from scgpcl.nn._norm import NodeBatchNorm
 from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_mse_loss, fused_zinb_loss, inverse_dispersion
 
+if TYPE_CHECKING:
+    from scgpcl.nn._features import StandardizedCounts
+
 Dispersion = Literal["gene", "gene-cell"]
 Reconstruction = Literal["zinb", "mse"]
+
+
+#: Smallest mean and dropout logit that the decoder starts at where it starts at the data's means.
+MEAN_FLOOR = 1e-4
+START_DROPOUT_LOGIT = -3.0
 
 
 class ZINBParameters(NamedTuple):
@@ -101,6 +108,20 @@ class Decoder(nn.Module):
         n_heads = (2 if dispersion == "gene" else 3) if zinb else 1
         self.heads = nn.Linear(n_hidden, n_heads * n_genes)
         self.raw_theta = nn.Parameter(torch.zeros(n_genes)) if zinb and dispersion == "gene" else None
+
+    @torch.no_grad()
+    def start_at_means(self, means: Tensor) -> None:
+        """Let the fitted means begin at those of the genes, with little dropout.
+
+        Parameters
+        ----------
+        means
+            Mean of counts over size factors of each gene, shape (n_genes,).
+        """
+        if self.reconstruction == "zinb":
+            bias = self.heads.bias
+            bias[: self.n_genes] = means.clamp(min=MEAN_FLOOR).log()
+            bias[self.n_genes : 2 * self.n_genes] = START_DROPOUT_LOGIT
 
     def loss(self, z: Tensor, features: StandardizedCounts, counts: Tensor, size_factor: Tensor) -> Tensor:
         """Mean reconstruction loss over cells, views and genes.

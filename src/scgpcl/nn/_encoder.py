@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from scgpcl.nn._aggregate import Bipartite, neighbor_mean, spmm
 from scgpcl.nn._conv import BipartiteSAGEConv, project
-from scgpcl.nn._features import StandardizedCounts
 from scgpcl.nn._norm import NodeBatchNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from scgpcl.nn._features import StandardizedCounts
 
 #: Shrinks the weights of the graph messages when the cells' own weights start at given axes.
 MESSAGE_START = 0.1
@@ -36,7 +39,7 @@ class View(NamedTuple):
 
 
 class _Affine(NamedTuple):
-    """A cell vector as ``mean_g(message) + F weight + shift``; ``message`` is ``None`` for F itself."""
+    """A cell vector as ``mean_g(message) + F weight + shift``; ``None`` is no message."""
 
     message: Tensor | None
     weight: Tensor
@@ -47,11 +50,6 @@ class _Affine(NamedTuple):
         if self.message is None:
             return own
         return neighbor_mean(features.graph, self.message.unsqueeze(1))[:, 0] + own
-
-    def then(self, linear: Tensor) -> _Affine:
-        """Follow by a matrix, shape (n_out, n)."""
-        message = None if self.message is None else self.message @ linear.t()
-        return _Affine(message, self.weight @ linear.t(), self.shift @ linear.t())
 
 
 class BipartiteEncoder(nn.Module):
@@ -81,6 +79,10 @@ class BipartiteEncoder(nn.Module):
         Without it genes send no messages: an ablation.
     """
 
+    state_message: Tensor
+    state_weight: Tensor
+    state_shift: Tensor
+
     def __init__(
         self, n_genes: int, *, n_hidden: int = 256, n_latent: int = 64, n_layers: int = 2, use_graph: bool = True
     ) -> None:
@@ -91,15 +93,26 @@ class BipartiteEncoder(nn.Module):
         cell_widths = [n_genes, *[n_hidden] * (n_layers - 1), n_latent]
         gene_widths = [n_latent, *[n_hidden] * (n_layers - 1)]
         self.gene_embedding = nn.Parameter(torch.randn(n_genes, n_latent))
-        self.cell_convs = nn.ModuleList(
-            BipartiteSAGEConv((gene_widths[i], cell_widths[i]), cell_widths[i + 1]) for i in range(n_layers)
+        # casts, because torch does not know the types of a list's members
+        self.cell_convs = cast(
+            "Sequence[BipartiteSAGEConv]",
+            nn.ModuleList(
+                BipartiteSAGEConv((gene_widths[i], cell_widths[i]), cell_widths[i + 1]) for i in range(n_layers)
+            ),
         )
-        self.cell_norms = nn.ModuleList(NodeBatchNorm(width) for width in cell_widths[1:])
-        self.gene_convs = nn.ModuleList(
-            BipartiteSAGEConv((cell_widths[i], gene_widths[i]), gene_widths[i + 1], to_genes=True)
-            for i in range(n_layers - 1)
+        self.cell_norms = cast(
+            "Sequence[NodeBatchNorm]", nn.ModuleList(NodeBatchNorm(width) for width in cell_widths[1:])
         )
-        self.gene_norms = nn.ModuleList(NodeBatchNorm(width) for width in gene_widths[1:])
+        self.gene_convs = cast(
+            "Sequence[BipartiteSAGEConv]",
+            nn.ModuleList(
+                BipartiteSAGEConv((cell_widths[i], gene_widths[i]), gene_widths[i + 1], to_genes=True)
+                for i in range(n_layers - 1)
+            ),
+        )
+        self.gene_norms = cast(
+            "Sequence[NodeBatchNorm]", nn.ModuleList(NodeBatchNorm(width) for width in gene_widths[1:])
+        )
         self.register_buffer("state_message", torch.zeros(n_genes, n_latent))
         self.register_buffer("state_weight", torch.zeros(n_genes, n_latent))
         self.register_buffer("state_shift", torch.zeros(n_latent))
@@ -133,7 +146,7 @@ class BipartiteEncoder(nn.Module):
             if layer < len(self.gene_convs):
                 gene = self.gene_norms[layer](self.gene_convs[layer]((cell, gene), features.graph))
             cell = next_cell
-        return cell
+        return cast("Tensor", cell)
 
     def encode(self, features: StandardizedCounts) -> Tensor:
         """Encode cells on their own from the stored gene states, shape (n_cells, n_latent)."""
@@ -151,27 +164,27 @@ class BipartiteEncoder(nn.Module):
         batches
             Called once per layer; gives the features of all training cells, in mini-batches.
         """
-        weight = self.gene_embedding
-        cell = _Affine(None, torch.eye(0, device=weight.device), weight.new_zeros(0))
-        gene = weight
+        gene: Tensor = self.gene_embedding
+        cell: _Affine | None = None  # None stands for F itself, before the first layer
         for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
-            first = layer == 0
-            own = _first(conv.lin_r.weight) if first else cell.then(conv.lin_r.weight)
-            message = gene @ conv.lin_l.weight.t()
-            if own.message is not None:
-                message = message + own.message
-            before = _Affine(message if self.use_graph else None, own.weight, own.shift + conv.lin_l.bias)
+            before = _after(cell, conv.lin_r.weight)
+            message = None
+            if self.use_graph:
+                message = gene @ conv.lin_l.weight.t()
+                message = message if before.message is None else message + before.message
+            before = _Affine(message, before.weight, before.shift + conv.lin_l.bias)
             to_genes = None
             if layer < len(self.gene_convs) and self.use_graph:
-                linear = self.gene_convs[layer].lin_l.weight
-                to_genes = _first(linear) if first else cell.then(linear)
+                to_genes = _after(cell, self.gene_convs[layer].lin_l.weight)
             moments = _stream(batches(), before, to_genes)
             norm.set_statistics(moments.mean, moments.var)
             scale, shift = norm.affine()
-            scaled = None if before.message is None else before.message * scale
-            cell = _Affine(scaled, before.weight * scale, before.shift * scale + shift)
+            cell = _Affine(
+                None if message is None else message * scale, before.weight * scale, before.shift * scale + shift
+            )
             if to_genes is not None:
                 gene = self._next_gene(layer, gene, moments)
+        cell = cast("_Affine", cell)
         if cell.message is not None:
             self.state_message.copy_(cell.message)
         self.state_weight.copy_(cell.weight)
@@ -214,8 +227,12 @@ class _Moments(NamedTuple):
     to_genes: Tensor
 
 
-def _first(weight: Tensor) -> _Affine:
-    return _Affine(None, weight.t(), weight.new_zeros(weight.shape[0]))
+def _after(cell: _Affine | None, linear: Tensor) -> _Affine:
+    """Follow a cell vector by a matrix of shape (n_out, n)."""
+    if cell is None:
+        return _Affine(None, linear.t(), linear.new_zeros(linear.shape[0]))
+    message = None if cell.message is None else cell.message @ linear.t()
+    return _Affine(message, cell.weight @ linear.t(), cell.shift @ linear.t())
 
 
 def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _Affine | None) -> _Moments:
@@ -223,8 +240,7 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
     n_cells = 0
     total = torch.zeros_like(before.shift, dtype=torch.float64)
     square = total.clone()
-    message: Tensor | float = 0.0
-    degree: Tensor | float = 1.0
+    message, degree = before.shift.new_zeros(()), before.shift.new_zeros(())
     for features in batches:
         value = before(features).double()
         n_cells += value.shape[0]
@@ -237,9 +253,9 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
     mean = total / n_cells
     var = (square / n_cells - mean.square()).clamp(min=0.0)
     if to_genes is not None:
-        message = message / (degree - 1.0).clamp(min=1.0)
+        message = message / degree.clamp(min=1.0)
     dtype = before.shift.dtype
-    return _Moments(mean.to(dtype), var.to(dtype), torch.as_tensor(message, dtype=dtype))
+    return _Moments(mean.to(dtype), var.to(dtype), message)
 
 
 def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:
@@ -294,4 +310,3 @@ def draw_view(
     feature = (torch.rand(n_genes, n_views, generator=generator) >= feature_drop).float()
     embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
     return View(*(mask.to(device, non_blocking=True) for mask in (neighbor, feature, embedding)))
-

@@ -19,6 +19,9 @@ class NodeBatchNorm(nn.Module):
         Number of features.
     """
 
+    mean: Tensor
+    var: Tensor
+
     def __init__(self, n: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
@@ -60,3 +63,21 @@ class NodeBatchNorm(nn.Module):
         """Scale and shift of inference: ``norm(x) = x * scale + shift``, each of shape (n,)."""
         scale = self.weight / torch.sqrt(self.var + self.eps)
         return scale, self.bias - self.mean * scale
+
+
+def shrink_length(z: Tensor, power: float) -> Tensor:
+    r"""Reduce the spread of vector lengths: ``z (|z|^2 / n)^(-power / 2)``.
+
+    Cells of unusual composition have long standardised vectors, by which squared distances are ruled. Power 0 leaves
+    them, 1 leaves directions only, and a half takes the square root of each length.
+
+    Parameters
+    ----------
+    z
+        Shape (..., n).
+    power
+        From 0 to 1.
+    """
+    if power == 0:
+        return z
+    return z * (z.square().mean(-1, keepdim=True) + 1e-6).pow(-power / 2)

@@ -8,14 +8,16 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scgpcl.nn._aggregate import Bipartite
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scgpcl.nn._aggregate import Bipartite
 
 #: Entries of one slice of output (rows x output columns) that stay in the processor's cache.
 SLICE_ENTRIES = 1 << 19
@@ -90,7 +92,7 @@ class _FusedZINB(torch.autograd.Function):
     """Output layer, ZINB negative log-likelihood and all gradients, a slice of cells at a time."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -102,30 +104,30 @@ class _FusedZINB(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         n_cells, n_views, _ = hidden.shape
-        grads = [torch.zeros_like(t) if with_grad and t is not None else None for t in (weight, bias, raw_theta)]
-        d_hidden = torch.empty_like(hidden) if with_grad else None
+        d_weight, d_bias, d_hidden = torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(hidden)
+        d_raw = None if raw_theta is None else torch.zeros_like(raw_theta)
         loss = hidden.new_zeros((), dtype=torch.float64)
         genes = graph.indices.long()
         for part in _slices(hidden, graph, weight.shape[0]):
             out = torch.addmm(bias, part.hidden, weight.t())
             at = (part.rows, genes[part.edges].unsqueeze(1).expand_as(part.rows))
             sizes = log_size[part.cells].repeat_interleave(n_views).unsqueeze(1)
-            d_out, d_raw, nll = _zinb_slice(out, raw_theta, sizes, counts[part.edges], at, with_grad)
+            nll, d_out, d_theta = _zinb_slice(out, raw_theta, sizes, counts[part.edges], at, with_grad)
             loss += nll
-            if with_grad:
-                d_hidden[part.cells] = (d_out @ weight).view(-1, n_views, weight.shape[1])
-                grads[0].addmm_(d_out.t(), part.hidden)
-                grads[1] += d_out.sum(0)
-                if d_raw is not None:
-                    grads[2] += d_raw
+            if d_out is None:
+                continue
+            d_hidden[part.cells] = (d_out @ weight).view(-1, n_views, weight.shape[1])
+            d_weight.addmm_(d_out.t(), part.hidden)
+            d_bias += d_out.sum(0)
+            if d_raw is not None and d_theta is not None:
+                d_raw += d_theta
         n_entries = n_cells * n_views * graph.n_genes
-        if with_grad:
-            ctx.save_for_backward(d_hidden, *grads)
-            ctx.n_entries = n_entries
+        ctx.save_for_backward(d_hidden, d_weight, d_bias, d_raw)
+        ctx.n_entries = n_entries
         return (loss / n_entries).to(hidden.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad / ctx.n_entries
         grads = tuple(None if saved is None else saved * scale for saved in ctx.saved_tensors)
         return (*grads, None, None, None, None)
@@ -138,7 +140,7 @@ def _zinb_slice(
     counts: Tensor,
     at: tuple[Tensor, Tensor],
     with_grad: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Loss of one slice; the gradient to the layer's output is written over the output itself."""
     n_genes = out.shape[1] // (2 if raw_theta is not None else 3)
     raw = raw_theta if raw_theta is not None else out[:, 2 * n_genes :]
@@ -146,7 +148,7 @@ def _zinb_slice(
     log_theta = theta.log()
     low, high = LOG_MEAN_BOUNDS
     mean_out, pi = out[:, :n_genes], out[:, n_genes : 2 * n_genes]
-    inside = (mean_out >= low) & (mean_out <= high) if with_grad else None
+    inside = (mean_out >= low) & (mean_out <= high)
     m = mean_out.clamp(low, high).add_(log_size)
     theta_at = theta[at] if raw_theta is None else theta[at[1]]
     x = counts.unsqueeze(1).expand_as(at[0])
@@ -154,14 +156,14 @@ def _zinb_slice(
     base = _zinb_zero(m, pi, log_theta, theta, with_grad)
     nll = base[0].double() + extra[0].double()
     if not with_grad:
-        return None, None, nll
+        return nll, None, None
     d_m, d_pi, d_theta = (d.index_put_(at, e, accumulate=True) for d, e in zip(base[1:], extra[1:], strict=True))
     out[:, :n_genes] = d_m.mul_(inside)
     out[:, n_genes : 2 * n_genes] = d_pi
     if raw_theta is not None:
-        return out, d_theta.sum(0) * torch.sigmoid(raw_theta), nll
+        return nll, out, d_theta.sum(0) * torch.sigmoid(raw_theta)
     out[:, 2 * n_genes :] = d_theta * torch.sigmoid(raw)
-    return out, None, nll
+    return nll, out, None
 
 
 def fused_zinb_loss(
@@ -205,7 +207,7 @@ class _FusedMSE(torch.autograd.Function):
     """Output layer and squared error against ``F = S + 1 o^T``, a slice of cells at a time."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -235,7 +237,7 @@ class _FusedMSE(torch.autograd.Function):
         return (loss / n_entries).to(hidden.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*(saved * (grad * ctx.scale) for saved in ctx.saved_tensors), None, None, None, None)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from scgpcl.pp._statistics import GeneStatistics
+if TYPE_CHECKING:
+    from scgpcl.pp._statistics import GeneStatistics
 
 GeneFlavor = Literal["seurat", "variance"]
 #: Bins of mean expression within which dispersions are compared, as in scanpy.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +15,8 @@ from scgpcl.cluster import adjusted_rand, kmeans
 from scgpcl.nn import target_distribution
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
     from scgpcl.train._plans import ClusterPlan, PretrainPlan
@@ -70,25 +71,27 @@ class PrototypeUpdate(pl.Callback):
         self._labels: Tensor | None = None
         self._agreed = 0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: PretrainPlan) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
-        if pl_module.wants_prototypes and pl_module.prototype_scope == "epoch" and not pl_module.prototypes:
-            self._update(pl_module, encode_all(pl_module.module, self.splitter))
+        plan = cast("PretrainPlan", pl_module)
+        if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
+            self._update(plan, encode_all(plan.module, self.splitter))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PretrainPlan) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
-        z = encode_all(pl_module.module, self.splitter)
+        plan = cast("PretrainPlan", pl_module)
+        z = encode_all(plan.module, self.splitter)
         labels = self._cluster(normalize(z, dim=1), self.n_clusters)
         if self._labels is not None:
             agreement = adjusted_rand(self._labels, labels)
-            pl_module.log(_keys.LABEL_AGREEMENT, agreement)
-            warm = trainer.current_epoch + 1 >= pl_module.warmup_epochs
+            plan.log(_keys.LABEL_AGREEMENT, agreement)
+            warm = trainer.current_epoch + 1 >= plan.warmup_epochs
             self._agreed = self._agreed + 1 if agreement > self.agreement and warm else 0
             if self._agreed >= self.patience:
                 trainer.should_stop = True
         self._labels = labels
-        if pl_module.prototype_scope == "epoch" and pl_module.lambda_prototype > 0:
-            self._update(pl_module, z)
+        if plan.prototype_scope == "epoch" and plan.lambda_prototype > 0:
+            self._update(plan, z)
 
     def _update(self, plan: PretrainPlan, z: Tensor) -> None:
         """Cluster the latent vectors at every granularity; prototypes are mean projections of their cells."""
@@ -123,23 +126,23 @@ class TargetUpdate(pl.Callback):
         self.tol = tol
         self._labels: Tensor | None = None
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClusterPlan) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the target that the epoch pulls to."""
         if self._labels is None:
-            self._update(pl_module)
+            self._labels = self._update(cast("ClusterPlan", pl_module))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ClusterPlan) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the share of changed labels and stop when it is small."""
-        before = self._labels
-        self._update(pl_module)
-        changed = float((self._labels != before).float().mean())
+        labels = self._update(cast("ClusterPlan", pl_module))
+        changed = float((labels != cast("Tensor", self._labels)).sum()) / len(labels)
+        self._labels = labels
         pl_module.log(_keys.LABEL_CHANGE, changed)
         if changed < self.tol:
             trainer.should_stop = True
 
-    def _update(self, plan: ClusterPlan) -> None:
+    def _update(self, plan: ClusterPlan) -> Tensor:
         z = encode_all(plan.module, self.splitter)
         with torch.no_grad():
             q = plan.module.soft_assign(z)
         plan.target = target_distribution(q)
-        self._labels = q.argmax(1)
+        return q.argmax(1)

@@ -68,7 +68,10 @@ class StagePlan(pl.LightningModule):
         encoder = list(self.module.encoder.parameters())
         names = {id(p) for p in encoder}
         rest = [p for p in self.module.parameters() if id(p) not in names and p.requires_grad]
-        groups = [{"params": encoder, "lr": self.lr * self.encoder_lr}, {"params": rest, "lr": self.lr}]
+        groups: list[dict[str, Any]] = [
+            {"params": encoder, "lr": self.lr * self.encoder_lr},
+            {"params": rest, "lr": self.lr},
+        ]
         kind = {"AdamW": torch.optim.AdamW, "Adadelta": torch.optim.Adadelta}[self.optimizer_name]
         fused = {"fused": True} if self.optimizer_name == "AdamW" else {}
         optimizer = kind(groups, weight_decay=self.weight_decay, **fused)
@@ -89,7 +92,7 @@ class StagePlan(pl.LightningModule):
         """Log the mean over the epoch of the total and of each part."""
         values = {_keys.TRAIN_LOSS: total.detach()}
         values |= {f"{name}_train": value.detach() for name, value in parts.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.index), prog_bar=False)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.cell_index), prog_bar=False)
 
     def validation_step(self, batch: BipartiteBatch, batch_idx: int) -> None:
         """Log the reconstruction loss of cells that are not trained on."""
@@ -98,7 +101,7 @@ class StagePlan(pl.LightningModule):
         self.log_dict(
             {_keys.VALIDATION_LOSS: loss, f"{_keys.RECONSTRUCTION_LOSS}_validation": loss},
             on_epoch=True,
-            batch_size=len(batch.index),
+            batch_size=len(batch.cell_index),
         )
 
 
@@ -171,7 +174,7 @@ class PretrainPlan(StagePlan):
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         if self.prototype_scope == "epoch":
-            return self.prototypes, [labels[batch.index] for labels in self.prototype_labels]
+            return self.prototypes, [labels[batch.cell_index] for labels in self.prototype_labels]
         x = torch.nn.functional.normalize(projected.detach()[:, 0], dim=-1)
         seed = int(torch.randint(2**31, (), generator=self._generator))
         found = [kmeans(x, k, n_init=BATCH_KMEANS_INIT, seed=seed) for k in self.n_prototypes if k <= len(x)]
@@ -203,7 +206,7 @@ class ClusterPlan(StagePlan):
         z = self.module.inference(batch)["z"]
         q = self.module.soft_assign(z[:, 0])
         parts = {
-            _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.index]),
+            _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
             _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z),
         }
         total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]

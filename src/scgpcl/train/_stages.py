@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightning.pytorch as pl
 import pandas as pd
 from scvi.train import TrainRunner
 
 from scgpcl import _keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import lightning.pytorch as pl
     from scvi.model.base import BaseModelClass
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.train._plans import StagePlan
+
+logger = logging.getLogger(__name__)
 
 History = dict[str, pd.DataFrame]
 
@@ -51,20 +55,23 @@ def fit_stage(
     """Fit one stage; its metrics are appended to those that the model already has, also when it is interrupted."""
     before = model.history_
     model.history_, model.is_trained_ = None, False
-    trainer_kwargs = dict(settings.trainer_kwargs)
+    # metrics are logged per epoch; small data has fewer steps in one than Lightning's interval, of which it would warn
+    trainer_kwargs = {"log_every_n_steps": 1, **settings.trainer_kwargs}
     # the trainer appends to the list it is given, so each stage gets a list of its own
     trainer_kwargs["callbacks"] = [*callbacks, *trainer_kwargs.get("callbacks", ())]
-    runner = TrainRunner(
-        model,
-        training_plan=plan,
-        data_splitter=splitter,
-        max_epochs=settings.max_epochs,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        **trainer_kwargs,
-    )
+    model.module.train()
     try:
-        with _quiet_banner(first=before is None):
+        with _quiet():
+            runner = TrainRunner(
+                model,
+                training_plan=plan,
+                data_splitter=splitter,
+                max_epochs=settings.max_epochs,
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                **trainer_kwargs,
+            )
+            logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, runner.device, settings.max_epochs)
             runner()
     finally:
         model.history_ = merge_histories(before, model.history_, stage=plan.stage)
@@ -73,14 +80,15 @@ def fit_stage(
 
 
 @contextmanager
-def _quiet_banner(*, first: bool) -> Iterator[None]:
-    """Let Lightning say what devices it found before the first stage only."""
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning says at every fit: its banner of devices, its advertising, a deprecation of its own."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = log.level
-    if not first:
-        log.setLevel(logging.WARNING)
+    log.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            yield
     finally:
         log.setLevel(level)
 

@@ -1,0 +1,135 @@
+"""Files of the command line: what can be read and written, and writing that leaves nothing half done."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import h5py
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message is for the user and needs no traceback."""
+
+
+def check_input_path(path: Path) -> None:
+    """Require a file.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if not path.exists():
+        msg = f"Expected an h5ad file, found nothing at {path}. Check the path."
+        raise InputError(msg)
+    if not path.is_file():
+        msg = f"Expected an h5ad file, found a folder at {path}."
+        raise InputError(msg)
+
+
+def check_output_path(path: Path, input_path: Path) -> None:
+    """Require a place where an h5ad file can be written, other than the input.
+
+    Raises
+    ------
+    InputError
+        If there is no such place.
+    """
+    if path.suffix != ".h5ad":
+        msg = f"Expected an output file that ends in .h5ad, found {path}."
+        raise InputError(msg)
+    if path.is_dir():
+        msg = f"Expected an output file, found a folder at {path}. Choose another name."
+        raise InputError(msg)
+    if not path.parent.is_dir():
+        msg = f"Expected an existing folder for the output, found none at {path.parent}. Make it first."
+        raise InputError(msg)
+    _check_writable(path.parent)
+    if path.exists() and path.samefile(input_path):
+        msg = f"Expected another output file than the input, found {path} for both. Choose another name."
+        raise InputError(msg)
+
+
+def check_folder(path: Path) -> None:
+    """Require a folder, or a place to make one.
+
+    Raises
+    ------
+    InputError
+        If there is a file of this name, the folder around it is missing, or nothing can be written there.
+    """
+    if path.exists() and not path.is_dir():
+        msg = f"Expected a folder, found a file at {path}. Choose another name."
+        raise InputError(msg)
+    if not path.exists() and not path.parent.is_dir():
+        msg = f"Expected an existing folder to make {path.name} in, found none at {path.parent}. Make it first."
+        raise InputError(msg)
+    _check_writable(path if path.exists() else path.parent)
+
+
+def read(path: Path) -> ad.AnnData:
+    """Read an h5ad file.
+
+    Raises
+    ------
+    InputError
+        If the file is of another kind or damaged.
+    """
+    try:
+        with h5py.File(path) as file:
+            missing = [name for name in ("obs", "var") if name not in file]
+    except OSError as error:
+        msg = f"Expected an h5ad file, found another or a damaged one at {path}: {error}"
+        raise InputError(msg) from error
+    if missing:
+        msg = f"Expected an AnnData in {path}, found an HDF5 file without {' and '.join(missing)}."
+        raise InputError(msg)
+    try:
+        return ad.read_h5ad(path)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        msg = f"Expected an AnnData in {path}, found one that anndata cannot read: {error}"
+        raise InputError(msg) from error
+
+
+def write(adata: ad.AnnData, path: Path) -> None:
+    """Write an h5ad file, which appears, or replaces an older one, when it is complete.
+
+    Raises
+    ------
+    InputError
+        If the system refuses; an older file is untouched then.
+    """
+    try:
+        with _replacing(path) as temporary:
+            adata.write_h5ad(temporary, compression="gzip")
+    except OSError as error:
+        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
+        raise InputError(msg) from error
+    logger.info("Wrote %s.", path)
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        msg = f"Expected a folder that can be written to, found {folder}. Choose another one."
+        raise InputError(msg)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Temporary name beside `path` that takes its place if the block succeeds, and is removed if not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""What training and getters share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
+
+from scgpcl.model._inference import GeneFrame
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scgpcl.module import SCGPCLModule
+    from scgpcl.pp import GeneFlavor
+
+
+class ModelState(BaseModelClass):
+    """State of a model; attributes with a trailing underscore are saved.
+
+    Attributes
+    ----------
+    module
+        The network.
+    n_clusters_
+        Number of clusters, ``None`` until it is estimated.
+    seed_
+        Seed of everything random.
+    gene_names_
+        Registered genes, in their order, once training has started.
+    selected_genes_
+        Genes that the model uses, in its order.
+    unit_size_
+        Library size (or given size factor) of a cell whose size factor is 1.
+    """
+
+    module: SCGPCLModule
+    n_clusters_: int | None
+    seed_: int
+    gene_flavor: GeneFlavor
+    start: str
+    gene_names_: np.ndarray | None
+    selected_genes_: np.ndarray | None
+    unit_size_: float | None
+
+    @property
+    def _frame(self) -> GeneFrame | None:
+        if self.gene_names_ is None or self.selected_genes_ is None or self.unit_size_ is None:
+            return None
+        return GeneFrame(pd.Index(self.gene_names_), pd.Index(self.selected_genes_), self.unit_size_)
+
+    def _trained_frame(self) -> GeneFrame:
+        """Gene reference of a trained model.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        frame = self._frame
+        if frame is None or self.module.centers is None or not self.is_trained_:
+            msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
+            raise RuntimeError(msg)
+        return frame
+
+    def _setup_arg(self, name: str) -> Any:
+        return self.registry_["setup_args"].get(name)
+
+    def _batch_categories(self) -> np.ndarray:
+        return self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping

@@ -1,0 +1,41 @@
+import pandas as pd
+from anndata import AnnData
+
+
+def categories_of(adata: AnnData, key: str) -> pd.Series:
+    """Column of `adata.obs` as a categorical without unused categories, index `obs_names`.
+
+    Raises
+    ------
+    KeyError
+        If `adata.obs` has no such column.
+    ValueError
+        If no cell has a value.
+    """
+    if key not in adata.obs:
+        msg = f"Expected `adata.obs[{key!r}]`, found the columns {list(adata.obs.columns)}."
+        raise KeyError(msg)
+    column = adata.obs[key].astype("category").cat.remove_unused_categories()
+    if column.isna().all():
+        msg = f"Expected at least one cell with a value in `adata.obs[{key!r}]`, found none."
+        raise ValueError(msg)
+    return column
+
+
+def colors_of(adata: AnnData, key: str) -> dict[object, str]:
+    """Colour of each category of `adata.obs[key]`, the one scanpy uses; `adata` is not changed.
+
+    These are the colours in `adata.uns[f"{key}_colors"]`, which scanpy's plots store, as long as there is one for each
+    category, else scanpy's default palette for that many categories.
+    """
+    from scanpy.plotting import palettes
+
+    # scanpy stores one colour per category, used or not.
+    categories = list(adata.obs[key].astype("category").cat.categories)
+    stored = adata.uns.get(f"{key}_colors")
+    if stored is not None and len(stored) >= len(categories):
+        palette = [str(color) for color in stored]
+    else:
+        defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
+        palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
+    return dict(zip(categories, palette, strict=False))

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+
+from scgpcl.cluster import _kmeans, adjusted_rand, assign, kmeans
+
+
+@pytest.fixture
+def blobs():
+    x, _ = make_blobs(600, 8, centers=7, cluster_std=3.0, random_state=0)
+    return torch.from_numpy(x)
+
+
+def test_equals_scikit_learn_from_the_same_start(blobs):
+    init = blobs[:7].clone()
+    ours = kmeans(blobs, 7, init=init, max_iter=300, tol=0.0)
+    theirs = KMeans(7, init=init.numpy(), n_init=1, max_iter=300, tol=0.0).fit(blobs.numpy())
+    np.testing.assert_array_equal(ours.labels, theirs.labels_)
+    np.testing.assert_allclose(ours.centers, theirs.cluster_centers_, rtol=1e-8)
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-8)
+
+
+def test_restarts_reach_scikit_learns_inertia(blobs):
+    ours = kmeans(blobs, 7, n_init=10, seed=0)
+    theirs = KMeans(7, n_init=10, random_state=0).fit(blobs.numpy())
+    assert ours.inertia <= theirs.inertia_ * 1.001
+
+
+def test_labels_are_the_nearest_centres(blobs):
+    found = kmeans(blobs, 5, seed=1)
+    distance = torch.cdist(blobs, found.centers)
+    assert torch.equal(found.labels, distance.argmin(1))
+    labels, squared = assign(blobs, found.centers)
+    torch.testing.assert_close(squared, distance.min(1).values.square())
+    assert torch.equal(labels, found.labels)
+
+
+def test_seed_decides_and_global_state_stays(blobs):
+    before = torch.random.get_rng_state()
+    one, two = kmeans(blobs, 6, n_init=1, seed=3), kmeans(blobs, 6, n_init=1, seed=3)
+    starts = {round(kmeans(blobs, 6, n_init=1, max_iter=1, seed=s).inertia, 6) for s in range(5)}
+    assert torch.equal(one.labels, two.labels)
+    assert len(starts) > 1
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_no_cluster_is_empty_with_duplicates():
+    x = torch.cat([torch.zeros(50, 2), torch.ones(50, 2), 5 * torch.ones(1, 2)])
+    init = torch.tensor([[0.0, 0.0], [100.0, 100.0], [200.0, 200.0]])
+    assert len(kmeans(x, 3, init=init).labels.unique()) == 3
+
+
+def test_many_rows_are_fitted_on_a_sample(blobs, monkeypatch):
+    whole = kmeans(blobs, 7, seed=0)
+    monkeypatch.setattr(_kmeans, "MAX_FIT_CELLS", 300)
+    sampled = kmeans(blobs, 7, seed=0)
+    assert len(sampled.labels) == len(blobs)
+    assert adjusted_rand_score(whole.labels, sampled.labels) > 0.8
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(ValueError, match="found 3 rows for 4 clusters"):
+        kmeans(torch.zeros(3, 2), 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_adjusted_rand_equals_scikit_learn(seed):
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.randint(5, (200,), generator=g), torch.randint(3, (200,), generator=g)
+    b[:100] = a[:100] % 3
+    assert adjusted_rand(a, b) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+    assert adjusted_rand(a, a) == 1.0
+    assert adjusted_rand(torch.zeros(10, dtype=torch.long), torch.zeros(10, dtype=torch.long)) == 1.0

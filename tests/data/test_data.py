@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scgpcl
+from scgpcl.data import CountSource, EvenBatchSampler, bipartite_loader, row_blocks
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense", "backed"])
+@pytest.mark.parametrize("columns", [None, [3, 1, 7]])
+def test_rows_come_in_the_order_asked_for(adata, tmp_path, form, columns):
+    dense = adata.X.toarray()
+    x = {"csr": adata.X, "csc": adata.X.tocsc(), "dense": dense, "backed": None}[form]
+    if form == "backed":
+        import anndata as ad
+
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        x = ad.read_h5ad(tmp_path / "a.h5ad", backed="r").X
+    source = CountSource(x, np.ones(len(dense)), None if columns is None else np.array(columns))
+    index = np.array([9, 3, 7, 3, 110])
+    wanted = dense[index] if columns is None else dense[np.ix_(index, columns)]
+    np.testing.assert_array_equal(source.rows(index).toarray(), wanted)
+    assert len(source) == len(dense)
+
+
+def test_whole_csr_is_not_copied(counts):
+    source = CountSource(counts, np.ones(counts.shape[0]))
+    assert np.shares_memory(source._x.data, counts.data)
+    before = counts.copy()
+    for _ in bipartite_loader(source, np.arange(counts.shape[0]), batch_size=50, seed=0):
+        pass
+    assert (before != counts).nnz == 0
+
+
+def test_batches_are_even_and_shuffled_by_the_seed():
+    sampler = EvenBatchSampler(np.arange(1025), 256, seed=1)
+    first, second = [np.concatenate(list(sampler)) for _ in range(2)]
+    assert [len(b) for b in sampler] == [205] * 5
+    assert len(sampler) == 5
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first), np.arange(1025))
+    again = EvenBatchSampler(np.arange(1025), 256, seed=1)
+    np.testing.assert_array_equal(first, np.concatenate(list(again)))
+    plain = EvenBatchSampler(np.array([5, 2, 9]), 2)
+    np.testing.assert_array_equal(np.concatenate(list(plain)), [5, 2, 9])
+
+
+def test_loader_leaves_the_global_state(counts):
+    before = torch.random.get_rng_state()
+    source = CountSource(counts, np.ones(counts.shape[0]))
+    batches = list(bipartite_loader(source, np.arange(counts.shape[0]), batch_size=64, seed=0))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert sum(len(b.counts) for b in batches) == counts.nnz
+
+
+def test_row_blocks_cover_all_rows(counts):
+    for x in (counts, counts.tocsc(), counts.toarray()):
+        assert (sp.vstack(list(row_blocks(x, n_rows=37))) != counts).nnz == 0
+
+
+def test_hetero_data_has_both_directions_and_validates(adata):
+    graph = scgpcl.data.to_hetero_data(adata)
+    assert graph.validate()
+    assert graph.edge_types == [("cell", "expresses", "gene"), ("gene", "rev_expresses", "cell")]
+    edges, counts = graph["cell", "expresses", "gene"].edge_index, graph["cell", "expresses", "gene"].edge_attr
+    np.testing.assert_array_equal(adata.X.toarray()[tuple(edges.numpy())], counts[:, 0])
+    assert edges.shape[1] == adata.X.nnz
+    torch.testing.assert_close(graph["gene", "rev_expresses", "cell"].edge_index, edges.flip(0))

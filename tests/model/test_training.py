@@ -1,0 +1,195 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+import scgpcl
+from scgpcl import _keys
+
+STAGE1 = {f"{n}_train" for n in (_keys.RECONSTRUCTION_LOSS, _keys.INSTANCE_LOSS, _keys.PROTOTYPE_LOSS)} | {
+    _keys.LABEL_AGREEMENT
+}
+STAGE2 = {f"{_keys.CLUSTERING_LOSS}_train", _keys.LABEL_CHANGE}
+
+
+def test_finds_the_groups(adata, fit):
+    model = fit(adata, train={"pretrain_max_epochs": 8})
+    assert adjusted_rand_score(adata.obs["group"], adata.obs["scgpcl_cluster"]) > 0.9
+    assert model.is_trained_
+
+
+def test_same_seed_same_labels_bit_for_bit(adata, fit):
+    results = []
+    for seed in (1, 1, 2):
+        model = fit(adata.copy(), seed=seed)
+        results.append((model.get_latent_representation(), model.predict(soft=True).to_numpy()))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    assert not np.array_equal(results[0][0], results[2][0])
+
+
+def test_seed_is_scvis_unless_given(adata):
+    import scvi
+
+    scgpcl.SCGPCL.setup_anndata(adata)
+    assert scgpcl.SCGPCL(adata, 3).seed_ == 0
+    before = scvi.settings.seed
+    try:
+        scvi.settings.seed = 7
+        assert scgpcl.SCGPCL(adata, 3).seed_ == 7
+        assert scgpcl.SCGPCL(adata, 3, seed=4).seed_ == 4
+    finally:
+        scvi.settings._seed = before
+
+
+def test_global_random_state_is_the_users(adata, fit):
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    states = (random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state())  # noqa: NPY002
+    fit(adata, n_clusters=None)
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), states[2])
+
+
+def test_result_does_not_depend_on_the_users_random_state(adata, fit):
+    torch.manual_seed(5)
+    first = fit(adata.copy()).get_latent_representation()
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(first, fit(adata.copy()).get_latent_representation())
+
+
+def test_history_has_every_metric_of_both_stages(adata, fit, tmp_path):
+    model = fit(adata, train={"pretrain_max_epochs": 5, "agreement": 2.0, "label_tol": 0.0})
+    model.save(tmp_path / "m")
+    for history in (model.history_, scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu").history_):
+        assert set(history) == STAGE1 | STAGE2 | {_keys.STAGE, _keys.TRAIN_LOSS}
+        stage = history[_keys.STAGE][_keys.STAGE]
+        assert stage.tolist() == [1] * 5 + [2] * 2
+        assert stage.index.tolist() == list(range(7))
+        assert history[_keys.TRAIN_LOSS].index.tolist() == list(range(7))
+        assert history[_keys.LABEL_CHANGE].index.tolist() == [5, 6]
+        assert history[_keys.LABEL_AGREEMENT].index.tolist() == [1, 2, 3, 4]
+        assert all(np.isfinite(table.to_numpy()).all() for table in history.values())
+
+
+def test_losses_fall(adata, fit):
+    model = fit(adata, train={"pretrain_max_epochs": 10, "agreement": 2.0})
+    for name in (f"{_keys.RECONSTRUCTION_LOSS}_train", f"{_keys.INSTANCE_LOSS}_train"):
+        loss = model.history_[name][name][:10]
+        assert loss.iloc[-3:].mean() < loss.iloc[:3].mean()
+
+
+def test_training_goes_on_from_where_it_stopped(adata, fit):
+    model = fit(adata, train={"label_tol": 0.0})
+    before = model.get_latent_representation()
+    genes = model.selected_genes_.copy()
+    model.train(pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert model.history_[_keys.STAGE][_keys.STAGE].tolist() == [1, 1, 2, 2, 1, 2]
+    after = model.get_latent_representation()
+    assert not np.array_equal(before, after)
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.8
+    np.testing.assert_array_equal(genes, model.selected_genes_)
+
+
+def test_stages_stop_by_themselves(adata, fit):
+    model = fit(
+        adata,
+        train={
+            "pretrain_max_epochs": 30,
+            "cluster_max_epochs": 30,
+            "agreement": -0.0,
+            "agreement_patience": 1,
+            "label_tol": 1.0,
+        },
+    )
+    stage = model.history_[_keys.STAGE][_keys.STAGE]
+    warmup = scgpcl.presets.DEFAULT["train"]["pretrain_plan_kwargs"]["warmup_epochs"]
+    assert (stage == 1).sum() == max(2, warmup)
+    assert (stage == 2).sum() == 1
+
+
+def test_failure_in_stage_two_keeps_stage_one(adata, fit):
+    import lightning.pytorch as pl
+
+    class Fail(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if pl_module.stage == 2:
+                msg = "stop here"
+                raise RuntimeError(msg)
+
+    scgpcl.SCGPCL.setup_anndata(adata)
+    columns = list(adata.obs)
+    model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
+    with pytest.raises(RuntimeError, match="stop here"):
+        model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False, callbacks=[Fail()])
+    assert list(adata.obs) == columns  # nothing was annotated
+    assert f"{_keys.INSTANCE_LOSS}_train" in model.history_
+    model.train(pretrain_max_epochs=0, cluster_max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    assert model.history_[_keys.STAGE][_keys.STAGE].tolist()[:2] == [1, 1]
+    assert "scgpcl_cluster" in adata.obs
+
+
+def test_without_clustering_epochs_labels_are_those_of_k_means(adata, fit):
+    from sklearn.cluster import KMeans
+
+    model = fit(adata, train={"cluster_max_epochs": 0})
+    z = model.get_latent_representation()
+    wanted = KMeans(3, n_init=20, random_state=0).fit_predict(z)
+    assert adjusted_rand_score(model.predict(), wanted) > 0.95
+
+
+def test_number_of_clusters_is_estimated(adata, fit, tmp_path):
+    model = fit(adata, n_clusters=None)
+    assert model.n_clusters_ >= 2
+    assert model.module.centers.shape[0] == model.n_clusters_
+    model.save(tmp_path / "m")
+    loaded = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
+    np.testing.assert_array_equal(loaded.predict(), model.predict())
+
+
+def test_validation_split_and_early_stopping(adata, fit):
+    model = fit(adata, train={"train_size": 0.8, "early_stopping": True, "check_val_every_n_epoch": 1})
+    assert len(model.train_indices) == 96
+    assert len(model.validation_indices) == 24
+    assert np.isfinite(model.history_["validation_loss"].to_numpy()).all()
+    assert len(adata.obs["scgpcl_cluster"]) == adata.n_obs
+
+
+@pytest.mark.parametrize("option", ["mse", "paper", "no_graph", "one_layer", "three_layers"])
+def test_options_train(adata, fit, option):
+    paper = scgpcl.presets.PAPER
+    kwargs = {
+        "mse": {"reconstruction": "mse"},
+        "paper": {**{k: v for k, v in paper["model"].items() if k not in ("n_hidden", "n_latent")}, "n_top_genes": 0.5},
+        "no_graph": {"use_graph": False},
+        "one_layer": {"n_layers": 1},
+        "three_layers": {"n_layers": 3},
+    }[option]
+    train = {}
+    if option == "paper":
+        plan = {**paper["train"]["pretrain_plan_kwargs"], "warmup_epochs": 1}
+        train = {**paper["train"], "pretrain_max_epochs": 3, "cluster_max_epochs": 2, "pretrain_plan_kwargs": plan}
+    model = fit(adata, train=train, **kwargs)
+    assert np.isfinite(model.get_latent_representation()).all()
+    if option == "paper":
+        assert len(model.selected_genes_) == adata.n_vars // 2
+        assert f"{_keys.PROTOTYPE_LOSS}_train" in model.history_
+    if option == "mse":
+        with pytest.raises(ValueError, match="models no counts"):
+            model.get_normalized_expression()
+
+
+def test_defaults_are_the_default_preset():
+    import inspect
+
+    parameters = inspect.signature(scgpcl.SCGPCL.__init__).parameters
+    for name, value in scgpcl.presets.DEFAULT["model"].items():
+        assert parameters[name].default == value, name
+    train = inspect.signature(scgpcl.SCGPCL.train).parameters
+    for preset in (scgpcl.presets.DEFAULT, scgpcl.presets.PAPER):
+        assert set(preset["model"]) <= set(parameters)
+        assert set(preset["train"]) <= set(train)

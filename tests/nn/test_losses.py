@@ -1,0 +1,82 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scgpcl.nn import clustering_loss, instance_loss, prototype_loss, soft_assign, target_distribution
+
+
+def cosine(a, b):
+    return (a @ b / (a.norm() * b.norm())).item()
+
+
+def test_instance_loss_equals_a_slow_loop():
+    z = torch.randn(7, 2, 5, dtype=torch.float64, requires_grad=True)
+    rows = [z[i, v] for v in range(2) for i in range(7)]
+    total = 0.0
+    for i, row in enumerate(rows):
+        positive = rows[(i + 7) % 14]
+        others = sum(math.exp(cosine(row, other) / 0.25) for j, other in enumerate(rows) if j != i)
+        total += -math.log(math.exp(cosine(row, positive) / 0.25) / others)
+    assert instance_loss(z, tau=0.25).item() == pytest.approx(total / 14, rel=1e-10)
+    assert torch.autograd.gradcheck(lambda x: instance_loss(x, tau=0.5), z)
+
+
+def test_instance_loss_falls_when_views_agree():
+    z = torch.randn(50, 1, 16)
+    same, other = torch.cat([z, z], 1), torch.cat([z, z.flip(0)], 1)
+    assert instance_loss(same, tau=0.25) < instance_loss(other, tau=0.25)
+
+
+def test_prototype_loss_equals_a_slow_loop():
+    z = torch.randn(6, 2, 4, dtype=torch.float64, requires_grad=True)
+    prototypes = [torch.randn(k, 4, dtype=torch.float64) for k in (2, 3, 4)]
+    labels = [torch.randint(k, (6,)) for k in (2, 3, 4)]
+    total = 0.0
+    for p, y in zip(prototypes, labels, strict=True):
+        for i in range(6):
+            for v in range(2):
+                logits = [cosine(z[i, v], p[k]) / 0.25 for k in range(len(p))]
+                total += -logits[y[i]] + math.log(sum(math.exp(value) for value in logits))
+    assert prototype_loss(z, prototypes, labels, tau=0.25).item() == pytest.approx(total / (3 * 12), rel=1e-10)
+    assert torch.autograd.gradcheck(lambda x: prototype_loss(x, prototypes, labels, tau=0.25), z)
+
+
+def test_soft_assign_equals_a_slow_loop():
+    z, centers = torch.randn(9, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    wanted = np.zeros((9, 3))
+    for i in range(9):
+        for k in range(3):
+            wanted[i, k] = (1.0 + float((z[i] - centers[k]).square().sum()) / 2.0) ** (-(2.0 + 1.0) / 2.0)
+    wanted /= wanted.sum(1, keepdims=True)
+    np.testing.assert_allclose(soft_assign(z, centers, alpha=2.0), wanted, rtol=1e-10)
+
+
+def test_soft_assign_prefers_the_centre_a_cell_lies_on_and_survives_far_cells():
+    centers = torch.randn(5, 8)
+    assert soft_assign(centers, centers).argmax(1).tolist() == list(range(5))
+    far = soft_assign(1e15 * torch.randn(4, 8), centers)
+    torch.testing.assert_close(far.sum(1), torch.ones(4))
+
+
+def test_target_distribution_equals_the_formula():
+    q = torch.rand(10, 3, dtype=torch.float64)
+    q = q / q.sum(1, keepdim=True)
+    wanted = np.zeros((10, 3))
+    for i in range(10):
+        for k in range(3):
+            wanted[i, k] = q[i, k] ** 2 / q[:, k].sum()
+        wanted[i] /= wanted[i].sum()
+    np.testing.assert_allclose(target_distribution(q), wanted, rtol=1e-12)
+
+
+def test_clustering_loss_is_the_divergence():
+    q = torch.softmax(torch.randn(6, 4, dtype=torch.float64), 1).requires_grad_()
+    p = target_distribution(q.detach())
+    wanted = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(probs=p), torch.distributions.Categorical(probs=q)
+    ).mean()
+    torch.testing.assert_close(clustering_loss(q, p), wanted)
+    assert clustering_loss(q, q.detach()).item() == pytest.approx(0.0, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda x: clustering_loss(torch.softmax(x, 1), p), q)

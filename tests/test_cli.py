@@ -1,0 +1,390 @@
+"""The command line: what it writes, and what it says to bad input."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from typer.testing import CliRunner
+
+from scgpcl import _files, _keys, _summary, _workflow, datasets, metrics, presets
+from scgpcl.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    import matplotlib.pyplot as plt
+
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def run():
+    """Run the command with words as a shell would pass them."""
+
+    def invoke(*words):
+        return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "TERM": "dumb"})
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def cells() -> ad.AnnData:
+    """Every eighth or so of the bundled cells, with the genes that have the most counts and a batch."""
+    adata = datasets.pbmc3k()
+    chosen = np.sort(np.random.default_rng(0).choice(adata.n_obs, 300, replace=False))
+    genes = np.sort(np.argsort(-adata.X.sum(axis=0).A1)[:800])
+    adata = adata[chosen, genes].copy()
+    adata.obs["batch"] = pd.Categorical(["a", "b"] * 150)
+    return adata
+
+
+@pytest.fixture
+def input_path(cells, tmp_path) -> Path:
+    path = tmp_path / "in.h5ad"
+    cells.write_h5ad(path)
+    return path
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A model that names clusters at once; `stub.calls` says with what it was made and trained."""
+    calls = SimpleNamespace(setup=None, init=None, train=None, fail=None)
+
+    class Model:
+        history_ = {"train_loss_epoch": pd.DataFrame({"train_loss_epoch": [2.0, 1.0]})}
+
+        @staticmethod
+        def setup_anndata(adata, **kwargs):
+            calls.setup = kwargs
+            adata.obs["_scvi_batch"] = 0
+            adata.uns["_scvi_uuid"] = "id"
+
+        def __init__(self, adata, n_clusters=None, **kwargs):
+            calls.init = {"n_clusters": n_clusters, **kwargs}
+            self.adata, self.n_clusters = adata, n_clusters or 3
+
+        def train(self, **kwargs):
+            calls.train = kwargs
+            if calls.fail is not None:
+                raise calls.fail
+            n_obs = self.adata.n_obs
+            codes = np.sort(np.arange(n_obs) % self.n_clusters)
+            self.adata.obs[_keys.CLUSTER] = pd.Categorical(codes.astype(str))
+            self.adata.obsm[_keys.LATENT] = np.random.default_rng(0).normal(codes[:, None], 0.1, (n_obs, 4))
+
+    monkeypatch.setattr(_workflow, "SCGPCL", Model)
+    return calls
+
+
+def assert_refused(result, *words):
+    """One line that says what was wrong, exit code 2 and no traceback."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: Expected")
+    for word in words:
+        assert str(word) in lines[0]
+    assert result.stdout == ""
+
+
+# what it does
+
+
+def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypatch):
+    short = {**presets.DEFAULT["train"], "pretrain_max_epochs": 3, "cluster_max_epochs": 2}
+    monkeypatch.setitem(_workflow.PRESETS, "default", {"model": presets.DEFAULT["model"], "train": short})
+    output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
+    words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
+    result = run(*words, "--figures", figures)
+    assert result.exit_code == 0, result.output
+
+    written = ad.read_h5ad(output)
+    assert (written.X != cells.X).nnz == 0
+    assert (written.layers["counts"] != cells.layers["counts"]).nnz == 0
+    new = {_keys.CLUSTER, _keys.CONFIDENCE}
+    assert set(written.obs) - set(cells.obs) == new
+    assert set(written.uns) - set(cells.uns) == {_keys.UNS}
+    assert written.obs[list(cells.obs)].equals(cells.obs)
+    assert set(written.obsm) == {_keys.LATENT, _keys.PROBABILITY}
+    sizes = written.obs[_keys.CLUSTER].value_counts(sort=False)
+    assert sizes.is_monotonic_decreasing
+    assert len(sizes) <= 4
+    assert metrics.ari(written.obs["cell_type"], written.obs[_keys.CLUSTER]) > 0.2
+
+    table = pd.read_csv(figures / "clusters.csv", dtype={"cluster": str})
+    assert table["cluster"].tolist() == list(sizes.index)
+    assert table["size"].tolist() == sizes.tolist()
+    for name in ("umap.png", "history.png", "markers.png"):
+        assert (figures / name).read_bytes().startswith(b"\x89PNG")
+        assert str(figures / name) in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "in.h5ad", "out.h5ad"]
+
+
+def test_options_reach_the_model(run, stub, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    words = ("--n-clusters", 5, "--layer", "counts", "--batch-key", "batch", "--seed", 7, "--preset", "paper")
+    assert run("cluster", input_path, "-o", output, *words).exit_code == 0
+    assert stub.setup == {"layer": "counts", "batch_key": "batch"}
+    assert stub.init == {"n_clusters": 5, "seed": 7, **presets.PAPER["model"]}
+    assert stub.train == presets.PAPER["train"]
+
+    assert run("cluster", input_path, "-o", output).exit_code == 0
+    assert stub.setup == {"layer": None, "batch_key": None}
+    assert stub.init == {"n_clusters": None, "seed": 0, **presets.DEFAULT["model"]}
+    assert stub.train == presets.DEFAULT["train"]
+
+
+def test_output_replaces_an_older_file_and_keeps_no_registration(run, stub, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    output.write_text("old")
+    result = run("cluster", input_path, "-o", output)
+    assert result.exit_code == 0
+    assert str(output) in result.stdout
+    written = ad.read_h5ad(output)
+    assert _keys.CLUSTER in written.obs
+    assert not [name for name in [*written.obs, *written.uns] if name.startswith("_scvi")]
+
+
+def test_demo_leaves_its_files_and_shows_scores(run, stub, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(_workflow.datasets, "pbmc3k", cells.copy)
+    out = tmp_path / "demo"
+    result = run("demo", "--out", out, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert stub.init["n_clusters"] == cells.obs["cell_type"].nunique()
+    assert stub.init["seed"] == 3
+    assert stub.setup["layer"] == "counts"
+    names = ["clusters.csv", "history.png", "markers.png", "pbmc3k_scgpcl.h5ad", "umap.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+    written = ad.read_h5ad(out / "pbmc3k_scgpcl.h5ad")
+    ari = metrics.ari(written.obs["cell_type"], written.obs[_keys.CLUSTER])
+    assert f"ARI {ari:.3f}" in result.stdout
+    assert "NMI" in result.stdout
+    assert "ACC" in result.stdout
+    table = pd.read_csv(out / "clusters.csv", dtype={"cluster": str})
+    assert list(table) == ["cluster", "size", "markers", "closest_type", "share"]
+    assert table["size"].sum() == cells.n_obs
+    for closest in table["closest_type"]:
+        assert closest in result.stdout
+
+
+def test_version(run):
+    from scgpcl import __version__
+
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"scgpcl {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("demo", "--help"), ("cluster", "--help")])
+def test_help(run, words):
+    result = run(*words)
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize("n_cells", [3, 6])
+def test_figures_of_very_few_cells(run, stub, cells, tmp_path, n_cells):
+    cells[:n_cells].copy().write_h5ad(tmp_path / "in.h5ad")
+    words = ("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", "--n-clusters", 2)
+    result = run(*words, "--figures", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "figures" / "umap.png").exists()
+
+
+# what it refuses
+
+
+def test_refuses_a_missing_or_foreign_input(run, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    assert_refused(run("cluster", tmp_path / "no.h5ad", "-o", output), "no.h5ad", "Check the path")
+    assert_refused(run("cluster", tmp_path, "-o", output), "found a folder")
+    text = tmp_path / "text.h5ad"
+    text.write_text("gene,cell\n")
+    assert_refused(run("cluster", text, "-o", output), text)
+    truncated = tmp_path / "truncated.h5ad"
+    truncated.write_bytes(input_path.read_bytes()[:5000])
+    assert_refused(run("cluster", truncated, "-o", output), truncated)
+    other = tmp_path / "other.h5ad"
+    with h5py.File(other, "w") as file:
+        file["matrix"] = np.ones(3)
+    assert_refused(run("cluster", other, "-o", output), "without obs and var")
+    broken = tmp_path / "broken.h5ad"
+    broken.write_bytes(input_path.read_bytes())
+    with h5py.File(broken, "a") as file:
+        del file["X/indices"]
+    assert_refused(run("cluster", broken, "-o", output), broken)
+    assert not output.exists()
+
+
+def test_refuses_an_unusable_output(run, input_path, tmp_path):
+    before = input_path.read_bytes()
+    assert_refused(run("cluster", input_path, "-o", input_path), "Choose another name")
+    link = tmp_path / "link.h5ad"
+    link.symlink_to(input_path)
+    assert_refused(run("cluster", input_path, "-o", link), "Choose another name")
+    assert_refused(run("cluster", input_path, "-o", tmp_path / "no" / "out.h5ad"), tmp_path / "no", "Make it first")
+    assert_refused(run("cluster", input_path, "-o", tmp_path / "out.csv"), ".h5ad", "out.csv")
+    folder = tmp_path / "folder.h5ad"
+    folder.mkdir()
+    assert_refused(run("cluster", input_path, "-o", folder), "found a folder")
+    assert input_path.read_bytes() == before
+
+
+def test_refuses_unusable_figure_folders(run, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    words = ("cluster", input_path, "-o", output, "--figures")
+    assert_refused(run(*words, input_path), "found a file")
+    assert_refused(run(*words, tmp_path / "no" / "figures"), "Make it first")
+    assert_refused(run("demo", "--out", input_path), "found a file")
+    assert not output.exists()
+
+
+def test_refuses_a_folder_that_cannot_be_written_to(run, input_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(_files.os, "access", lambda path, mode: mode != os.W_OK)
+    assert_refused(run("cluster", input_path, "-o", tmp_path / "out.h5ad"), "can be written to", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--layer", "raw_counts"), "raw_counts"),
+        (("--batch-key", "plate"), "plate"),
+        (("--n-clusters", 301), "300"),
+        (("--n-clusters", 1), "1"),
+        (("--n-clusters", -3), "-3"),
+    ],
+    ids=["layer", "batch", "too many", "one", "negative"],
+)
+def test_refuses_bad_arguments_of_the_model(run, input_path, tmp_path, words, expected):
+    result = run("cluster", input_path, "-o", tmp_path / "out.h5ad", "--figures", tmp_path / "figures", *words)
+    assert_refused(result, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad"]
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, np.inf])
+def test_refuses_values_that_are_not_counts(run, cells, tmp_path, bad):
+    adata = ad.AnnData(cells.X.copy(), obs=cells.obs, var=cells.var)
+    adata.X.data[3] = bad
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    assert_refused(run("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad"]
+
+
+def test_refuses_a_file_without_counts(run, tmp_path):
+    ad.AnnData(obs=pd.DataFrame(index=["a", "b"]), var=pd.DataFrame(index=["x"])).write_h5ad(tmp_path / "in.h5ad")
+    assert_refused(run("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad"))
+
+
+def test_misspelt_options_are_usage_errors(run, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    for words in (("--preset", "best"), ("--seed", "-1"), ("--seed", "one"), ("--clusters", "3")):
+        result = run("cluster", input_path, "-o", output, *words)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+    assert run("cluster", input_path).exit_code == 2
+    assert not output.exists()
+
+
+# what a failure leaves behind
+
+
+def test_failed_training_leaves_nothing_and_is_not_hidden(run, stub, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    output.write_text("old")
+    stub.fail = RuntimeError("a defect")
+    result = run("cluster", input_path, "-o", output, "--figures", tmp_path / "figures")
+    # A defect of the package keeps its traceback.
+    assert isinstance(result.exception, RuntimeError)
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
+
+
+def test_failed_writing_leaves_the_older_file(run, stub, input_path, tmp_path, monkeypatch):
+    output = tmp_path / "out.h5ad"
+    output.write_text("old")
+
+    def full(self, path, **kwargs):
+        Path(path).write_text("half")
+        msg = "No space left on device"
+        raise OSError(msg)
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    assert_refused(run("cluster", input_path, "-o", output), "No space left on device", output)
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
+def test_output_has_the_usual_file_mode(run, stub, input_path, tmp_path):
+    assert run("cluster", input_path, "-o", tmp_path / "out.h5ad").exit_code == 0
+    assert (tmp_path / "out.h5ad").stat().st_mode == input_path.stat().st_mode
+
+
+# pieces
+
+
+@pytest.fixture(scope="module")
+def typed(cells):
+    adata = cells.copy()
+    codes = {name: str(i) for i, name in enumerate(adata.obs["cell_type"].cat.categories)}
+    adata.obs["group"] = pd.Categorical(adata.obs["cell_type"].map(codes).astype(str))
+    return adata
+
+
+def test_markers_are_those_of_the_published_types(typed):
+    markers = _summary.find_markers(typed, "group", layer="counts")
+    table = _summary.cluster_table(typed, "group", "cell_type", markers=markers).set_index("closest_type")
+    assert (table["share"] == 1).all()
+    assert table["size"].to_dict() == typed.obs["cell_type"].value_counts().to_dict()
+    assert {"CD79A", "CD79B"} & set(table.loc["B", "markers"].split(", "))
+    assert {"S100A8", "S100A9", "LYZ"} & set(table.loc["CD14+ Mono", "markers"].split(", "))
+    assert {"GZMB", "NKG7", "GNLY", "PRF1"} & set(table.loc["NK", "markers"].split(", "))
+
+
+def test_markers_leave_the_cells_alone(typed):
+    before = typed.copy()
+    _summary.find_markers(typed, "group")
+    assert (typed.X != before.X).nnz == 0
+    assert typed.obs.equals(before.obs)
+    assert set(typed.uns) == set(before.uns)
+
+
+def test_a_single_cell_and_a_single_cluster_have_no_markers(typed):
+    adata = typed.copy()
+    adata.obs["group"] = pd.Categorical(["1"] + ["0"] * (adata.n_obs - 1))
+    assert _summary.find_markers(adata, "group").genes["1"] == []
+    adata.obs["group"] = pd.Categorical(["0"] * adata.n_obs)
+    markers = _summary.find_markers(adata, "group")
+    assert markers.genes == {"0": []}
+    assert _summary.cluster_table(adata, "group", markers=markers).to_dict("records") == [
+        {"cluster": "0", "size": adata.n_obs, "markers": ""}
+    ]
+
+
+def test_table_with_partly_missing_types():
+    obs = pd.DataFrame(
+        {"group": pd.Categorical(list("00011")), "type": pd.Categorical(["a", "a", None, None, None])},
+        index=list("vwxyz"),
+    )
+    table = _summary.cluster_table(ad.AnnData(sparse.csr_matrix((5, 1)), obs=obs), "group", "type")
+    assert table["closest_type"].tolist() == ["a", None]
+    assert table["share"].tolist() == pytest.approx([2 / 3, 0])
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys):
+    from scgpcl import cli
+
+    table = pd.DataFrame({"cluster": ["0"], "size": [2], "closest_type": ["[bold]T"]})
+    cli._report(_workflow.Result(table, [Path("a[1].h5ad")], 1.0, {}), title="x[red].h5ad")
+    shown = capsys.readouterr().out
+    assert "[bold]T" in shown
+    assert "x[red].h5ad" in shown
+    assert "a[1].h5ad" in shown
