@@ -18,7 +18,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scgpcl
-from scgpcl.cluster import kmeans
+from scgpcl.cluster import kmeans, nearest, select_start
+from scgpcl.nn import shrink_length
 from scgpcl.train import encode_all
 
 TEN = (
@@ -29,8 +30,7 @@ TEN = (
 VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "base": ({}, {}, {}),
     "shrinkage_0": ({"shrinkage": 0.0}, {}, {}),
-    "shrinkage_.75": ({"shrinkage": 0.75}, {}, {}),
-    "shrinkage_1": ({"shrinkage": 1.0}, {}, {}),
+    "shrinkage_.4": ({"shrinkage": 0.4}, {}, {}),
     "constant_rate": ({}, {"one_cycle": False}, {}),
     "encoder_rate_1": ({}, {"encoder_lr": 1.0}, {}),
     "encoder_rate_.1": ({}, {"encoder_lr": 0.1}, {}),
@@ -84,7 +84,8 @@ def run(path: Path, variant: str, seed: int, epochs: int, latents: Path | None) 
         if latents is not None:
             np.save(latents / f"{variant}-{path.stem}-{seed}-{epoch}.npy", z.numpy())
         add(epoch, "kmeans", kmeans(z, k, n_init=20, seed=seed).labels.numpy())
-        add(epoch, "kmeans_unit", kmeans(torch.nn.functional.normalize(z), k, n_init=20, seed=seed).labels.numpy())
+        start = select_start(z, k, seed=seed)
+        add(epoch, "select", nearest(shrink_length(z, start.power), start.centers)[0].numpy())
 
     model_kwargs, plan_kwargs, train_kwargs = VARIANTS[variant]
     scgpcl.SCGPCL.setup_anndata(adata)

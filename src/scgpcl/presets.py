@@ -21,7 +21,7 @@ DEFAULT: Final[Preset] = MappingProxyType(
                 "tau": 0.25,
                 "neighbor_keep": 0.8,
                 "feature_drop": 0.2,
-                "shrinkage": 0.5,
+                "shrinkage": "auto",
                 "projection": True,
                 "start": "pca",
             }

@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import _kmeans, adjusted_rand, assign, kmeans
+from scgpcl.cluster import _kmeans, adjusted_rand, nearest, kmeans
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_labels_are_the_nearest_centres(blobs):
     found = kmeans(blobs, 5, seed=1)
     distance = torch.cdist(blobs, found.centers)
     assert torch.equal(found.labels, distance.argmin(1))
-    labels, squared = assign(blobs, found.centers)
+    labels, squared = nearest(blobs, found.centers)
     torch.testing.assert_close(squared, distance.min(1).values.square())
     assert torch.equal(labels, found.labels)
 

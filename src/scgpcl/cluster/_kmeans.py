@@ -64,6 +64,38 @@ def kmeans(
     ValueError
         If there are fewer rows than clusters.
     """
+    runs = kmeans_runs(x, n_clusters, n_runs=n_init, init=init, max_iter=max_iter, tol=tol, seed=seed)
+    best = runs.centers[int(runs.inertia.argmin())]
+    labels, distance = nearest(x, best)
+    return KMeansResult(best, labels, float(distance.double().sum()))
+
+
+class KMeansRuns(NamedTuple):
+    """All runs of k-means.
+
+    Parameters
+    ----------
+    centers
+        Shape (n_runs, n_clusters, n).
+    inertia
+        Of the rows that the centres were fitted on, shape (n_runs,).
+    """
+
+    centers: Tensor
+    inertia: Tensor
+
+
+def kmeans_runs(
+    x: Tensor,
+    n_clusters: int,
+    *,
+    n_runs: int,
+    init: Tensor | None = None,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    seed: int = 0,
+) -> KMeansRuns:
+    """Run k-means several times and keep every run; arguments as in :func:`kmeans`."""
     if x.shape[0] < n_clusters:
         msg = f"Expected at least as many rows as clusters, found {x.shape[0]} rows for {n_clusters} clusters."
         raise ValueError(msg)
@@ -71,14 +103,11 @@ def kmeans(
     fit = x
     if x.shape[0] > max(MAX_FIT_CELLS, n_clusters):
         fit = x[torch.randperm(x.shape[0], generator=generator, device=x.device)[:MAX_FIT_CELLS]]
-    centers = _plus_plus(fit, n_clusters, n_init, generator) if init is None else init.unsqueeze(0).to(fit)
-    centers, inertia = _lloyd(fit, centers, max_iter, tol * float(fit.var(0, correction=0).mean()))
-    best = centers[int(inertia.argmin())]
-    labels, distance = assign(x, best)
-    return KMeansResult(best, labels, float(distance.double().sum()))
+    centers = _plus_plus(fit, n_clusters, n_runs, generator) if init is None else init.unsqueeze(0).to(fit)
+    return KMeansRuns(*_lloyd(fit, centers, max_iter, tol * float(fit.var(0, correction=0).mean())))
 
 
-def assign(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centre of each row and the squared distance to it, each of shape (n_rows,)."""
     distance = _half_distance(x, centers.unsqueeze(0))[:, 0]
     value, labels = distance.min(1)

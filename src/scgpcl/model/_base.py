@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from scvi import REGISTRY_KEYS
@@ -41,6 +41,7 @@ class ModelState(BaseModelClass):
     seed_: int
     gene_flavor: GeneFlavor
     start: str
+    shrinkage: float | Literal["auto"]
     gene_names_: np.ndarray | None
     selected_genes_: np.ndarray | None
     unit_size_: float | None

@@ -60,7 +60,9 @@ class SCGPCL(TwoStageTraining, Getters):
     feature_drop
         Probability that a view zeroes a feature column.
     shrinkage
-        Power by which the length of latent vectors is reduced: 0 leaves it (published), 1 leaves directions only.
+        Power by which the length of latent vectors is reduced before they are clustered: 0 leaves it (published), 1
+        leaves directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette, see
+        :func:`scgpcl.cluster.select_start`.
     projection
         Compare views by a projection of the latent vector, not by the vector itself (published: itself).
     use_graph
@@ -99,7 +101,7 @@ class SCGPCL(TwoStageTraining, Getters):
         tau: float = 0.25,
         neighbor_keep: float = 0.8,
         feature_drop: float = 0.2,
-        shrinkage: float = 0.5,
+        shrinkage: float | Literal["auto"] = "auto",
         projection: bool = True,
         use_graph: bool = True,
         start: Literal["pca", "random"] = "pca",
@@ -112,6 +114,7 @@ class SCGPCL(TwoStageTraining, Getters):
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.gene_flavor = gene_flavor
         self.start = start
+        self.shrinkage = shrinkage
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
         self.gene_names_ = None
         self.selected_genes_ = None
@@ -130,7 +133,6 @@ class SCGPCL(TwoStageTraining, Getters):
                 tau=tau,
                 neighbor_keep=neighbor_keep,
                 feature_drop=feature_drop,
-                shrinkage=shrinkage,
             )
         self._model_summary_string = (
             f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
@@ -242,7 +244,8 @@ def _check_arguments(values: dict[str, Any]) -> None:
         _checks.check_range(values[name], 1, np.inf, name, whole=True)
     _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
     _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
-    _checks.check_range(values["shrinkage"], 0.0, 1.0, "shrinkage")
+    if values["shrinkage"] != "auto":
+        _checks.check_range(values["shrinkage"], 0.0, 1.0, "shrinkage")
     _checks.check_range(values["feature_drop"], 0.0, 1.0 - 1e-9, "feature_drop")
     n_top_genes = values["n_top_genes"]
     if n_top_genes is not None:

@@ -10,12 +10,13 @@ import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import kmeans, leiden_n_clusters
+from scgpcl.cluster import kmeans, leiden_n_clusters, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
 from scgpcl.model._features import fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
+from scgpcl.nn import shrink_length
 from scgpcl.train import (
     ClusterPlan,
     PretrainPlan,
@@ -226,8 +227,7 @@ class TwoStageTraining(ModelState):
         k = self.n_clusters_
         if self.module.centers is None:
             self.module.set_n_clusters(k)
-        start = kmeans(z, k, n_init=CENTERS_INIT, seed=derived_seed(self.seed_, 21))
-        self.module.set_centers(start.centers)
+        self._set_start(z, k)
         if values["cluster_max_epochs"] > 0:
             fit_stage(
                 self,
@@ -240,10 +240,21 @@ class TwoStageTraining(ModelState):
         self._sort_centers(z)
         self.module.eval()
 
+    def _set_start(self, z: torch.Tensor, k: int) -> None:
+        """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
+        seed = derived_seed(self.seed_, 21)
+        if self.shrinkage == "auto":
+            start = select_start(z, k, seed=seed)
+            logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
+            self.module.set_centers(start.centers, shrinkage=start.power)
+        else:
+            found = kmeans(shrink_length(z, self.shrinkage), k, n_init=CENTERS_INIT, seed=seed)
+            self.module.set_centers(found.centers, shrinkage=self.shrinkage)
+
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> None:
         """Order the centres by the number of their cells, the largest first."""
-        q = self.module.soft_assign(z)
+        q = self.module.soft_assign(self.module.shorten(z))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])

@@ -53,8 +53,6 @@ class SCGPCLModule(BaseModuleClass):
         Temperature of both contrastive losses.
     neighbor_keep, feature_drop
         See :func:`scgpcl.nn.draw_view`.
-    shrinkage
-        Power by which the length of latent vectors is reduced, see :func:`scgpcl.nn.shrink_length`.
     clip
         Largest standardised feature.
     alpha
@@ -63,6 +61,7 @@ class SCGPCLModule(BaseModuleClass):
 
     gene_mean: Tensor
     gene_std: Tensor
+    shrinkage: Tensor
     centers: nn.Parameter | None
 
     def __init__(
@@ -80,7 +79,6 @@ class SCGPCLModule(BaseModuleClass):
         tau: float = 0.25,
         neighbor_keep: float = 0.8,
         feature_drop: float = 0.2,
-        shrinkage: float = 0.5,
         clip: float = 10.0,
         alpha: float = 1.0,
     ) -> None:
@@ -90,7 +88,6 @@ class SCGPCLModule(BaseModuleClass):
         self.tau = tau
         self.neighbor_keep = neighbor_keep
         self.feature_drop = feature_drop
-        self.shrinkage = shrinkage
         self.clip = clip
         self.alpha = alpha
         self.encoder = BipartiteEncoder(
@@ -102,14 +99,17 @@ class SCGPCLModule(BaseModuleClass):
         self.projection = ProjectionHead(n_latent) if projection else None
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_std", torch.ones(n_genes))
+        self.register_buffer("shrinkage", torch.zeros(()))
         self.register_parameter("centers", None)
         if n_clusters is not None:
             self.set_n_clusters(n_clusters)
 
     @torch.no_grad()
-    def set_centers(self, centers: Tensor) -> None:
-        """Move the cluster centres, shape (n_clusters, n_latent)."""
+    def set_centers(self, centers: Tensor, *, shrinkage: float | None = None) -> None:
+        """Move the cluster centres, shape (n_clusters, n_latent), and set the power that their space goes with."""
         cast("nn.Parameter", self.centers).copy_(centers)
+        if shrinkage is not None:
+            self.shrinkage.fill_(shrinkage)
 
     def set_n_clusters(self, n_clusters: int) -> None:
         """Make room for the centres of ``n_clusters`` clusters."""
@@ -141,18 +141,19 @@ class SCGPCLModule(BaseModuleClass):
         """Vectors that the contrastive losses compare, shape of ``z``: (n_cells, n_views, n_latent)."""
         return z if self.projection is None else self.projection(z)
 
+    def shorten(self, z: Tensor) -> Tensor:
+        """Latent vectors as they are clustered and reported, see :func:`scgpcl.nn.shrink_length`."""
+        return shrink_length(z, self.shrinkage)
+
     def soft_assign(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of latent vectors, shape (n_cells, n_clusters)."""
+        """Assignment probabilities of shortened latent vectors, shape (n_cells, n_clusters)."""
         return soft_assign(z, cast("Tensor", self.centers), alpha=self.alpha)
 
     @auto_move_data
     @torch.no_grad()
     def encode(self, batch: BipartiteBatch) -> Tensor:
-        """Exact latent vectors of any cells, shape (n_cells, n_latent)."""
-        return self._encode(self.features(batch))
-
-    def _encode(self, features: StandardizedCounts) -> Tensor:
-        return shrink_length(self.encoder.encode(features), self.shrinkage)
+        """Exact latent vectors of any cells, of whole length, shape (n_cells, n_latent)."""
+        return self.encoder.encode(self.features(batch))
 
     @torch.no_grad()
     def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> None:
@@ -169,7 +170,7 @@ class SCGPCLModule(BaseModuleClass):
             return (self.features(_to(batch, device)) for batch in batches())
 
         self.encoder.fit_states(features)
-        z = torch.cat([self._encode(f) for f in features()])
+        z = torch.cat([self.encoder.encode(f) for f in features()])
         for hidden in [self.decoder.hidden, *([] if self.projection is None else [self.projection.hidden])]:
             hidden.fit_statistics(z)
 
@@ -184,7 +185,7 @@ class SCGPCLModule(BaseModuleClass):
         -------
         ``z`` of shape (n_cells, n_views, n_latent).
         """
-        return {"z": shrink_length(self.encoder(self.features(batch), view), self.shrinkage)}
+        return {"z": self.encoder(self.features(batch), view)}
 
     def _get_generative_input(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any

@@ -65,7 +65,7 @@ class NodeBatchNorm(nn.Module):
         return scale, self.bias - self.mean * scale
 
 
-def shrink_length(z: Tensor, power: float) -> Tensor:
+def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
     r"""Reduce the spread of vector lengths: ``z (|z|^2 / n)^(-power / 2)``.
 
     Cells of unusual composition have long standardised vectors, by which squared distances are ruled. Power 0 leaves
@@ -78,6 +78,4 @@ def shrink_length(z: Tensor, power: float) -> Tensor:
     power
         From 0 to 1.
     """
-    if power == 0:
-        return z
     return z * (z.square().mean(-1, keepdim=True) + 1e-6).pow(-power / 2)

@@ -143,6 +143,6 @@ class TargetUpdate(pl.Callback):
     def _update(self, plan: ClusterPlan) -> Tensor:
         z = encode_all(plan.module, self.splitter)
         with torch.no_grad():
-            q = plan.module.soft_assign(z)
+            q = plan.module.soft_assign(plan.module.shorten(z))
         plan.target = target_distribution(q)
         return q.argmax(1)

@@ -204,7 +204,7 @@ class ClusterPlan(StagePlan):
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
         z = self.module.inference(batch)["z"]
-        q = self.module.soft_assign(z[:, 0])
+        q = self.module.soft_assign(self.module.shorten(z[:, 0]))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
             _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z),
