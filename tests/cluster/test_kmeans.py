@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import _kmeans, adjusted_rand, nearest, kmeans
+from scgpcl.cluster import _kmeans, adjusted_rand, kmeans, nearest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from scgpcl.pp import gene_statistics, library_sizes, select_genes
 
 @pytest.fixture
 def log_normalised(adata):
-    sc.pp.normalize_total(adata)
+    sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     return adata
 
@@ -32,7 +32,8 @@ def test_statistics_equal_dense_ones(counts, form, monkeypatch):
 def test_seurat_equals_scanpy(counts, log_normalised, n_top_genes):
     sc.pp.highly_variable_genes(log_normalised, n_top_genes=n_top_genes, flavor="seurat")
     size = library_sizes(counts)
-    mask = select_genes(gene_statistics(counts, size / np.median(size)), n_top_genes)
+    statistics = gene_statistics(counts, size / np.median(size))
+    mask = select_genes(statistics, n_top_genes, scale=1e4 / np.median(size))
     np.testing.assert_array_equal(mask, log_normalised.var["highly_variable"])
 
 
@@ -41,8 +42,8 @@ def test_seurat_equals_scanpy_on_real_counts(data_dir):
 
     adata = ad.read_h5ad(data_dir / "zilionis_mouse_lung_800.h5ad")
     size = library_sizes(adata.X)
-    mask = select_genes(gene_statistics(adata.X, size / np.median(size)), 2000)
-    sc.pp.normalize_total(adata)
+    mask = select_genes(gene_statistics(adata.X, size / np.median(size)), 2000, scale=1e4 / np.median(size))
+    sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     sc.pp.highly_variable_genes(adata, n_top_genes=2000, flavor="seurat")
     differing = np.flatnonzero(mask != adata.var["highly_variable"])

@@ -15,7 +15,7 @@ from scgpcl.nn import shrink_length
 POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
 #: k-means runs at each power, and how many of them, those of lowest inertia, are compared.
 N_RUNS = 20
-N_COMPARED = 10
+N_COMPARED = 5
 #: Cells that the trial clusterings look at; more are sampled.
 MAX_CELLS = 20_000
 

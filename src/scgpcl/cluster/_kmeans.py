@@ -108,7 +108,19 @@ def kmeans_runs(
 
 
 def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest centre of each row and the squared distance to it, each of shape (n_rows,)."""
+    """Nearest centre of each row and the squared distance to it.
+
+    Parameters
+    ----------
+    x
+        Shape (n_rows, n).
+    centers
+        Shape (n_clusters, n).
+
+    Returns
+    -------
+    Labels, int64, and squared distances, each of shape (n_rows,).
+    """
     distance = _half_distance(x, centers.unsqueeze(0))[:, 0]
     value, labels = distance.min(1)
     return labels, (2.0 * value + x.square().sum(1)).clamp(min=0.0)

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Cells that the principal axes are computed from; more are sampled.
 MAX_AXES_CELLS = 20_000
+#: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
+SELECTION_TOTAL = 1e4
 #: Principal axes that the encoder starts at.
 N_AXES = 50
 
@@ -72,13 +74,15 @@ def fit_features(x: Any, var_names: pd.Index, *, size: np.ndarray | None, n_gene
     flavor
         See :func:`scgpcl.pp.select_genes`.
     """
-    size = library_sizes(x) if size is None else np.asarray(size, dtype=np.float64)
+    library = library_sizes(x)
+    size = library if size is None else np.asarray(size, dtype=np.float64)
     unit_size = float(np.median(size))
     size_factor = size / unit_size
     statistics = gene_statistics(x, size_factor)
     mask = np.ones(len(var_names), dtype=bool)
     if n_genes < len(var_names):
-        mask = select_genes(statistics, n_genes, flavor=flavor)
+        scale = SELECTION_TOTAL / float(np.median(library / size_factor))
+        mask = select_genes(statistics, n_genes, flavor=flavor, scale=scale)
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(var_names), flavor)
     std = statistics.log_std[mask]
     frame = GeneFrame(var_names.copy(), var_names[mask], unit_size)

@@ -40,5 +40,13 @@ def target_distribution(q: Tensor) -> Tensor:
 
 
 def clustering_loss(q: Tensor, p: Tensor) -> Tensor:
-    """Kullback-Leibler divergence KL(P || Q), mean over cells; both of shape (n_cells, n_clusters)."""
+    """Kullback-Leibler divergence KL(P || Q), mean over cells.
+
+    Parameters
+    ----------
+    q
+        Soft assignment, shape (n_cells, n_clusters).
+    p
+        Target, shape (n_cells, n_clusters).
+    """
     return (torch.special.xlogy(p, p) - p * q.clamp(min=torch.finfo(q.dtype).tiny).log()).sum(1).mean()

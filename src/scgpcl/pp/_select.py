@@ -15,7 +15,9 @@ GeneFlavor = Literal["seurat", "variance"]
 N_BINS = 20
 
 
-def select_genes(statistics: GeneStatistics, n_top_genes: int, *, flavor: GeneFlavor = "seurat") -> np.ndarray:
+def select_genes(
+    statistics: GeneStatistics, n_top_genes: int, *, flavor: GeneFlavor = "seurat", scale: float = 1.0
+) -> np.ndarray:
     """Choose the most variable genes.
 
     Parameters
@@ -28,13 +30,16 @@ def select_genes(statistics: GeneStatistics, n_top_genes: int, *, flavor: GeneFl
         ``"seurat"``: normalised dispersion as in ``scanpy.pp.highly_variable_genes(flavor="seurat")`` on
         log-normalised counts, computed from streamed moments so that no normalised matrix is made.
         ``"variance"``: variance of the raw counts (the paper's).
+    scale
+        Factor from the normalised counts of ``statistics`` to those whose dispersion is measured, such as counts per
+        10,000: the bins of the mean, and so the choice, depend on it.
 
     Returns
     -------
     Mask of shape (n_genes,) with ``n_top_genes`` true entries; ties go to the earlier gene.
     """
     if flavor == "seurat":
-        score = seurat_dispersion(statistics.norm_mean, statistics.norm_var)
+        score = seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
     else:
         score = statistics.raw_var
     score = np.where(np.isnan(score), -np.inf, score)

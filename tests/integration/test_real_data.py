@@ -1,0 +1,43 @@
+"""Every labelled data set trains with the default configuration: no warnings, finite losses, no empty result."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import scgpcl
+
+SETS = [
+    "baron_mouse_pancreas",
+    "human_kidney_young_top2000",
+    "mouse_bladder_2100",
+    "pbmc3k",
+    "pbmc4k_top2000",
+    "tian_celseq2_5cl",
+    "tm_kidney_smartseq2",
+    "worm_neuron",
+    "zheng_sorted_2140",
+    "zilionis_mouse_lung_800",
+    "simulated/Batch8",
+    "simulated/Imb1",
+    "simulated/Sig1",
+    "simulated/SimT6_5",
+]
+N_CELLS = 400
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_trains(data_dir, name):
+    adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
+    cells = np.random.default_rng(0).permutation(adata.n_obs)[:N_CELLS]
+    adata = adata[np.sort(cells)].copy()
+    n_types = adata.obs["cell_type"].nunique()
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, n_clusters=n_types)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    for metric, table in model.history_.items():
+        assert np.isfinite(table.to_numpy(dtype=float)).all(), metric
+    assert np.isfinite(adata.obsm["X_scgpcl"]).all()
+    assert 2 <= adata.obs["scgpcl_cluster"].nunique() <= n_types
+    assert scgpcl.metrics.nmi(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > (
+        0.0 if name == "simulated/Batch8" else 0.25  # Batch8 needs batch correction
+    )
