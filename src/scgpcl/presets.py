@@ -13,6 +13,7 @@ DEFAULT: Final[Preset] = MappingProxyType(
             {
                 "n_top_genes": 2000,
                 "gene_flavor": "seurat",
+                "feature_total": 2000.0,
                 "n_hidden": 128,
                 "n_latent": 64,
                 "n_layers": 2,
@@ -63,6 +64,7 @@ PAPER: Final[Preset] = MappingProxyType(
             {
                 "n_top_genes": 0.2,
                 "gene_flavor": "variance",
+                "feature_total": None,
                 "n_hidden": 256,
                 "n_latent": 64,
                 "n_layers": 2,

@@ -40,6 +40,7 @@ class ModelState(BaseModelClass):
     n_clusters_: int | None
     seed_: int
     gene_flavor: GeneFlavor
+    feature_total: float | None
     start: str
     shrinkage: float | Literal["auto"]
     gene_names_: np.ndarray | None

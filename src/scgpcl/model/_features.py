@@ -32,13 +32,14 @@ N_AXES = 50
 
 
 class Features(NamedTuple):
-    """Gene reference, size factors, and moments of the log counts and of the counts of the selected genes."""
+    """Gene reference, size factors, and moments of the selected genes, and the factor before the logarithm."""
 
     frame: GeneFrame
     size_factor: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     gene_mean: np.ndarray
+    scale: float
 
 
 def n_selected(n_top_genes: float | None, n_vars: int) -> int:
@@ -58,7 +59,15 @@ def n_selected(n_top_genes: float | None, n_vars: int) -> int:
     return min(int(n_top_genes), n_vars)
 
 
-def fit_features(x: Any, var_names: pd.Index, *, size: np.ndarray | None, n_genes: int, flavor: GeneFlavor) -> Features:
+def fit_features(
+    x: Any,
+    var_names: pd.Index,
+    *,
+    size: np.ndarray | None,
+    n_genes: int,
+    flavor: GeneFlavor,
+    feature_total: float | None,
+) -> Features:
     """Choose genes and measure the features in two passes over the counts.
 
     Parameters
@@ -73,27 +82,31 @@ def fit_features(x: Any, var_names: pd.Index, *, size: np.ndarray | None, n_gene
         Number of genes to choose.
     flavor
         See :func:`scgpcl.pp.select_genes`.
+    feature_total
+        Library size to which counts are scaled before the logarithm; ``None`` is the median.
     """
     library = library_sizes(x)
     size = library if size is None else np.asarray(size, dtype=np.float64)
     unit_size = float(np.median(size))
     size_factor = size / unit_size
-    statistics = gene_statistics(x, size_factor)
+    typical = float(np.median(library / size_factor))
+    scale = 1.0 if feature_total is None else feature_total / typical
+    statistics = gene_statistics(x, size_factor, scale=scale)
     mask = np.ones(len(var_names), dtype=bool)
     if n_genes < len(var_names):
-        scale = SELECTION_TOTAL / float(np.median(library / size_factor))
-        mask = select_genes(statistics, n_genes, flavor=flavor, scale=scale)
+        mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(var_names), flavor)
     std = statistics.log_std[mask]
     frame = GeneFrame(var_names.copy(), var_names[mask], unit_size)
     std = np.where(std > 0, std, 1.0)
-    return Features(frame, size_factor, statistics.log_mean[mask], std, statistics.norm_mean[mask])
+    return Features(frame, size_factor, statistics.log_mean[mask], std, statistics.norm_mean[mask], scale)
 
 
 def set_features(module: SCGPCLModule, features: Features) -> None:
     """Give the module the moments of its features."""
     module.gene_mean.copy_(torch.from_numpy(features.mean))
     module.gene_std.copy_(torch.from_numpy(features.std))
+    module.feature_scale.fill_(features.scale)
 
 
 def start_at_pca(module: SCGPCLModule, source: CountSource, *, seed: int) -> None:
@@ -128,6 +141,6 @@ def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarra
     block = source.rows(index)
     mean, std = module.gene_mean.cpu().numpy(), module.gene_std.cpu().numpy()
     cells = np.repeat(source.size_factor[index], np.diff(block.indptr))
-    values = np.log1p(block.data / cells) / std[block.indices]
+    values = np.log1p(block.data * (module.feature_scale.item() / cells)) / std[block.indices]
     block.data = np.minimum(values, module.clip + (mean / std)[block.indices]).astype(np.float32)
     return block

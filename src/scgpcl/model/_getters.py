@@ -58,7 +58,10 @@ class Getters(ModelState):
         ValueError
             If genes that the model uses are missing, or if counts are not counts.
         """
-        latent = [self.module.shorten(self.module.encode(b)).cpu() for b in self._batches(adata, indices, batch_size or ENCODE_BATCH)]
+        latent = [
+            self.module.shorten(self.module.encode(b)).cpu()
+            for b in self._batches(adata, indices, batch_size or ENCODE_BATCH)
+        ]
         return torch.cat(latent).numpy() if latent else np.empty((0, self.module.n_latent), dtype=np.float32)
 
     def predict(

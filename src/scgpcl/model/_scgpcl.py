@@ -43,6 +43,9 @@ class SCGPCL(TwoStageTraining, Getters):
         them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
     gene_flavor
         ``"seurat"``: normalised dispersion, as in scanpy. ``"variance"``: variance of the raw counts, as published.
+    feature_total
+        Library size to which counts are scaled before the logarithm of the features; ``None`` is the median library
+        size, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -93,6 +96,7 @@ class SCGPCL(TwoStageTraining, Getters):
         *,
         n_top_genes: float | None = 2000,
         gene_flavor: Literal["seurat", "variance"] = "seurat",
+        feature_total: float | None = 2000.0,
         n_hidden: int = 128,
         n_latent: int = 64,
         n_layers: int = 2,
@@ -113,6 +117,7 @@ class SCGPCL(TwoStageTraining, Getters):
         n_vars = self.summary_stats.n_vars
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.gene_flavor = gene_flavor
+        self.feature_total = feature_total
         self.start = start
         self.shrinkage = shrinkage
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
@@ -242,6 +247,8 @@ def _check_arguments(values: dict[str, Any]) -> None:
     _checks.check_one_of(values["start"], ("pca", "random"), "start")
     for name in ("n_hidden", "n_latent", "n_layers"):
         _checks.check_range(values[name], 1, np.inf, name, whole=True)
+    if values["feature_total"] is not None:
+        _checks.check_range(values["feature_total"], 1e-9, np.inf, "feature_total")
     _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
     _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
     if values["shrinkage"] != "auto":

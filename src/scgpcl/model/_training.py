@@ -181,7 +181,12 @@ class TwoStageTraining(ModelState):
             )
             raise ValueError(msg)
         features = fit_features(
-            x, self.adata.var_names, size=size, n_genes=self.module.n_genes, flavor=self.gene_flavor
+            x,
+            self.adata.var_names,
+            size=size,
+            n_genes=self.module.n_genes,
+            flavor=self.gene_flavor,
+            feature_total=self.feature_total,
         )
         if frame is not None:
             scale = features.frame.unit_size / frame.unit_size

@@ -61,6 +61,7 @@ class SCGPCLModule(BaseModuleClass):
 
     gene_mean: Tensor
     gene_std: Tensor
+    feature_scale: Tensor
     shrinkage: Tensor
     centers: nn.Parameter | None
 
@@ -99,6 +100,7 @@ class SCGPCLModule(BaseModuleClass):
         self.projection = ProjectionHead(n_latent) if projection else None
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_std", torch.ones(n_genes))
+        self.register_buffer("feature_scale", torch.ones(()))
         self.register_buffer("shrinkage", torch.zeros(()))
         self.register_parameter("centers", None)
         if n_clusters is not None:
@@ -123,7 +125,13 @@ class SCGPCLModule(BaseModuleClass):
     def features(self, batch: BipartiteBatch) -> StandardizedCounts:
         """Standardised features of a batch."""
         return standardized_counts(
-            batch.graph, batch.counts, batch.size_factor, self.gene_mean, self.gene_std, clip=self.clip
+            batch.graph,
+            batch.counts,
+            batch.size_factor,
+            self.gene_mean,
+            self.gene_std,
+            scale=self.feature_scale,
+            clip=self.clip,
         )
 
     def draw_view(self, generator: torch.Generator) -> View:

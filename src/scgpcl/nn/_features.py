@@ -13,7 +13,7 @@ from scgpcl.nn._aggregate import Bipartite, spmm
 class StandardizedCounts(NamedTuple):
     """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never made.
 
-    With ``L = log1p(x / s)`` standardised per gene and clipped at the top, the entry of a zero count is
+    With ``L = log1p(scale x / s)`` standardised per gene and clipped at the top, the entry of a zero count is
     ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts.
 
     Parameters
@@ -60,6 +60,7 @@ def standardized_counts(
     mean: Tensor,
     std: Tensor,
     *,
+    scale: float | Tensor = 1.0,
     clip: float = 10.0,
     mask: Tensor | None = None,
 ) -> StandardizedCounts:
@@ -74,13 +75,15 @@ def standardized_counts(
     size_factor
         Library size over the median library size, shape (n_cells,).
     mean, std
-        Moments of ``log1p(x / s)`` over the training cells, shape (n_genes,).
+        Moments of ``log1p(scale x / s)`` over the training cells, shape (n_genes,).
+    scale
+        Factor of the counts over size factors before the logarithm.
     clip
         Largest standardised value.
     mask
         See :class:`StandardizedCounts`.
     """
     genes = graph.indices.long()
-    scaled = torch.log1p(counts / size_factor[graph.rows]) / std[genes]
+    scaled = torch.log1p(counts * (scale / size_factor)[graph.rows]) / std[genes]
     offset = -mean / std
     return StandardizedCounts(graph, torch.minimum(scaled, clip - offset[genes]), offset, mask)

@@ -19,7 +19,7 @@ class GeneStatistics(NamedTuple):
     norm_mean, norm_var
         Mean and variance (ddof 1) of counts over size factors.
     log_mean, log_std
-        Mean and standard deviation (ddof 0) of ``log1p`` of counts over size factors.
+        Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
     """
 
     raw_var: np.ndarray
@@ -30,11 +30,21 @@ class GeneStatistics(NamedTuple):
 
 
 def library_sizes(x: Any) -> np.ndarray:
-    """Total count of each cell, float64, shape (n_cells,)."""
+    """Total count of each cell.
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_genes).
+
+    Returns
+    -------
+    float64, shape (n_cells,).
+    """
     return np.concatenate([np.asarray(block.sum(1, dtype=np.float64)).ravel() for block in row_blocks(x)])
 
 
-def gene_statistics(x: Any, size_factor: np.ndarray) -> GeneStatistics:
+def gene_statistics(x: Any, size_factor: np.ndarray, *, scale: float = 1.0) -> GeneStatistics:
     """Moments of every gene.
 
     Parameters
@@ -43,6 +53,8 @@ def gene_statistics(x: Any, size_factor: np.ndarray) -> GeneStatistics:
         Counts, shape (n_cells, n_genes).
     size_factor
         Shape (n_cells,).
+    scale
+        Factor of the counts over size factors before the logarithm.
     """
     n_cells, n_genes = x.shape
     sums = np.zeros((6, n_genes))
@@ -51,7 +63,7 @@ def gene_statistics(x: Any, size_factor: np.ndarray) -> GeneStatistics:
         stop = start + block.shape[0]
         counts = block.data.astype(np.float64)
         norm = counts / np.repeat(size_factor[start:stop], np.diff(block.indptr))
-        log = np.log1p(norm)
+        log = np.log1p(scale * norm)
         for i, values in enumerate((counts, counts**2, norm, norm**2, log, log**2)):
             sums[i] += np.bincount(block.indices, weights=values, minlength=n_genes)
         start = stop

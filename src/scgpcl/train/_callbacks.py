@@ -36,7 +36,19 @@ def _evaluating(module: SCGPCLModule) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
-    """Refresh the gene states from the training cells and encode all cells, shape (n_cells, n_latent)."""
+    """Refresh the gene states from the training cells and encode all cells.
+
+    Parameters
+    ----------
+    module
+        The network, on the device that it trains on.
+    splitter
+        Source of the cells.
+
+    Returns
+    -------
+    Latent vectors of whole length, shape (n_cells, n_latent).
+    """
     with _evaluating(module):
         module.refresh(lambda: splitter.batches(training_only=True))
         return torch.cat([module.encode(batch) for batch in splitter.batches()])

@@ -1,0 +1,240 @@
+"""What `benchmarks.epoch` measures: epochs of this package and of the literal implementation on the same counts."""
+
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from benchmarks import _literal
+from threadpoolctl import threadpool_limits
+
+from scgpcl import presets
+from scgpcl.data import BipartiteSplitter, CountSource
+from scgpcl.module import SCGPCLModule
+from scgpcl.pp import gene_statistics, library_sizes, select_genes
+from scgpcl.train import ClusterPlan, PretrainPlan, PrototypeUpdate, TargetUpdate, encode_all
+
+N_CLUSTERS = 10
+N_GENES = 2000
+BATCH_SIZE = 1024
+GRANULARITY = (1.0, 1.5, 2.0)
+#: Seconds on the wall, or seconds of all threads of the process.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+#: Methods of both runners, and what the table calls them.
+TASKS = {
+    "pretrain": "pre-training epoch",
+    "cluster": "clustering epoch",
+    "infer": "inference",
+    "refresh": "inference, new gene states",
+}
+SAME_METHOD = {
+    "n_hidden": 256,
+    "n_latent": 64,
+    "n_layers": 2,
+    "dispersion": "gene-cell",
+    "reconstruction": "zinb",
+    "projection": False,
+}
+#: Arguments of the model that differ from the default preset, and the batch size.
+CONFIGURATIONS: dict[str, tuple[dict[str, Any], int]] = {
+    "paper-sized": (SAME_METHOD, BATCH_SIZE),
+    "default": ({}, presets.DEFAULT["train"]["batch_size"]),
+}
+
+
+class Data(NamedTuple):
+    """Counts of the chosen genes (CSR, float32), size factors, and moments of the log counts of each gene."""
+
+    counts: sp.csr_matrix
+    size_factor: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0) -> sp.csr_matrix:
+    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(N_CLUSTERS, size=n_cells)
+    profile = rng.lognormal(0.0, 1.5, n_genes) * rng.lognormal(0.0, 0.7, (N_CLUSTERS, n_genes))
+    reads = np.maximum(20, rng.lognormal(np.log(175.0), 0.35, n_cells)).astype(np.int64)
+    cells = np.repeat(np.arange(n_cells), reads)
+    genes = np.empty(len(cells), dtype=np.int64)
+    for group in range(N_CLUSTERS):
+        here = groups[cells] == group
+        cumulative = profile[group].cumsum() / profile[group].sum()
+        genes[here] = np.searchsorted(cumulative, rng.random(int(here.sum()))).clip(max=n_genes - 1)
+    counts = sp.csr_matrix((np.ones(len(cells), dtype=np.float32), (cells, genes)), shape=(n_cells, n_genes))
+    counts.sum_duplicates()
+    return counts
+
+
+def measure_features(counts: sp.csr_matrix) -> Data:
+    """Choose genes as the default preset does and measure their features."""
+    counts = sp.csr_matrix(counts, dtype=np.float32)
+    size = library_sizes(counts)
+    size_factor = size / np.median(size)
+    moments = gene_statistics(counts, size_factor)
+    chosen = np.ones(counts.shape[1], dtype=bool)
+    if N_GENES < len(chosen):
+        chosen = select_genes(moments, N_GENES, flavor=presets.DEFAULT["model"]["gene_flavor"])
+    std = moments.log_std[chosen]
+    std = np.where(std > 0, std, 1.0)
+    return Data(counts[:, np.flatnonzero(chosen)], size_factor.astype(np.float32), moments.log_mean[chosen], std)
+
+
+class PackageRun:
+    """Epochs of this package through its own splitter, plans and callbacks; every method returns seconds."""
+
+    def __init__(self, data: Data, configuration: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        changed, batch_size = CONFIGURATIONS[configuration]
+        wanted = {**presets.DEFAULT["model"], **changed}
+        known = inspect.signature(SCGPCLModule).parameters
+        torch.manual_seed(0)
+        self.module = SCGPCLModule(
+            data.counts.shape[1], N_CLUSTERS, **{name: value for name, value in wanted.items() if name in known}
+        )
+        self.module.centers.data.normal_()
+        self.module.gene_mean.copy_(torch.from_numpy(data.mean))
+        self.module.gene_std.copy_(torch.from_numpy(data.std))
+        # of a manager the splitter only asks how many cells there are
+        manager = SimpleNamespace(adata=SimpleNamespace(n_obs=data.counts.shape[0]))
+        source = CountSource(data.counts, data.size_factor)
+        self.splitter = BipartiteSplitter(manager, source, seed=0, batch_size=batch_size, train_size=1.0)
+        settings = presets.DEFAULT["train"]
+        changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY}
+        plan = PretrainPlan(
+            self.module, n_clusters=N_CLUSTERS, seed=0, **{**settings["pretrain_plan_kwargs"], **changed}
+        )
+        update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)
+        self._pretrain = (plan, update, plan.configure_optimizers())
+        plan = ClusterPlan(self.module, seed=0, **{**settings["cluster_plan_kwargs"], "one_cycle": False})
+        self._cluster = (plan, TargetUpdate(self.splitter, tol=0.0), plan.configure_optimizers())
+
+    def pretrain(self) -> float:
+        return self._epoch(*self._pretrain)
+
+    def cluster(self) -> float:
+        return self._epoch(*self._cluster)
+
+    def infer(self) -> float:
+        self.module.eval()
+        start = self.clock()
+        torch.cat([self.module.encode(batch) for batch in self.splitter.batches()])
+        seconds = self.clock() - start
+        self.module.train()
+        return seconds
+
+    def refresh(self) -> float:
+        start = self.clock()
+        encode_all(self.module, self.splitter)
+        return self.clock() - start
+
+    def _epoch(self, plan: Any, callback: Any, optimizer: torch.optim.Optimizer) -> float:
+        plan.log = plan.log_dict = lambda *args, **kwargs: None
+        trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+        start = self.clock()
+        plan.on_train_epoch_start()
+        callback.on_train_epoch_start(trainer, plan)
+        for step, batch in enumerate(self.splitter.train_dataloader()):
+            optimizer.zero_grad()
+            plan.training_step(batch, step).backward()
+            optimizer.step()
+        callback.on_train_epoch_end(trainer, plan)
+        return self.clock() - start
+
+
+class LiteralRun:
+    """Some mini-batches of the literal implementation; every method returns the seconds of a whole epoch."""
+
+    def __init__(self, data: Data, n_steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        torch.manual_seed(0)
+        self.data = data
+        self.n_steps = n_steps
+        self.n_batches = -(-data.counts.shape[0] // BATCH_SIZE)
+        self.network = _literal.LiteralNetwork(data.counts.shape[1], n_clusters=N_CLUSTERS)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=1e-4)
+        self.generator = torch.Generator().manual_seed(0)
+        self.numbers = [round(g * N_CLUSTERS) for g in GRANULARITY]
+        self.kmeans_seconds = 0.0
+
+    def pretrain(self) -> float:
+        self.kmeans_seconds = 0.0
+        seconds = self._timed(self._pretrain_step)
+        self.kmeans_seconds *= self.n_batches / self.n_steps
+        return seconds
+
+    def cluster(self) -> float:
+        return self._timed(self._cluster_step) + self.infer()
+
+    def infer(self) -> float:
+        self.network.eval()
+        with torch.no_grad():
+            seconds = self._timed(lambda batch: self.network.soft_assign(self.network.encode(batch)))
+        self.network.train()
+        return seconds
+
+    refresh = infer
+
+    def _timed(self, step: Callable[[_literal.Batch], Any]) -> float:
+        start = self.clock()
+        for index in self._indices():
+            data = self.data
+            step(_literal.dense_batch(data.counts[index], data.size_factor[index], data.mean, data.std))
+        return (self.clock() - start) * self.n_batches / self.n_steps
+
+    def _indices(self) -> Iterator[np.ndarray]:
+        order = torch.randperm(self.data.counts.shape[0], generator=self.generator).numpy()
+        parts = np.array_split(order, self.n_batches)
+        return (parts[i % self.n_batches] for i in range(self.n_steps))
+
+    def _pretrain_step(self, batch: _literal.Batch) -> None:
+        network = self.network
+        masks = [_literal.draw_masks(batch.counts.shape[1], 64, self.generator) for _ in range(2)]
+        z1, z2 = (network.encode(batch, mask) for mask in masks)
+        start = self.clock()
+        prototypes = _literal.local_prototypes(z1, [k for k in self.numbers if k <= len(z1)])
+        self.kmeans_seconds += self.clock() - start
+        loss = (network.zinb_loss(batch, z1) + network.zinb_loss(batch, z2)) / 2
+        loss = loss + _literal.instance_loss(z1, z2) + 0.05 * _literal.prototype_loss(z1, z2, prototypes)
+        self._descend(loss)
+
+    def _cluster_step(self, batch: _literal.Batch) -> None:
+        z = self.network.encode(batch)
+        q = self.network.soft_assign(z)
+        p = _literal.target_distribution(q).detach()  # stands for rows of the target of all cells
+        self._descend(_literal.clustering_loss(q, p) + self.network.zinb_loss(batch, z))
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def run_of(
+    data: Data, who: str, n_steps: int, clock: Callable[[], float] = time.perf_counter
+) -> PackageRun | LiteralRun:
+    return LiteralRun(data, n_steps, clock) if who == "literal" else PackageRun(data, who, clock)
+
+
+def save(data: Data, path: str) -> None:
+    x = data.counts
+    rest = {"size_factor": data.size_factor, "mean": data.mean, "std": data.std}
+    np.savez(path, data=x.data, indices=x.indices, indptr=x.indptr, shape=x.shape, **rest)
+
+
+def load_call(path: str, who: str, task: str, threads: int) -> Callable[[], float]:
+    """What a process whose memory is measured does first: load saved data and build the networks; gives the call."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    with np.load(path) as file:
+        counts = sp.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
+        data = Data(counts, file["size_factor"], file["mean"], file["std"])
+    return getattr(run_of(data, who, n_steps=2), task)
