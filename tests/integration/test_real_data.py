@@ -38,6 +38,15 @@ def test_trains(data_dir, name):
         assert np.isfinite(table.to_numpy(dtype=float)).all(), metric
     assert np.isfinite(adata.obsm["X_scgpcl"]).all()
     assert 2 <= adata.obs["scgpcl_cluster"].nunique() <= n_types
-    assert scgpcl.metrics.nmi(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > (
-        0.0 if name == "simulated/Batch8" else 0.25  # Batch8 needs batch correction
-    )
+    if not name.startswith("simulated/"):  # at their hardest settings few hundred simulated cells hold no groups
+        assert scgpcl.metrics.nmi(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > 0.4
+
+
+@pytest.mark.slow
+def test_simulated_groups_are_found(data_dir):
+    """The paper's hardest dropout setting, whole: its groups are recovered almost perfectly."""
+    adata = ad.read_h5ad(data_dir / "simulated/SimT6_5.h5ad")
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, n_clusters=6)
+    model.train(max_epochs=3, accelerator="cpu", enable_progress_bar=False)
+    assert scgpcl.metrics.ari(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > 0.95

@@ -130,6 +130,8 @@ BAD_MODEL = {
     "hidden": ({"n_hidden": 2.5}, ValueError, "whole number"),
     "layers": ({"n_layers": -1}, ValueError, "n_layers"),
     "tau": ({"tau": 0.0}, ValueError, "tau"),
+    "alpha": ({"alpha": 0.0}, ValueError, "alpha"),
+    "total": ({"feature_total": -1.0}, ValueError, "feature_total"),
     "keep": ({"neighbor_keep": 0.0}, ValueError, "neighbor_keep"),
     "drop": ({"feature_drop": 1.0}, ValueError, "feature_drop"),
     "shrinkage": ({"shrinkage": 2}, ValueError, "shrinkage"),

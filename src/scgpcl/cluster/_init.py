@@ -14,10 +14,10 @@ from scgpcl.nn import shrink_length
 #: Powers by which the length of latent vectors is reduced in the trial clusterings.
 POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
 #: k-means runs at each power, and how many of them, those of lowest inertia, are compared.
-N_RUNS = 20
-N_COMPARED = 5
+N_RUNS = 40
+N_COMPARED = 10
 #: Cells that the trial clusterings look at; more are sampled.
-MAX_CELLS = 20_000
+MAX_CELLS = 10_000
 
 
 class Start(NamedTuple):

@@ -83,14 +83,14 @@ def fit_features(
     flavor
         See :func:`scgpcl.pp.select_genes`.
     feature_total
-        Library size to which counts are scaled before the logarithm; ``None`` is the median.
+        Largest typical library size before the logarithm, see :class:`scgpcl.SCGPCL`.
     """
     library = library_sizes(x)
     size = library if size is None else np.asarray(size, dtype=np.float64)
     unit_size = float(np.median(size))
     size_factor = size / unit_size
     typical = float(np.median(library / size_factor))
-    scale = 1.0 if feature_total is None else feature_total / typical
+    scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
     statistics = gene_statistics(x, size_factor, scale=scale)
     mask = np.ones(len(var_names), dtype=bool)
     if n_genes < len(var_names):

@@ -44,8 +44,9 @@ class SCGPCL(TwoStageTraining, Getters):
     gene_flavor
         ``"seurat"``: normalised dispersion, as in scanpy. ``"variance"``: variance of the raw counts, as published.
     feature_total
-        Library size to which counts are scaled before the logarithm of the features; ``None`` is the median library
-        size, as published.
+        Where the median library size is above this, counts are scaled down to it before the logarithm of the features:
+        in deep libraries the logarithm would else turn the noise of small counts into most of the variance. ``None``
+        never scales, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -58,6 +59,9 @@ class SCGPCL(TwoStageTraining, Getters):
         ``"zinb"`` or ``"mse"``. With ``"mse"`` there is no distribution of counts, so no denoised expression.
     tau
         Temperature of the contrastive losses.
+    alpha
+        Degrees of freedom of the Student-t assignment (published: 1). More give surer assignments: in many latent
+        dimensions all distances are alike, and one degree tells them hardly apart.
     neighbor_keep
         Share of the genes that a view keeps as neighbours.
     feature_drop
@@ -103,6 +107,7 @@ class SCGPCL(TwoStageTraining, Getters):
         dispersion: Literal["gene", "gene-cell"] = "gene",
         reconstruction: Literal["zinb", "mse"] = "zinb",
         tau: float = 0.25,
+        alpha: float = 10.0,
         neighbor_keep: float = 0.8,
         feature_drop: float = 0.2,
         shrinkage: float | Literal["auto"] = "auto",
@@ -136,6 +141,7 @@ class SCGPCL(TwoStageTraining, Getters):
                 projection=projection,
                 use_graph=use_graph,
                 tau=tau,
+                alpha=alpha,
                 neighbor_keep=neighbor_keep,
                 feature_drop=feature_drop,
             )
@@ -250,6 +256,7 @@ def _check_arguments(values: dict[str, Any]) -> None:
     if values["feature_total"] is not None:
         _checks.check_range(values["feature_total"], 1e-9, np.inf, "feature_total")
     _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
+    _checks.check_range(values["alpha"], 1e-3, np.inf, "alpha")
     _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
     if values["shrinkage"] != "auto":
         _checks.check_range(values["shrinkage"], 0.0, 1.0, "shrinkage")
