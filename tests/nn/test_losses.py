@@ -23,6 +23,18 @@ def test_instance_loss_equals_a_slow_loop():
     assert torch.autograd.gradcheck(lambda x: instance_loss(x, tau=0.5), z)
 
 
+@pytest.mark.parametrize("tau", [0.001, 0.0499, 0.05, 0.3])
+def test_instance_loss_is_right_at_every_temperature(tau):
+    z = torch.randn(20, 2, 6, requires_grad=True)
+    rows = torch.nn.functional.normalize(z.double(), dim=-1).transpose(0, 1).reshape(40, 6)
+    logits = (rows @ rows.t() / tau).masked_fill(torch.eye(40, dtype=torch.bool), -torch.inf)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(40).roll(20))
+    ours = instance_loss(z, tau=tau)
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-4, atol=1e-5)
+    got, want = (torch.autograd.grad(loss, z)[0] for loss in (ours, wanted))
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 / tau * 1e-2)
+
+
 def test_instance_loss_falls_when_views_agree():
     z = torch.randn(50, 1, 16)
     same, other = torch.cat([z, z], 1), torch.cat([z, z.flip(0)], 1)

@@ -85,6 +85,18 @@ def test_huge_counts_and_logits_stay_finite(counts, scale):
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, leaves[:3]))
 
 
+@pytest.mark.parametrize("gene_wise", [True, False])
+def test_means_out_of_bounds_have_no_gradient(batch, gene_wise):
+    leaves = case(batch, gene_wise=gene_wise)
+    n_genes = batch.graph.n_genes
+    with torch.no_grad():
+        leaves[2][0], leaves[2][1] = 100.0, -100.0
+    loss = fused_zinb_loss(*leaves, batch.counts.double(), batch.graph, batch.size_factor.double().log())
+    gradient = torch.autograd.grad(loss, leaves[2])[0]
+    assert gradient[:2].eq(0).all()
+    assert gradient[2:n_genes].ne(0).all()
+
+
 def test_no_gradients_are_made_without_grad(batch):
     leaves = case(batch, gene_wise=True)
     log_size = batch.size_factor.double().log()

@@ -164,13 +164,17 @@ class SCGPCLModule(BaseModuleClass):
         return self.encoder.encode(self.features(batch))
 
     @torch.no_grad()
-    def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> None:
+    def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> Tensor:
         """Compute the statistics and gene states of inference from all training cells.
 
         Parameters
         ----------
         batches
             Gives the batches of all training cells each time it is called.
+
+        Returns
+        -------
+        Latent vectors of the training cells, of whole length, shape (n_cells, n_latent).
         """
         device = self.gene_mean.device
 
@@ -181,6 +185,7 @@ class SCGPCLModule(BaseModuleClass):
         z = torch.cat([self.encoder.encode(f) for f in features()])
         for hidden in [self.decoder.hidden, *([] if self.projection is None else [self.projection.hidden])]:
             hidden.fit_statistics(z)
+        return z
 
     def _get_inference_input(self, tensors: BipartiteBatch, **kwargs: Any) -> dict[str, Any]:
         return {"batch": tensors}

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+#: Cosines over a smaller temperature may all underflow beside the largest cosine there can be, which is 1.
+MIN_FUSED_TAU = 0.05
+
+
+class _InfoNCE(torch.autograd.Function):
+    r"""Mean InfoNCE of unit rows whose positive is half their number away, and its gradient.
+
+    With :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, zero on the diagonal, and D its row sums, E is symmetric, so
+    the gradient needs only the product of E with R and :math:`D^{-1} R` side by side.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, tau: float) -> Tensor:
+        n_rows, n = rows.shape
+        partner = rows.roll(n_rows // 2, 0)
+        similarity = torch.addmm(rows.new_full((), -1.0 / tau), rows / tau, rows.t()).exp_()
+        similarity.diagonal().zero_()
+        mass = similarity.sum(1, keepdim=True)
+        ctx.scale = 1.0 / (tau * n_rows)
+        both = similarity @ torch.cat([rows, rows / mass], 1)
+        ctx.save_for_backward(both[:, :n] / mass + both[:, n:] - 2.0 * partner)
+        return (mass.log().mean() + 1.0 / tau) - (rows * partner).sum() * ctx.scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * (grad * ctx.scale), None
 
 
 def instance_loss(z: Tensor, *, tau: float) -> Tensor:
@@ -26,6 +56,8 @@ def instance_loss(z: Tensor, *, tau: float) -> Tensor:
     """
     n_cells = z.shape[0]
     rows = functional.normalize(z, dim=-1).transpose(0, 1).reshape(2 * n_cells, -1)
+    if tau >= MIN_FUSED_TAU:
+        return _InfoNCE.apply(rows, tau)
     logits = rows @ rows.t() / tau
     logits.diagonal().fill_(-torch.inf)
     positive = torch.arange(2 * n_cells, device=z.device).roll(n_cells)

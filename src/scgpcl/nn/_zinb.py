@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scgpcl.nn._aggregate import Bipartite
 
 #: Entries of one slice of output (rows x output columns) that stay in the processor's cache.
-SLICE_ENTRIES = 1 << 19
+SLICE_ENTRIES = 1 << 20
 #: The dispersion is ``softplus(raw) + THETA_MIN``.
 THETA_MIN = 1e-4
 #: The log of the mean before the size factor stays within these bounds (1e-5 to 1e6, as published).
@@ -32,37 +32,91 @@ def inverse_dispersion(raw: Tensor) -> Tensor:
     return functional.softplus(raw) + THETA_MIN
 
 
-def _zinb_zero(m: Tensor, pi: Tensor, log_theta: Tensor, theta: Tensor, with_grad: bool) -> tuple[Tensor, ...]:
-    """NLL summed as if all counts were zero, and its gradients to m, pi and theta (all of the shape of m)."""
-    u = m - log_theta
-    soft = functional.softplus(u)
-    v = -theta * soft - pi  # log of (1 - p) NB(0) over p, up to the common 1 - p
-    nll = functional.softplus(-pi).sum() - functional.softplus(v).sum()
+class _Entries(NamedTuple):
+    """Parameters of some entries, all entries of a slice or only the non-zero ones."""
+
+    mean: Tensor  # log of the mean before the size factor
+    pi: Tensor
+    theta: Tensor
+    log_size: Tensor
+
+
+def _softplus(x: Tensor, out: Tensor) -> Tensor:
+    return torch.ops.aten.softplus.out(x, out=out)
+
+
+def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    """NLL summed as if all counts were zero.
+
+    Parameters
+    ----------
+    entries
+        Their mean and pi are overwritten, by their gradients if gradients are asked for.
+    work
+        Room for three arrays of the shape of the entries.
+    with_grad
+        Whether to compute gradients.
+
+    Returns
+    -------
+    The sum and the gradient to theta of every entry.
+    """
+    u, soft, v = work
+    mean, pi, theta, log_size = entries
+    torch.sub(mean, theta.log(), out=u).add_(log_size)
+    _softplus(u, soft)
+    minus_pi = pi.neg_()
+    torch.addcmul(minus_pi, theta, soft, value=-1.0, out=v)  # log of (1 - p) NB(0) over p, up to the common 1 - p
+    nll = _softplus(minus_pi, mean).sum() - _softplus(v, mean).sum()
     if not with_grad:
-        return (nll,)
-    keep = torch.sigmoid(v)
-    ratio = torch.sigmoid_(u)  # mu / (mu + theta)
-    d_pi = keep - torch.sigmoid(-pi)
-    d_theta = keep * (soft - ratio)
-    return nll, keep.mul_(ratio).mul_(theta), d_pi, d_theta
+        return nll, None
+    keep, ratio = v.sigmoid_(), u.sigmoid_()  # ratio: mu / (mu + theta)
+    torch.sub(keep, minus_pi.sigmoid_(), out=pi)
+    d_theta = soft.sub_(ratio).mul_(keep)
+    torch.mul(keep.mul_(ratio), theta, out=mean)
+    return nll, d_theta
 
 
-def _zinb_nonzero(x: Tensor, m: Tensor, pi: Tensor, theta: Tensor, with_grad: bool) -> tuple[Tensor, ...]:
-    """NLL at non-zero counts minus the NLL that ``_zinb_zero`` took there, and gradients of the difference."""
-    log_theta = theta.log()
-    u = m - log_theta
+def _nonzero_nll(x: Tensor, entries: _Entries, with_grad: bool) -> tuple[Tensor, ...]:
+    """NLL at non-zero counts minus what ``_zero_nll`` takes there, but for the gamma functions.
+
+    Returns
+    -------
+    The sum and, if asked for, the gradients of each entry to mean, pi and theta.
+    """
+    mean, pi, theta, log_size = entries
+    u = mean - theta.log() + log_size
     soft = functional.softplus(u)
     v = -theta * soft - pi
-    nll = pi + functional.softplus(v) + theta * soft + x * functional.softplus(-u)
-    nll = nll - torch.lgamma(x + theta) + torch.lgamma(theta) + torch.lgamma(x + 1.0)
+    nll = (pi + functional.softplus(v) + theta * soft + x * functional.softplus(-u)).sum()
     if not with_grad:
-        return (nll.sum(),)
-    keep, ratio = torch.sigmoid(v), torch.sigmoid(u)
+        return (nll,)
+    lost, ratio = torch.sigmoid(-v), torch.sigmoid(u)
     rest = x * torch.sigmoid(-u)
-    d_m = theta * ratio * (1.0 - keep) - rest
-    d_pi = 1.0 - keep
-    d_theta = (1.0 - keep) * (soft - ratio) + rest / theta - torch.digamma(x + theta) + torch.digamma(theta)
-    return nll.sum(), d_m, d_pi, d_theta
+    return nll, theta * ratio * lost - rest, lost, lost * (soft - ratio) + rest / theta
+
+
+def _gamma_nll(x: Tensor, theta: Tensor, with_grad: bool, genes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Sum of the gamma functions of theta in the NLL at non-zero counts, and the gradient of each count to its theta.
+
+    With ``genes``, the gene of each count, theta is gene-wise.
+    """
+
+    def at(values: Tensor) -> Tensor:
+        return values if genes is None else values[genes]
+
+    total = x + at(theta)
+    nll = (at(torch.lgamma(theta)) - torch.lgamma(total)).sum()
+    return nll, at(torch.digamma(theta)) - torch.digamma(total) if with_grad else None
+
+
+def _inside(mean: Tensor) -> Tensor | None:
+    """Where the log mean keeps its bounds, ``None`` if everywhere."""
+    low, high = LOG_MEAN_BOUNDS
+    if mean.device.type == "cpu":  # an accelerator would have to wait for the answer
+        if mean.amin() >= low and mean.amax() <= high:
+            return None
+    return (mean >= low) & (mean <= high)
 
 
 class _Slice(NamedTuple):
@@ -71,21 +125,105 @@ class _Slice(NamedTuple):
     cells: slice
     edges: slice
     hidden: Tensor  # (cells x views, n_hidden)
-    rows: Tensor  # row of ``hidden`` of each edge in each view, (edges, n_views)
+    out: Tensor  # of the output layer, (cells x views, n_out); the next slice is written over it
+    at: Tensor  # position of each edge in each view in the flattened ``out``, (edges x views,)
 
 
-def _slices(hidden: Tensor, graph: Bipartite, n_out: int) -> Iterator[_Slice]:
-    """Cut a mini-batch into slices of cells; on an accelerator one slice holds all."""
+def _slice_size(hidden: Tensor, n_out: int) -> int:
+    """Cells of a slice; on an accelerator one slice holds all."""
+    n_cells, n_views, _ = hidden.shape
+    if hidden.device.type != "cpu":
+        return n_cells
+    return min(n_cells, max(1, SLICE_ENTRIES // (n_views * n_out)))
+
+
+def _slices(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Bipartite) -> Iterator[_Slice]:
+    """Apply the output layer to one slice of cells after the other."""
     n_cells, n_views, n_hidden = hidden.shape
-    step = max(1, SLICE_ENTRIES // (n_views * n_out)) if hidden.device.type == "cpu" else n_cells
+    n_out = weight.shape[0]
+    step = _slice_size(hidden, n_out)
     edge_starts = graph.indptr[::step].tolist() if step < n_cells else [0]
     edge_starts.append(graph.indices.shape[0])
     views = torch.arange(n_views, device=hidden.device)
-    rows = graph.rows.unsqueeze(1) * n_views + views
+    at = (graph.rows.unsqueeze(1) * n_views + views) * n_out + graph.indices.unsqueeze(1)
+    buffer = hidden.new_empty(step * n_views, n_out)
     for i, start in enumerate(range(0, n_cells, step)):
         cells = slice(start, min(start + step, n_cells))
         edges = slice(edge_starts[i], edge_starts[i + 1])
-        yield _Slice(cells, edges, hidden[cells].reshape(-1, n_hidden), rows[edges] - start * n_views)
+        rows = hidden[cells].reshape(-1, n_hidden)
+        out = torch.addmm(bias, rows, weight.t(), out=buffer[: rows.shape[0]])
+        yield _Slice(cells, edges, rows, out, (at[edges] - start * n_views * n_out).flatten())
+
+
+class _Gradients(NamedTuple):
+    """Gradients to the arguments of the output layer, summed up slice by slice."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def add(self, part: _Slice, weight: Tensor) -> None:
+        """Add those of a slice whose output has been overwritten by the gradient to it."""
+        torch.mm(part.out, weight, out=self.hidden[part.cells].view(-1, weight.shape[1]))
+        self.weight.addmm_(part.out.t(), part.hidden)
+        self.bias.add_(part.out.sum(0))
+
+
+class _Edges(NamedTuple):
+    """Non-zero entries in the order of ``graph.indices``."""
+
+    counts: Tensor
+    genes: Tensor
+    log_size: Tensor
+
+    def of(self, part: _Slice) -> _Edges:
+        """Those of a slice, in every view."""
+        n_views = part.hidden.shape[0] // (part.cells.stop - part.cells.start)
+        return _Edges(*(values[part.edges].repeat_interleave(n_views) for values in self))
+
+
+def _zinb_slice(
+    part: _Slice, theta: Tensor | None, log_size: Tensor, edges: _Edges, work: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Loss of one slice and its gradient to a gene-wise theta, but for the gamma functions of the latter.
+
+    The gradient to the layer's output is written over the output itself.
+    """
+    n_genes = work.shape[-1]
+    flat = part.out.view(-1)
+    mean, pi = part.out[:, :n_genes], part.out[:, n_genes : 2 * n_genes]
+    inside = _inside(mean) if with_grad else None
+    mean.clamp_(*LOG_MEAN_BOUNDS)
+    mean_at, pi_at = (flat.index_select(0, part.at + head * n_genes) for head in range(2))
+    if theta is not None:
+        every, theta_at = theta, theta[edges.genes]
+    else:
+        raw = part.out[:, 2 * n_genes :]
+        every = inverse_dispersion(raw)
+        theta_at = inverse_dispersion(flat.index_select(0, part.at + 2 * n_genes))
+    nll_at, *d_at = _nonzero_nll(edges.counts, _Entries(mean_at, pi_at, theta_at, edges.log_size), with_grad)
+    nll, d_theta = _zero_nll(_Entries(mean, pi, every, log_size), work, with_grad)
+    nll = nll.double() + nll_at.double()
+    if theta is None:
+        gamma, d_gamma = _gamma_nll(edges.counts, theta_at, with_grad)
+        nll += gamma.double()
+        if d_gamma is not None:
+            d_at[2] += d_gamma
+    if d_theta is None:
+        return nll, None
+    if theta is not None:
+        d_theta = d_theta.sum(0).index_add_(0, edges.genes, d_at.pop())
+    else:
+        slope = torch.sigmoid(raw)
+        raw.copy_(d_theta)
+    for head, d in enumerate(d_at):
+        flat.index_add_(0, part.at + head * n_genes, d)
+    if inside is not None:
+        mean.mul_(inside)
+    if theta is None:
+        raw.mul_(slope)
+        return nll, None
+    return nll, d_theta
 
 
 class _FusedZINB(torch.autograd.Function):
@@ -104,66 +242,36 @@ class _FusedZINB(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         n_cells, n_views, _ = hidden.shape
-        d_weight, d_bias, d_hidden = torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(hidden)
-        d_raw = None if raw_theta is None else torch.zeros_like(raw_theta)
-        loss = hidden.new_zeros((), dtype=torch.float64)
-        genes = graph.indices.long()
-        for part in _slices(hidden, graph, weight.shape[0]):
-            out = torch.addmm(bias, part.hidden, weight.t())
-            at = (part.rows, genes[part.edges].unsqueeze(1).expand_as(part.rows))
+        edges = _Edges(counts, graph.indices.long(), log_size[graph.rows])
+        loss = n_views * torch.lgamma(counts + 1.0).sum().double()
+        theta, d_raw = None, None
+        if raw_theta is not None:
+            theta, d_raw = inverse_dispersion(raw_theta), torch.zeros_like(raw_theta)
+            gamma, d_gamma = _gamma_nll(counts, theta, with_grad, edges.genes)
+            loss += n_views * gamma.double()
+            if d_gamma is not None:
+                d_raw.index_add_(0, edges.genes, d_gamma, alpha=n_views)
+        grads = _Gradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
+        work = hidden.new_empty(3, _slice_size(hidden, weight.shape[0]) * n_views, graph.n_genes)
+        for part in _slices(hidden, weight, bias, graph):
             sizes = log_size[part.cells].repeat_interleave(n_views).unsqueeze(1)
-            nll, d_out, d_theta = _zinb_slice(out, raw_theta, sizes, counts[part.edges], at, with_grad)
+            nll, d_theta = _zinb_slice(part, theta, sizes, edges.of(part), work[:, : len(sizes)], with_grad)
             loss += nll
-            if d_out is None:
-                continue
-            d_hidden[part.cells] = (d_out @ weight).view(-1, n_views, weight.shape[1])
-            d_weight.addmm_(d_out.t(), part.hidden)
-            d_bias += d_out.sum(0)
+            if with_grad:
+                grads.add(part, weight)
             if d_raw is not None and d_theta is not None:
                 d_raw += d_theta
-        n_entries = n_cells * n_views * graph.n_genes
-        ctx.save_for_backward(d_hidden, d_weight, d_bias, d_raw)
-        ctx.n_entries = n_entries
-        return (loss / n_entries).to(hidden.dtype)
+        if raw_theta is not None and d_raw is not None:
+            d_raw *= torch.sigmoid(raw_theta)
+        ctx.n_entries = n_cells * n_views * graph.n_genes
+        ctx.save_for_backward(*grads, d_raw)
+        return (loss / ctx.n_entries).to(hidden.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad / ctx.n_entries
         grads = tuple(None if saved is None else saved * scale for saved in ctx.saved_tensors)
         return (*grads, None, None, None, None)
-
-
-def _zinb_slice(
-    out: Tensor,
-    raw_theta: Tensor | None,
-    log_size: Tensor,
-    counts: Tensor,
-    at: tuple[Tensor, Tensor],
-    with_grad: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Loss of one slice; the gradient to the layer's output is written over the output itself."""
-    n_genes = out.shape[1] // (2 if raw_theta is not None else 3)
-    raw = raw_theta if raw_theta is not None else out[:, 2 * n_genes :]
-    theta = inverse_dispersion(raw)
-    log_theta = theta.log()
-    low, high = LOG_MEAN_BOUNDS
-    mean_out, pi = out[:, :n_genes], out[:, n_genes : 2 * n_genes]
-    inside = (mean_out >= low) & (mean_out <= high)
-    m = mean_out.clamp(low, high).add_(log_size)
-    theta_at = theta[at] if raw_theta is None else theta[at[1]]
-    x = counts.unsqueeze(1).expand_as(at[0])
-    extra = _zinb_nonzero(x, m[at], pi[at], theta_at, with_grad)
-    base = _zinb_zero(m, pi, log_theta, theta, with_grad)
-    nll = base[0].double() + extra[0].double()
-    if not with_grad:
-        return nll, None, None
-    d_m, d_pi, d_theta = (d.index_put_(at, e, accumulate=True) for d, e in zip(base[1:], extra[1:], strict=True))
-    out[:, :n_genes] = d_m.mul_(inside)
-    out[:, n_genes : 2 * n_genes] = d_pi
-    if raw_theta is not None:
-        return nll, out, d_theta.sum(0) * torch.sigmoid(raw_theta)
-    out[:, 2 * n_genes :] = d_theta * torch.sigmoid(raw)
-    return nll, out, None
 
 
 def fused_zinb_loss(
@@ -217,22 +325,17 @@ class _FusedMSE(torch.autograd.Function):
         graph: Bipartite,
         with_grad: bool,
     ) -> Tensor:
-        n_cells, n_views, n_hidden = hidden.shape
-        d_weight, d_bias, d_hidden = torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(hidden)
+        n_cells, n_views, _ = hidden.shape
+        grads = _Gradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
         loss = hidden.new_zeros((), dtype=torch.float64)
-        genes = graph.indices.long()
-        for part in _slices(hidden, graph, weight.shape[0]):
-            error = torch.addmm(bias - offset, part.hidden, weight.t())
-            at = (part.rows, genes[part.edges].unsqueeze(1).expand_as(part.rows))
-            target = values[part.edges].unsqueeze(1).expand_as(part.rows)
-            error.index_put_(at, -target, accumulate=True)
+        for part in _slices(hidden, weight, bias - offset, graph):
+            error = part.out  # which is its own gradient
+            error.view(-1).index_add_(0, part.at, values[part.edges].repeat_interleave(n_views), alpha=-1.0)
             loss += error.square().sum().double()
             if with_grad:
-                d_hidden[part.cells] = (error @ weight).view(-1, n_views, n_hidden)
-                d_weight.addmm_(error.t(), part.hidden)
-                d_bias += error.sum(0)
+                grads.add(part, weight)
         n_entries = n_cells * n_views * graph.n_genes
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.save_for_backward(*grads)
         ctx.scale = 2.0 / n_entries
         return (loss / n_entries).to(hidden.dtype)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -50,7 +51,9 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
     Latent vectors of whole length, shape (n_cells, n_latent).
     """
     with _evaluating(module):
-        module.refresh(lambda: splitter.batches(training_only=True))
+        z = module.refresh(lambda: splitter.batches(training_only=True))
+        if np.array_equal(splitter.train_idx, np.arange(len(splitter.source))):
+            return z
         return torch.cat([module.encode(batch) for batch in splitter.batches()])
 
 
