@@ -180,6 +180,16 @@ def test_untrained_model_is_refused(adata, getter, untouched):
         getattr(model, getter)()
 
 
+def test_counts_normalised_after_setup_are_refused(adata, untouched):
+    import scanpy as sc
+
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, 3)
+    sc.pp.normalize_total(adata)
+    with untouched(adata), pytest.raises(ValueError, match="looks normalised"):
+        model.train(max_epochs=1)
+
+
 def test_model_needs_setup(adata):
     with pytest.raises(ValueError, match="setup_anndata"):
         scgpcl.SCGPCL(adata, 3)

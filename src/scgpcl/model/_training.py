@@ -172,6 +172,7 @@ class TwoStageTraining(ModelState):
         """Fix genes, feature moments and the encoder's start at the first call; give the counts of the model's genes."""
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
         x = _checks.counts_of(self.adata, layer)
+        _checks.check_counts(x, layer)  # again: counts are often normalised in place after they were registered
         size = None if size_key is None else self.adata.obs[size_key].to_numpy(dtype=np.float64)
         frame = self._frame
         if frame is not None and not self.adata.var_names.equals(frame.var_names):

@@ -28,11 +28,12 @@ FIRST_INIT = 10
 
 @contextmanager
 def _evaluating(module: SCGPCLModule) -> Iterator[None]:
+    training = module.training
     module.eval()
     try:
         yield
     finally:
-        module.train()
+        module.train(training)
 
 
 @torch.no_grad()
