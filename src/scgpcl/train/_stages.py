@@ -52,7 +52,21 @@ def fit_stage(
     callbacks: Sequence[pl.Callback],
     settings: StageSettings,
 ) -> None:
-    """Fit one stage; its metrics are appended to those that the model already has, also when it is interrupted."""
+    """Fit one stage; its metrics are appended to those that the model already has, also when it is interrupted.
+
+    Parameters
+    ----------
+    model
+        The model whose module is trained; its history and state of training are updated.
+    plan
+        Losses and optimiser of the stage.
+    splitter
+        Source of the cells, the same for both stages.
+    callbacks
+        What the stage does between its epochs.
+    settings
+        Where and how long it runs.
+    """
     before = model.history_
     model.history_, model.is_trained_ = None, False
     # metrics are logged per epoch; small data has fewer steps in one than Lightning's interval, of which it would warn
