@@ -4,7 +4,7 @@ import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from scgpcl.data import bipartite_batch
-from scgpcl.nn import _zinb, fused_mse_loss, fused_zinb_loss, inverse_dispersion
+from scgpcl.nn import _slices, fused_mse_loss, fused_zinb_loss, inverse_dispersion
 
 
 def case(batch, *, gene_wise, n_views=2, n_hidden=5, seed=0, dtype=torch.float64):
@@ -32,7 +32,7 @@ def dense_reference(batch, hidden, weight, bias, raw_theta):
 @pytest.mark.parametrize("gene_wise", [True, False])
 @pytest.mark.parametrize("slice_entries", [1 << 19, 700])
 def test_value_and_gradient_equal_scvi(batch, gene_wise, slice_entries, monkeypatch):
-    monkeypatch.setattr(_zinb, "SLICE_ENTRIES", slice_entries)
+    monkeypatch.setattr(_slices, "SLICE_ENTRIES", slice_entries)
     leaves = case(batch, gene_wise=gene_wise)
     ours = fused_zinb_loss(*leaves, batch.counts.double(), batch.graph, batch.size_factor.double().log())
     wanted = dense_reference(batch, *leaves)

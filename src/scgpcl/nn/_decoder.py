@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scgpcl.nn._mse import fused_mse_loss
 from scgpcl.nn._norm import NodeBatchNorm
-from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_mse_loss, fused_zinb_loss, inverse_dispersion
+from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_zinb_loss, inverse_dispersion
 
 if TYPE_CHECKING:
     from scgpcl.nn._features import StandardizedCounts

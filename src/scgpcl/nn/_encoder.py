@@ -15,27 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from scgpcl.nn._features import StandardizedCounts
+    from scgpcl.nn._views import View
 
 #: Shrinks the weights of the graph messages when the cells' own weights start at given axes.
 MESSAGE_START = 0.1
-
-
-class View(NamedTuple):
-    """What a mini-batch keeps in each of its random views.
-
-    Parameters
-    ----------
-    neighbor
-        Genes kept as neighbours, 0/1, shape (n_genes, n_views).
-    feature
-        Columns kept of the cell features F, 0/1, shape (n_genes, n_views).
-    embedding
-        Columns kept of the gene embedding E, 0/1, shape (n_embed, n_views).
-    """
-
-    neighbor: Tensor
-    feature: Tensor
-    embedding: Tensor
 
 
 class _Affine(NamedTuple):
@@ -275,38 +258,3 @@ def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:
     columns = torch.randperm(n, generator=generator)[:n_axes]
     signs = torch.randint(0, 2, (n_axes,), generator=generator) * 2.0 - 1.0
     return (basis[:, columns] * signs).float()
-
-
-def draw_view(
-    n_genes: int,
-    n_embed: int,
-    *,
-    n_views: int = 2,
-    neighbor_keep: float,
-    feature_drop: float,
-    generator: torch.Generator,
-    device: torch.device | str = "cpu",
-) -> View:
-    """Draw random views (Lee et al. 2023, section 2.1): subgraph sampling and feature masking.
-
-    Parameters
-    ----------
-    n_genes, n_embed
-        Sizes.
-    n_views
-        Number of independent views.
-    neighbor_keep
-        Share of the genes kept as neighbours; the same number of genes in every view.
-    feature_drop
-        Probability that a feature column, of the cells or of the genes, is zeroed.
-    generator
-        Source of randomness, on the CPU, so that a seed gives the same views on every device.
-    device
-        Where the masks are wanted.
-    """
-    n_keep = max(1, round(neighbor_keep * n_genes))
-    order = torch.rand(n_genes, n_views, generator=generator).argsort(0)
-    neighbor = (order < n_keep).float()
-    feature = (torch.rand(n_genes, n_views, generator=generator) >= feature_drop).float()
-    embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
-    return View(*(mask.to(device, non_blocking=True) for mask in (neighbor, feature, embedding)))

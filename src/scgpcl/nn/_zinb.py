@@ -1,4 +1,4 @@
-"""Zero-aware reconstruction losses, fused with the decoder's output layer.
+"""Zero-aware ZINB likelihood, fused with the decoder's output layer.
 
 At a zero count the negative log-likelihood has no gamma functions, and in single-cell data nine entries of ten are
 zeros. So every entry is first treated as a zero, and the few non-zero entries are then corrected. The output layer,
@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scgpcl.nn._slices import OutputGradients, OutputSlice, output_slices, slice_size
 
+if TYPE_CHECKING:
     from scgpcl.nn._aggregate import Bipartite
 
-#: Entries of one slice of output (rows x output columns) that stay in the processor's cache.
-SLICE_ENTRIES = 1 << 20
 #: The dispersion is ``softplus(raw) + THETA_MIN``.
 THETA_MIN = 1e-4
 #: The log of the mean before the size factor stays within these bounds (1e-5 to 1e6, as published).
@@ -119,56 +117,6 @@ def _inside(mean: Tensor) -> Tensor | None:
     return (mean >= low) & (mean <= high)
 
 
-class _Slice(NamedTuple):
-    """A run of cells whose output fits the cache."""
-
-    cells: slice
-    edges: slice
-    hidden: Tensor  # (cells x views, n_hidden)
-    out: Tensor  # of the output layer, (cells x views, n_out); the next slice is written over it
-    at: Tensor  # position of each edge in each view in the flattened ``out``, (edges x views,)
-
-
-def _slice_size(hidden: Tensor, n_out: int) -> int:
-    """Cells of a slice; on an accelerator one slice holds all."""
-    n_cells, n_views, _ = hidden.shape
-    if hidden.device.type != "cpu":
-        return n_cells
-    return min(n_cells, max(1, SLICE_ENTRIES // (n_views * n_out)))
-
-
-def _slices(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Bipartite) -> Iterator[_Slice]:
-    """Apply the output layer to one slice of cells after the other."""
-    n_cells, n_views, n_hidden = hidden.shape
-    n_out = weight.shape[0]
-    step = _slice_size(hidden, n_out)
-    edge_starts = graph.indptr[::step].tolist() if step < n_cells else [0]
-    edge_starts.append(graph.indices.shape[0])
-    views = torch.arange(n_views, device=hidden.device)
-    at = (graph.rows.unsqueeze(1) * n_views + views) * n_out + graph.indices.unsqueeze(1)
-    buffer = hidden.new_empty(step * n_views, n_out)
-    for i, start in enumerate(range(0, n_cells, step)):
-        cells = slice(start, min(start + step, n_cells))
-        edges = slice(edge_starts[i], edge_starts[i + 1])
-        rows = hidden[cells].reshape(-1, n_hidden)
-        out = torch.addmm(bias, rows, weight.t(), out=buffer[: rows.shape[0]])
-        yield _Slice(cells, edges, rows, out, (at[edges] - start * n_views * n_out).flatten())
-
-
-class _Gradients(NamedTuple):
-    """Gradients to the arguments of the output layer, summed up slice by slice."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def add(self, part: _Slice, weight: Tensor) -> None:
-        """Add those of a slice whose output has been overwritten by the gradient to it."""
-        torch.mm(part.out, weight, out=self.hidden[part.cells].view(-1, weight.shape[1]))
-        self.weight.addmm_(part.out.t(), part.hidden)
-        self.bias.add_(part.out.sum(0))
-
-
 class _Edges(NamedTuple):
     """Non-zero entries in the order of ``graph.indices``."""
 
@@ -176,14 +124,14 @@ class _Edges(NamedTuple):
     genes: Tensor
     log_size: Tensor
 
-    def of(self, part: _Slice) -> _Edges:
+    def of(self, part: OutputSlice) -> _Edges:
         """Those of a slice, in every view."""
         n_views = part.hidden.shape[0] // (part.cells.stop - part.cells.start)
         return _Edges(*(values[part.edges].repeat_interleave(n_views) for values in self))
 
 
 def _zinb_slice(
-    part: _Slice, theta: Tensor | None, log_size: Tensor, edges: _Edges, work: Tensor, with_grad: bool
+    part: OutputSlice, theta: Tensor | None, log_size: Tensor, edges: _Edges, work: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Loss of one slice and its gradient to a gene-wise theta, but for the gamma functions of the latter.
 
@@ -251,9 +199,9 @@ class _FusedZINB(torch.autograd.Function):
             loss += n_views * gamma.double()
             if d_gamma is not None:
                 d_raw.index_add_(0, edges.genes, d_gamma, alpha=n_views)
-        grads = _Gradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
-        work = hidden.new_empty(3, _slice_size(hidden, weight.shape[0]) * n_views, graph.n_genes)
-        for part in _slices(hidden, weight, bias, graph):
+        grads = OutputGradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
+        work = hidden.new_empty(3, slice_size(hidden, weight.shape[0]) * n_views, graph.n_genes)
+        for part in output_slices(hidden, weight, bias, graph):
             sizes = log_size[part.cells].repeat_interleave(n_views).unsqueeze(1)
             nll, d_theta = _zinb_slice(part, theta, sizes, edges.of(part), work[:, : len(sizes)], with_grad)
             loss += nll
@@ -309,57 +257,3 @@ def fused_zinb_loss(
     Mean over cells, views and genes, a scalar.
     """
     return _FusedZINB.apply(hidden, weight, bias, raw_theta, counts, graph, log_size, torch.is_grad_enabled())
-
-
-class _FusedMSE(torch.autograd.Function):
-    """Output layer and squared error against ``F = S + 1 o^T``, a slice of cells at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        values: Tensor,
-        offset: Tensor,
-        graph: Bipartite,
-        with_grad: bool,
-    ) -> Tensor:
-        n_cells, n_views, _ = hidden.shape
-        grads = _Gradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
-        loss = hidden.new_zeros((), dtype=torch.float64)
-        for part in _slices(hidden, weight, bias - offset, graph):
-            error = part.out  # which is its own gradient
-            error.view(-1).index_add_(0, part.at, values[part.edges].repeat_interleave(n_views), alpha=-1.0)
-            loss += error.square().sum().double()
-            if with_grad:
-                grads.add(part, weight)
-        n_entries = n_cells * n_views * graph.n_genes
-        ctx.save_for_backward(*grads)
-        ctx.scale = 2.0 / n_entries
-        return (loss / n_entries).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(saved * (grad * ctx.scale) for saved in ctx.saved_tensors), None, None, None, None)
-
-
-def fused_mse_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, values: Tensor, offset: Tensor, graph: Bipartite
-) -> Tensor:
-    """Mean squared error between a linear output layer and the standardised features.
-
-    Parameters
-    ----------
-    hidden
-        Last hidden layer of the decoder, shape (n_cells, n_views, n_hidden).
-    weight, bias
-        Output layer, shapes (n_genes, n_hidden) and (n_genes,).
-    values, offset, graph
-        The features, see :class:`~scgpcl.nn.StandardizedCounts`.
-
-    Returns
-    -------
-    Mean over cells, views and genes, a scalar.
-    """
-    return _FusedMSE.apply(hidden, weight, bias, values, offset, graph, torch.is_grad_enabled())
