@@ -58,8 +58,8 @@ EPOCHS = (1, 3, 5, 10, 15, 20, 30, 40, 60)
 class Watch(pl.Callback):
     """Score k-means on the latent space at some epochs, and keep the latents."""
 
-    def __init__(self, splitter_of, score):
-        self.splitter_of, self.score = splitter_of, score
+    def __init__(self, score):
+        self.score = score
 
     def on_train_epoch_end(self, trainer, pl_module):
         epoch = trainer.current_epoch + 1
@@ -97,7 +97,7 @@ def run(path: Path, variant: str, seed: int, epochs: int, latents: Path | None) 
     start = time.perf_counter()
     model.train(
         pretrain_max_epochs=epochs, cluster_max_epochs=0, agreement=2.0, pretrain_plan_kwargs=plan_kwargs,
-        callbacks=[Watch(None, score)], **common,
+        callbacks=[Watch(score)], **common,
     )  # fmt: skip
     add(epochs, "stage1", model.predict(), time.perf_counter() - start)
     model.train(pretrain_max_epochs=0, cluster_max_epochs=10, **common)

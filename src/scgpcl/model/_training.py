@@ -17,6 +17,7 @@ from scgpcl.model._base import ModelState
 from scgpcl.model._features import fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
 from scgpcl.nn import shrink_length
+from scgpcl.pp import library_sizes
 from scgpcl.train import (
     ClusterPlan,
     PretrainPlan,
@@ -181,6 +182,9 @@ class TwoStageTraining(ModelState):
                 "Subset and sort the AnnData: `adata[:, model.gene_names_].copy()`."
             )
             raise ValueError(msg)
+        if frame is not None:
+            given = library_sizes(x) if size is None else size
+            return all_selected(self.adata, layer, frame, given / frame.unit_size)
         features = fit_features(
             x,
             self.adata.var_names,
@@ -189,9 +193,6 @@ class TwoStageTraining(ModelState):
             flavor=self.gene_flavor,
             feature_total=self.feature_total,
         )
-        if frame is not None:
-            scale = features.frame.unit_size / frame.unit_size
-            return all_selected(self.adata, layer, frame, features.size_factor * scale)
         frame = features.frame
         source = all_selected(self.adata, layer, frame, features.size_factor)
         set_features(self.module, features)
