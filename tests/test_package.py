@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "datasets": set(),
     "metrics": set(),
     "pl": {"metrics"},
+    "benchmark": {"model", "metrics", "_files"},
 }
 PLAIN = {"_keys", "_random", "presets", "__version__"}
 
@@ -42,8 +43,8 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if node in typing_only:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "scgpcl":
-            parts = node.module.split(".")
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "scgpcl":
+            parts = str(node.module).split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("scgpcl.")}
@@ -83,7 +84,7 @@ def test_keys_are_written_once():
 
 
 def public_objects():
-    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "datasets"):
+    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "datasets", "benchmark"):
         package = importlib.import_module(f"scgpcl.{module}")
         for name in package.__all__:
             yield f"{module}.{name}", getattr(package, name)

@@ -7,13 +7,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, train
+    from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, train
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
 
 __all__ = [
     "SCGPCL",
     "SCGPCLModule",
+    "benchmark",
     "cluster",
     "data",
     "datasets",

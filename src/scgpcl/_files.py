@@ -110,7 +110,7 @@ def write(adata: ad.AnnData, path: Path) -> None:
         If the system refuses; an older file is untouched then.
     """
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             adata.write_h5ad(temporary, compression="gzip")
     except OSError as error:
         msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
@@ -125,7 +125,7 @@ def _check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Temporary name beside `path` that takes its place if the block succeeds, and is removed if not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

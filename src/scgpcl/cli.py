@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scgpcl._workflow import Result
 
 app = typer.Typer(
@@ -87,6 +89,72 @@ def cluster(
     _report(result, title=str(output.name))
 
 
+@app.command()
+def benchmark(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Files ending in .h5ad, or folders of such.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, separated by commas; those of this package if not given.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="Column of obs with published types, for the scorer only.")] = "cell_type",
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for results; runs that are in it are not repeated.")] = Path(
+        "scgpcl_benchmark"
+    ),
+    batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
+    n_clusters: Annotated[str, typer.Option(help="known: methods are told it. auto: they are not.")] = "known",
+    datasets: Annotated[str | None, typer.Option(help="Names of the sets to take, separated by commas.")] = None,
+    register: Annotated[list[Path] | None, typer.Option(help="Python file with methods of your own.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a run; all processors if not given.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a run is stopped.")] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run again what failed before.")] = False,
+    scib: Annotated[bool, typer.Option("--scib", help="Score latent spaces with scib-metrics too.")] = False,
+) -> None:
+    """Compare methods on labelled data sets: scores, seconds and memory, a summary and figures."""
+    with _command(), _shown_log("scgpcl.benchmark"):
+        from scgpcl.benchmark import _registry, _run
+
+        for path in register or []:
+            _registry.import_file(path)
+        table = _run.run(
+            data,
+            _run.METHODS if methods is None else _words(methods),
+            out=out,
+            labels=labels,
+            seeds=seeds,
+            batch_key=batch_key,
+            n_clusters=n_clusters,  # type: ignore[arg-type]  # checked there
+            datasets=None if datasets is None else _words(datasets),
+            threads=threads,
+            timeout=timeout,
+            retry_errors=retry_errors,
+            scib=scib,
+        )
+    _report_benchmark(table, out)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@contextmanager
+def _shown_log(name: str) -> Iterator[None]:
+    """Show what a logger says, above a progress bar if there is one."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            typer.echo(self.format(record), err=True)
+
+    logger, handler = logging.getLogger(name), Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 @contextmanager
 def _command() -> Iterator[None]:
     """Run a command: figures without a display, no messages meant for programmers, one line for an error."""
@@ -98,11 +166,11 @@ def _command() -> Iterator[None]:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
-            from scgpcl import _workflow
+            from scgpcl._files import InputError
 
             try:
                 yield
-            except _workflow.InputError as error:
+            except InputError as error:
                 typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
                 raise typer.Exit(2) from None
     finally:
@@ -126,4 +194,25 @@ def _report(result: "Result", *, title: str) -> None:
         console.print("  ".join(f"{name} {value:.3f}" for name, value in result.scores.items()))
     console.print(f"{result.seconds:.0f} s to train. Written:")
     for path in result.files:
+        typer.echo(f"  {path}")
+
+
+def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from scgpcl.benchmark import _summary
+
+    methods = _summary.method_table(runs)
+    table = Table(title=Text(f"Means over {runs['dataset'].nunique()} sets"), title_justify="left")
+    table.add_column("method")
+    digits = {"sets": 0, "ari": 3, "nmi": 3, "acc": 3, "wins": 0, "seconds": 1, "failed": 0}
+    for column in digits:
+        table.add_column(column, justify="right")
+    for name, row in methods.iterrows():
+        table.add_row(Text(str(name)), *(f"{row[column]:.{n}f}" for column, n in digits.items()))
+    Console().print(table)
+    typer.echo("Written:")
+    for path in sorted(path for path in out.iterdir() if path.is_file()):
         typer.echo(f"  {path}")

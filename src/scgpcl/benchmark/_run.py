@@ -1,0 +1,289 @@
+"""All runs of a benchmark: what to do, what is done, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from scgpcl._files import InputError, check_folder
+
+from ._datasets import Dataset, find_datasets, read_dataset, write_visible
+from ._figures import write_figures
+from ._process import in_run, prepare, run_job
+from ._registry import Source, find_source
+from ._results import KEYS, Folder
+from ._scores import score
+from ._summary import write_summary
+from ._worker import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from rich.progress import Progress, TaskID
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("scgpcl", "scgpcl-paper", "pca-kmeans", "pca-leiden", "scvi-kmeans")
+
+
+class Plan(NamedTuple):
+    """What a benchmark is made of, checked."""
+
+    datasets: dict[str, Path]
+    methods: dict[str, Source]
+    seeds: list[int]
+    labels: str
+    batch_key: str | None
+    given: bool
+    threads: int
+    timeout: float | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all runs of one folder have in common."""
+        from scgpcl import __version__
+
+        mode = "known" if self.given else "auto"
+        settings = {"labels": self.labels, "n_clusters": mode, "batch_key": self.batch_key}
+        return {**settings, "threads": self.threads, "scgpcl": __version__}
+
+    def missing(self, done: set[tuple[str, str, int]]) -> dict[str, list[tuple[str, int]]]:
+        """Method and seed of the runs that are left, by set."""
+        left = {
+            name: [(method, seed) for method in self.methods for seed in self.seeds if (name, method, seed) not in done]
+            for name in self.datasets
+        }
+        return {name: runs for name, runs in left.items() if runs}
+
+
+def run(
+    data: str | Path | Sequence[str | Path],
+    methods: Sequence[str] = METHODS,
+    *,
+    out: str | Path,
+    labels: str = "cell_type",
+    seeds: int | Sequence[int] = 3,
+    batch_key: str | None = None,
+    n_clusters: Literal["known", "auto"] = "known",
+    datasets: Sequence[str] | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+    retry_errors: bool = False,
+    scib: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run clustering methods on labelled data sets and score them; only the scorer sees the labels.
+
+    Each run has a process of its own, which gets the counts, the names of the genes and, if asked for, the batches.
+    A run that fails is a row with its error, and the others go on. The results are on disk after each run: called
+    again with the same folder, it goes on where it stopped.
+
+    Parameters
+    ----------
+    data
+        One or several h5ad files, or folders whose h5ad files are taken, with counts in `X`.
+    methods
+        Names, see :func:`method_names` and :func:`register`.
+    out
+        Folder for the results, made if missing.
+    labels
+        Column of `obs` with the published types.
+    seeds
+        Number of seeds, counted from 0, or the seeds themselves.
+    batch_key
+        Column of `obs` with batches, for the methods that use them.
+    n_clusters
+        `"known"`: methods are told the number of types. `"auto"`: they get `None`; those that cannot find the number by
+        themselves give an error.
+    datasets
+        Names of the sets to take, those of the files without `.h5ad`; `None` takes all.
+    threads
+        Threads of a run; `None` takes as many as there are processors.
+    timeout
+        Seconds after which a run is stopped and recorded as an error; `None` never stops one.
+    retry_errors
+        Run again what has failed before.
+    scib
+        Score the latent spaces with scib-metrics too, into `scib.csv`. It comes with the extra `benchmark`.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    All rows of `results.csv`, also those of earlier calls: `dataset`, `method`, `seed`, `n_cells`, `n_genes`, `n_types`,
+    `n_clusters` (found), `ari`, `nmi`, `acc`, `macro_f1`, `silhouette` (of the types in the latent space),
+    `train_seconds` (the method's, on the wall clock, without reading data and importing libraries), `peak_memory_mb`
+    (rise of the resident memory of its process above what it was before the method, in 1e6 bytes) and `error` (one line,
+    empty after success).
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used, or the folder holds results of other settings. Nothing is written then.
+
+    Notes
+    -----
+    Writes `results.csv`, `settings.json`, `summary.md`, the figures `bars.png`, `box.png` and `time.png`, and in `runs/`
+    labels and latent space of each run (see :func:`load_run`), or the log of one that failed.
+
+    A script that calls this needs `if __name__ == "__main__":` around the call.
+    """
+    plan = _plan(
+        data, methods, seeds, datasets, labels=labels, batch_key=batch_key, n_clusters=n_clusters, threads=threads,
+        timeout=timeout,
+    )  # fmt: skip
+    folder = Folder(Path(out))
+    check_folder(folder.path)
+    folder.check(plan.settings)
+    if scib:
+        from ._scib import check_installed
+
+        check_installed()
+    folder.open(plan.settings)
+    _run_missing(plan, folder, retry_errors=retry_errors, progress=progress)
+    table = folder.read()
+    write_summary(table, plan.settings, folder.path)
+    write_figures(table, folder.path)
+    if scib:
+        from ._scib import score_all
+
+        score_all(folder, plan.datasets, labels=labels, batch_key=batch_key)
+    return table
+
+
+def _plan(
+    data: str | Path | Sequence[str | Path],
+    methods: Sequence[str],
+    seeds: int | Sequence[int],
+    datasets: Sequence[str] | None,
+    *,
+    labels: str,
+    batch_key: str | None,
+    n_clusters: str,
+    threads: int | None,
+    timeout: float | None,
+) -> Plan:
+    """Check the arguments of `run`."""
+    if in_run():
+        msg = 'Expected a script to call `run` under `if __name__ == "__main__":`, found a call outside of it.'
+        raise InputError(msg)
+    if n_clusters not in ("known", "auto"):
+        msg = f"Expected `n_clusters` to be 'known' or 'auto', found {n_clusters!r}."
+        raise InputError(msg)
+    if batch_key == labels:
+        msg = f"Expected batches in another column than the labels, found {labels!r} for both."
+        raise InputError(msg)
+    if timeout is not None and not timeout > 0:
+        msg = f"Expected a timeout above 0 seconds, found {timeout}."
+        raise InputError(msg)
+    threads = _n_processors() if threads is None else threads
+    if threads < 1:
+        msg = f"Expected at least one thread, found {threads}."
+        raise InputError(msg)
+    if not methods:
+        msg = "Expected at least one method, found none."
+        raise InputError(msg)
+    chosen = {name: find_source(name) for name in methods}
+    paths = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+    found = find_datasets(paths, datasets)
+    return Plan(found, chosen, _seeds(seeds), labels, batch_key, n_clusters == "known", threads, timeout)
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    if isinstance(seeds, int):
+        if seeds < 1:
+            msg = f"Expected at least one seed, found {seeds}."
+            raise InputError(msg)
+        return list(range(seeds))
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        msg = f"Expected one or more different seeds of 0 or above, found {list(seeds)}."
+        raise InputError(msg)
+    return list(seeds)
+
+
+def _n_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_missing(plan: Plan, folder: Folder, *, retry_errors: bool, progress: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    table = folder.read()
+    finished = table[table["error"] == ""] if retry_errors else table
+    left = plan.missing(set(finished[KEYS].itertuples(index=False, name=None)))
+    n_left = sum(map(len, left.values()))
+    n_all = len(plan.datasets) * len(plan.methods) * len(plan.seeds)
+    if n_left < n_all:
+        logger.info("%d of %d runs are done already.", n_all - n_left, n_all)
+    prepare(source.module for source in plan.methods.values() if source.module)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with (
+        tempfile.TemporaryDirectory(prefix="scgpcl-benchmark-") as scratch,
+        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
+    ):
+        task = bar.add_task("", total=n_all, completed=n_all - n_left)
+        for name, runs in left.items():
+            _run_dataset(plan, folder, name, runs, Path(scratch), bar, task)
+
+
+def _run_dataset(
+    plan: Plan,
+    folder: Folder,
+    name: str,
+    runs: list[tuple[str, int]],
+    scratch: Path,
+    bar: Progress,
+    task: TaskID,
+) -> None:
+    """Runs of one set."""
+    visible = scratch / "visible.npz"
+    dataset: Dataset | InputError
+    try:
+        dataset = read_dataset(plan.datasets[name], labels=plan.labels, batch_key=plan.batch_key)
+        write_visible(dataset, visible)
+    except InputError as error:
+        dataset = error
+    for method, seed in runs:
+        bar.update(task, description=f"{name} / {method} / seed {seed}")
+        row: dict[str, Any] = {"dataset": name, "method": method, "seed": seed}
+        if isinstance(dataset, InputError):
+            row["error"] = f"InputError: {' '.join(str(dataset).split())}"
+        else:
+            row |= _one_run(plan, folder, dataset, visible, row)
+        folder.add(row)
+        _log(row)
+        bar.advance(task)
+
+
+def _one_run(plan: Plan, folder: Folder, dataset: Dataset, visible: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Sizes, scores and error of one run."""
+    n_cells, n_genes = dataset.counts.shape
+    n_types = len(set(dataset.types))
+    key = (row["dataset"], row["method"], row["seed"])
+    log = folder.run_path(*key, ".log")
+    n_clusters = n_types if plan.given else None
+    job = Job(plan.methods[key[1]], visible, n_clusters, key[2], plan.batch_key, plan.threads, log)
+    outcome = run_job(job, timeout=plan.timeout)
+    sizes = {"n_cells": n_cells, "n_genes": n_genes, "n_types": n_types}
+    if isinstance(outcome, str):
+        return {**sizes, "error": outcome}
+    log.unlink(missing_ok=True)
+    folder.save_run(*key, outcome)
+    cost = {"train_seconds": outcome.seconds, "peak_memory_mb": outcome.peak_memory_mb}
+    return {**sizes, **score(dataset.types, outcome), **cost}
+
+
+def _log(row: dict[str, Any]) -> None:
+    name = f"{row['dataset']} / {row['method']} / seed {row['seed']}"
+    if row.get("error"):
+        logger.info("%s: %s", name, row["error"])
+    else:
+        logger.info(
+            "%s: ARI %.3f, NMI %.3f, ACC %.3f, %.1f s, %.0f MB.",
+            name, row["ari"], row["nmi"], row["acc"], row["train_seconds"], row["peak_memory_mb"],
+        )  # fmt: skip

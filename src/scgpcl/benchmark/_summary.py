@@ -1,0 +1,141 @@
+"""The table of runs in words: sets x methods, and one line per method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+BASELINE = "pca-kmeans"
+_TITLES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
+
+
+def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean and standard deviation (n - 1) over seeds of the runs without an error.
+
+    Returns
+    -------
+    Two tables, sets x methods; sets sorted by name, methods in the order of their first run. The deviation of a single
+    seed is missing.
+    """
+    good = table[table["error"] == ""]
+    groups = good.groupby(["dataset", "method"], sort=True)[column]
+    methods = list(dict.fromkeys(good["method"]))
+    mean, std = groups.mean().unstack(), groups.std().unstack()
+    return mean.reindex(columns=methods), std.reindex(columns=methods)
+
+
+def method_table(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per method, over the sets where it has a result.
+
+    Returns
+    -------
+    Columns `sets`, `ari`, `nmi`, `acc` (means over sets of the means over seeds), `seed_sd` (mean over sets of the
+    standard deviation of ARI over seeds), `wins` (sets on which no method has a higher mean ARI; equal ones all win),
+    `worst` and `worst_set` (lowest difference of mean ARI to `pca-kmeans` on a set), `seconds`, `memory_mb` (means
+    over sets) and `failed` (runs).
+    """
+    mean, std = by_set(table, "ari")
+    result = pd.DataFrame(index=pd.Index(list(dict.fromkeys(table["method"])), name="method"))
+    result["sets"] = mean.notna().sum()
+    for column in _TITLES:
+        result[column] = by_set(table, column)[0].mean()
+    result["seed_sd"] = std.mean()
+    result["wins"] = mean.eq(mean.max(axis=1), axis=0).sum()
+    if BASELINE in mean:
+        difference = mean.sub(mean[BASELINE], axis=0).drop(columns=BASELINE).dropna(axis=1, how="all")
+        result["worst"] = difference.min()
+        result["worst_set"] = difference.idxmin() if len(difference.columns) else np.nan
+    result["seconds"] = by_set(table, "train_seconds")[0].mean()
+    result["memory_mb"] = by_set(table, "peak_memory_mb")[0].mean()
+    result["failed"] = (table["error"] != "").groupby(table["method"]).sum()
+    return result.fillna({"sets": 0, "wins": 0}).astype({"sets": int, "wins": int, "failed": int})
+
+
+def summary(table: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+    """Markdown text.
+
+    Parameters
+    ----------
+    table
+        Table of runs, see `run`.
+    settings
+        Settings of the runs, written above the tables.
+    """
+    seeds = ", ".join(map(str, sorted(set(table["seed"]))))
+    lines = ["# Benchmark", "", f"Seeds: {seeds}. " + _settings_line(settings)]
+    lines += ["", "## Methods", "", *_method_lines(method_table(table))]
+    for column, title in _TITLES.items():
+        mean, std = by_set(table, column)
+        lines += ["", f"## {title}", "", "Mean ± standard deviation over seeds.", "", *_set_lines(mean, std)]
+    failed = table[table["error"] != ""]
+    if len(failed):
+        lines += ["", "## Failed runs", ""]
+        lines += [f"- {row.dataset} / {row.method} / seed {row.seed}: {row.error}" for row in failed.itertuples()]
+    return "\n".join(lines) + "\n"
+
+
+def write_summary(table: pd.DataFrame, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write `summary.md`."""
+    (folder / "summary.md").write_text(summary(table, settings), encoding="utf-8")
+
+
+def _settings_line(settings: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in settings.items() if value is not None) + "."
+
+
+def _method_lines(methods: pd.DataFrame) -> list[str]:
+    heads = ["method", "sets", "ARI", "NMI", "ACC", "seed sd", "wins"]
+    rows = [
+        [
+            str(name), str(row["sets"]), *(_number(row[c]) for c in _TITLES), _number(row["seed_sd"]), str(row["wins"]),
+            *([_worst(row)] if "worst" in methods else []),
+            _number(row["seconds"], 1), _number(row["memory_mb"], 0), str(row["failed"]),
+        ]
+        for name, row in methods.iterrows()
+    ]  # fmt: skip
+    heads += [f"worst against {BASELINE}"] if "worst" in methods else []
+    return [
+        *_markdown([*heads, "seconds", "memory, MB", "failed runs"], rows),
+        "",
+        "Means over the sets where the method has a result. Seed sd: mean over sets of the standard deviation of ARI. "
+        "Wins: sets on which no method has a higher mean ARI. Seconds and memory are those of one run.",
+    ]
+
+
+def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
+    rows = [
+        [
+            str(name),
+            *(_spread(m, s, m == mean.loc[name].max()) for m, s in zip(mean.loc[name], std.loc[name], strict=True)),
+        ]
+        for name in mean.index
+    ]
+    rows.append(["**mean**", *(_number(m) for m in mean.mean())])
+    return _markdown(["data set", *map(str, mean.columns)], rows)
+
+
+def _worst(row: pd.Series) -> str:
+    return "" if pd.isna(row["worst"]) else f"{row['worst']:+.3f} ({row['worst_set']})"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _spread(mean: float, std: float, best: bool) -> str:
+    if np.isnan(mean):
+        return ""
+    text = _number(mean) if np.isnan(std) else f"{mean:.3f} ± {std:.3f}"
+    return f"**{text}**" if best else text
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    # A bar would end the cell.
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in [heads, rule, *rows]]

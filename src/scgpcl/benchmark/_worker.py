@@ -1,0 +1,183 @@
+"""The process of one run, seen from inside: it has the counts and never the labels."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ._registry import Clustering, Source, load
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+_PROCESS = Path("/proc/self")
+_MB = 1e6
+
+
+class Job(NamedTuple):
+    """One run.
+
+    Parameters
+    ----------
+    source
+        The method.
+    data
+        File of `write_visible`.
+    n_clusters
+        Number of clusters to look for; `None` leaves it to the method.
+    seed
+        Seed for the method.
+    batch_key
+        Column of `obs` for the batches, or `None`.
+    threads
+        Largest number of threads of the numerical libraries.
+    log
+        File for what the method prints, and for the traceback of a failure.
+    """
+
+    source: Source
+    data: Path
+    n_clusters: int | None
+    seed: int
+    batch_key: str | None
+    threads: int
+    log: Path
+
+
+class Outcome(NamedTuple):
+    """What a method has done.
+
+    Parameters
+    ----------
+    labels
+        Whole numbers or strings, shape (n_cells,).
+    latent
+        Float32, shape (n_cells, n_latent), or `None`.
+    seconds
+        Time of the method on the wall clock, without reading the data and importing the method.
+    peak_memory_mb
+        Megabytes (1e6 bytes) by which the resident memory of the process rose above that just before the method.
+    """
+
+    labels: np.ndarray
+    latent: np.ndarray | None
+    seconds: float
+    peak_memory_mb: float
+
+
+def serve(link: Connection, job: Job) -> None:
+    """Run a job and send its `Outcome`, or one line about what went wrong."""
+    with job.log.open("w") as log:
+        # The file descriptors, not only Python's streams: libraries print too.
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            link.send(_run(job))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a method raises belongs to its row)
+            traceback.print_exc(file=log)
+            link.send(f"{type(error).__name__}: {error}")
+    link.close()
+
+
+def _run(job: Job) -> Outcome:
+    warnings.simplefilter("ignore")
+    _limit_threads(job.threads)
+    method = load(job.source)
+    _limit_threads(job.threads)
+    adata = _visible(job)
+    n_cells = adata.n_obs
+    before = _mark_memory()
+    start = time.perf_counter()
+    result = method(adata, job.n_clusters, seed=job.seed, batch_key=job.batch_key)
+    seconds = time.perf_counter() - start
+    peak = (_peak_memory() - before) / _MB
+    labels, latent = result if isinstance(result, Clustering) else (result, None)
+    return Outcome(_checked_labels(labels, n_cells), _checked_latent(latent, n_cells), seconds, max(peak, 0.0))
+
+
+def _visible(job: Job) -> ad.AnnData:
+    """Counts, gene names and batches; cells are named by their number."""
+    with np.load(job.data) as file:
+        counts = sparse.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
+        obs = pd.DataFrame(index=[str(i) for i in range(counts.shape[0])])
+        if job.batch_key is not None:
+            obs[job.batch_key] = pd.Categorical(file["batch"])
+        return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=file["genes"]))
+
+
+def _limit_threads(threads: int) -> None:
+    """Limit the libraries that are loaded, and by the environment those that will be."""
+    from threadpoolctl import threadpool_limits
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    threadpool_limits(threads)
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    numba: Any = sys.modules.get("numba")
+    if numba is None:
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
+    else:
+        # Numba has read its variable by now and refuses another value.
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def _mark_memory() -> float:
+    """Bytes in memory; where the kernel allows it, its high-water mark starts again from here."""
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return _peak_memory()
+    return _status("VmRSS")
+
+
+def _peak_memory() -> float:
+    """Largest number of bytes in memory since the mark, or since the process began."""
+    if (_PROCESS / "status").exists():
+        return _status("VmHWM")
+    try:
+        import resource
+    except ImportError:  # Windows has no such number
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _status(name: str) -> float:
+    lines = (_PROCESS / "status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _checked_labels(labels: Any, n_cells: int) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.shape != (n_cells,):
+        msg = f"Expected the method to give one label per cell, shape ({n_cells},), found shape {array.shape}."
+        raise ValueError(msg)
+    if pd.isna(array).any():
+        msg = f"Expected the method to give every cell a label, found {int(pd.isna(array).sum())} missing."
+        raise ValueError(msg)
+    return array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else str)
+
+
+def _checked_latent(latent: Any, n_cells: int) -> np.ndarray | None:
+    if latent is None:
+        return None
+    array = np.asarray(latent, dtype=np.float32)
+    if array.ndim != 2 or len(array) != n_cells:
+        msg = f"Expected a latent vector per cell, shape ({n_cells}, n_latent), found shape {array.shape}."
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = f"Expected finite latent vectors, found {int((~np.isfinite(array)).any(axis=1).sum())} cells without."
+        raise ValueError(msg)
+    return array

@@ -1,0 +1,72 @@
+"""Principal components and Leiden communities, as many as there are types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import scanpy as sc
+import umap  # noqa: F401  (scanpy imports it late, and it takes seconds)
+
+from scgpcl.benchmark import Clustering, register
+
+from .pca_kmeans import components
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+N_STEPS = 30
+
+
+def compile_neighbors() -> None:
+    """Let umap compile its part of the neighbour graph, which takes longer than the graph of any set here."""
+    sc.pp.neighbors(ad.AnnData(obsm={"z": np.eye(20, dtype=np.float32)}), use_rep="z")
+
+
+@register("pca-leiden", prepare=compile_neighbors)
+def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    """Leiden on the 15-neighbour graph of the components of `pca_kmeans`; resolution 1 if no number is given.
+
+    It ignores batches.
+    """
+    z = components(adata, seed=seed)
+    cells = ad.AnnData(obsm={"z": z})
+    sc.pp.neighbors(cells, use_rep="z", random_state=seed)
+
+    def leiden(resolution: float) -> np.ndarray:
+        sc.tl.leiden(
+            cells, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="leiden"
+        )
+        return cells.obs["leiden"].to_numpy()
+
+    return Clustering(leiden(1.0) if n_clusters is None else at_number(leiden, n_clusters), z)
+
+
+def at_number(cluster: Callable[[float], np.ndarray], n_clusters: int) -> np.ndarray:
+    """Partition with a number of clusters, by bisection of the logarithm of the resolution.
+
+    Parameters
+    ----------
+    cluster
+        Labels at a resolution; their number grows with it, with exceptions.
+    n_clusters
+        The number that is wanted.
+
+    Returns
+    -------
+    Labels at the first resolution with that number, or else the partition whose number is closest among all tried.
+    """
+    low, high = np.log(1e-3), np.log(20.0)
+    best, best_gap = np.empty(0), np.inf
+    for step in range(N_STEPS):
+        # The usual resolution first.
+        middle = 0.0 if step == 0 else (low + high) / 2
+        labels = cluster(float(np.exp(middle)))
+        gap = len(np.unique(labels)) - n_clusters
+        if abs(gap) < best_gap:
+            best, best_gap = labels, abs(gap)
+        if gap == 0:
+            break
+        low, high = (middle, high) if gap < 0 else (low, middle)
+    return best
