@@ -210,8 +210,8 @@ def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
     digits = {"sets": 0, "ari": 3, "nmi": 3, "acc": 3, "wins": 0, "seconds": 1, "failed": 0}
     for column in digits:
         table.add_column(column, justify="right")
-    for name, row in methods.iterrows():
-        table.add_row(Text(str(name)), *(f"{row[column]:.{n}f}" for column, n in digits.items()))
+    for row in methods.itertuples():
+        table.add_row(Text(str(row.Index)), *(f"{getattr(row, column):.{n}f}" for column, n in digits.items()))
     Console().print(table)
     typer.echo("Written:")
     for path in sorted(path for path in out.iterdir() if path.is_file()):

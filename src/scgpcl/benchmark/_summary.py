@@ -91,14 +91,7 @@ def _settings_line(settings: Mapping[str, Any]) -> str:
 
 def _method_lines(methods: pd.DataFrame) -> list[str]:
     heads = ["method", "sets", "ARI", "NMI", "ACC", "seed sd", "wins"]
-    rows = [
-        [
-            str(name), str(row["sets"]), *(_number(row[c]) for c in _TITLES), _number(row["seed_sd"]), str(row["wins"]),
-            *([_worst(row)] if "worst" in methods else []),
-            _number(row["seconds"], 1), _number(row["memory_mb"], 0), str(row["failed"]),
-        ]
-        for name, row in methods.iterrows()
-    ]  # fmt: skip
+    rows = [_method_cells(row) for row in methods.itertuples()]
     heads += [f"worst against {BASELINE}"] if "worst" in methods else []
     return [
         *_markdown([*heads, "seconds", "memory, MB", "failed runs"], rows),
@@ -120,8 +113,15 @@ def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
     return _markdown(["data set", *map(str, mean.columns)], rows)
 
 
-def _worst(row: pd.Series) -> str:
-    return "" if pd.isna(row["worst"]) else f"{row['worst']:+.3f} ({row['worst_set']})"
+def _method_cells(row: Any) -> list[str]:
+    """Cells of one row of `method_table`."""
+    cells = [str(row.Index), str(row.sets), *(_number(getattr(row, column)) for column in _TITLES)]
+    cells += [_number(row.seed_sd), str(row.wins), *([_worst(row)] if hasattr(row, "worst") else [])]
+    return [*cells, _number(row.seconds, 1), _number(row.memory_mb, 0), str(row.failed)]
+
+
+def _worst(row: Any) -> str:
+    return "" if pd.isna(row.worst) else f"{row.worst:+.3f} ({row.worst_set})"
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -1,6 +1,7 @@
-"""Agreement between a clustering and known labels: pure functions on arrays."""
+"""Agreement between a clustering and known labels: functions on arrays, and one on the expression of marker genes."""
 
 from ._agreement import ari, nmi
+from ._markers import MarkerOverlap, marker_overlap
 from ._matching import accuracy, macro_f1, match_clusters
 
-__all__ = ["accuracy", "ari", "macro_f1", "match_clusters", "nmi"]
+__all__ = ["MarkerOverlap", "accuracy", "ari", "macro_f1", "marker_overlap", "match_clusters", "nmi"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import scanpy as sc
-import umap  # noqa: F401  (scanpy imports it late, and it takes seconds)
 
 from scgpcl.benchmark import Clustering, register
 
@@ -15,6 +15,11 @@ from .pca_kmeans import components
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+with warnings.catch_warnings():
+    # umap says which packages it could use. scanpy imports it late, and that takes seconds.
+    warnings.simplefilter("ignore")
+    import umap  # noqa: F401
 
 N_STEPS = 30
 

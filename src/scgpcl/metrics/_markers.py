@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ._contingency import contingency, encode_pair
+from ._matching import match_clusters
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import ArrayLike
+
+
+class MarkerOverlap(NamedTuple):
+    """How far the marker genes of clusters are those of the published types.
+
+    Parameters
+    ----------
+    per_type
+        One row per type, the type as index, largest first: `n_cells`, `cluster` (matched to it, `None` if there is none)
+        and `overlap` (share of the type's marker genes that are marker genes of the cluster; 0 without a cluster, NaN
+        for a type of one cell, which has no marker genes).
+    mean
+        Mean of `overlap` over the types that have marker genes.
+    rarest
+        The type with the fewest cells among those.
+    pairwise
+        Overlap of every type (rows, in the order of `per_type`) with every cluster (columns, those of the matched types
+        first).
+    """
+
+    per_type: pd.DataFrame
+    mean: float
+    rarest: str
+    pairwise: pd.DataFrame
+
+    @property
+    def rarest_overlap(self) -> float:
+        """Overlap of the rarest type."""
+        return float(self.per_type["overlap"][self.rarest])
+
+
+def marker_overlap(
+    adata: AnnData,
+    labels: str | ArrayLike,
+    reference: str | ArrayLike,
+    *,
+    n_top: int = 10,
+    layer: str | None = None,
+    target_sum: float = 1e4,
+) -> MarkerOverlap:
+    """Compare the marker genes of clusters with those of the published types (Lee et al. 2023, their Zeisel study).
+
+    Marker genes of a group are the `n_top` with the highest score of a Wilcoxon rank-sum test of the group against all
+    other cells, on log-normalised counts of all genes. Clusters are matched to types so that the most cells agree
+    (Hungarian method). The overlap of a type with marker genes A and its cluster with B is |A ∩ B| / `n_top`.
+
+    Parameters
+    ----------
+    adata
+        Cells with counts; not changed. Give it all genes, not a selection.
+    labels
+        Clusters: a column of `adata.obs`, or an array of shape (n_cells,).
+    reference
+        Published types, in the same form.
+    n_top
+        Number of marker genes.
+    layer
+        Layer with the counts; `None` is `X`.
+    target_sum
+        Total that each cell is scaled to before the logarithm.
+
+    Returns
+    -------
+    Overlap of each type, its mean, the rarest type, and all pairs; draw them with :func:`scgpcl.pl.marker_overlap`.
+
+    Raises
+    ------
+    KeyError
+        If `adata` lacks a column or the layer.
+    ValueError
+        If there are fewer than `n_top` genes, lengths differ, entries are missing, or no type has two cells and others
+        beside them.
+    """
+    if not 1 <= n_top <= adata.n_vars:
+        msg = f"Expected `n_top` between 1 and the number of genes, {adata.n_vars}, found {n_top}."
+        raise ValueError(msg)
+    if layer is not None and layer not in adata.layers:
+        msg = f"Expected `adata.layers[{layer!r}]`, found the layers {list(adata.layers)}."
+        raise KeyError(msg)
+    types, clusters = (_names(adata, values) for values in (reference, labels))
+    encode_pair(types, clusters)
+    if len(types) != adata.n_obs:
+        msg = f"Expected labels of all {adata.n_obs} cells of `adata`, found {len(types)}."
+        raise ValueError(msg)
+    found = contingency(types, clusters)
+    sizes = pd.Series(found.table.sum(axis=1), index=found.labels).sort_values(ascending=False, kind="stable")
+    cluster_of = {str(label): str(cluster) for cluster, label in match_clusters(types, clusters).items()}
+
+    expression = _log_normalised(adata, layer, target_sum)
+    type_genes = _top_genes(expression, types, n_top)
+    cluster_genes = _top_genes(expression, clusters, n_top)
+    if not type_genes:
+        msg = "Expected at least one type of two cells or more and cells beside it, found none."
+        raise ValueError(msg)
+    names = [str(name) for name in sizes.index]
+    matched = [cluster_of[name] for name in names if name in cluster_of]
+    columns = [*matched, *(name for name in map(str, found.clusters) if name not in matched)]
+    overlap = np.array([[_share(type_genes.get(t), cluster_genes.get(c), n_top) for c in columns] for t in names])
+    own = [
+        overlap[i, columns.index(cluster_of[name])] if name in cluster_of else _share(type_genes.get(name), None, n_top)
+        for i, name in enumerate(names)
+    ]
+    index = pd.Index(names, name="type")
+    per_type = pd.DataFrame({"n_cells": sizes.to_numpy()}, index=index)
+    per_type["cluster"] = pd.Series([cluster_of.get(name) for name in names], index=index, dtype=object)
+    per_type["overlap"] = own
+    pairwise = pd.DataFrame(overlap, index=index, columns=pd.Index(columns, name="cluster"))
+    known = per_type["overlap"].dropna()
+    return MarkerOverlap(per_type, float(known.mean()), str(known.index[-1]), pairwise)
+
+
+def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
+    """Names of the groups as strings, shape (n_cells,); missing ones stay missing."""
+    if isinstance(values, str):
+        if values not in adata.obs:
+            msg = f"Expected `adata.obs[{values!r}]`, found the columns {list(adata.obs.columns)}."
+            raise KeyError(msg)
+        values = adata.obs[values].to_numpy(dtype=object)
+    series = pd.Series(np.asarray(values, dtype=object))
+    return series.where(series.isna(), series.astype(str)).to_numpy(dtype=object)
+
+
+def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> AnnData:
+    """Copy with nothing but expression, of float32."""
+    import anndata as ad
+    import scanpy as sc
+
+    expression = ad.AnnData(
+        (adata.X if layer is None else adata.layers[layer]).astype(np.float32),
+        var=pd.DataFrame(index=adata.var_names.copy()),
+    )
+    sc.pp.normalize_total(expression, target_sum=target_sum)
+    sc.pp.log1p(expression)
+    return expression
+
+
+def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str, set[str]]:
+    """Marker genes of the groups of two cells or more with other cells beside them."""
+    import scanpy as sc
+
+    sizes = pd.Series(groups).value_counts()
+    testable = [name for name, size in sizes.items() if 1 < size < expression.n_obs]
+    if not testable:
+        return {}
+    expression.obs["group"] = pd.Categorical(groups)
+    sc.tl.rank_genes_groups(expression, "group", groups=testable, n_genes=n_top, method="wilcoxon")
+    names = expression.uns["rank_genes_groups"]["names"]
+    return {str(name): {str(gene) for gene in names[name]} for name in testable}
+
+
+def _share(type_genes: set[str] | None, cluster_genes: set[str] | None, n_top: int) -> float:
+    if type_genes is None:
+        return float("nan")
+    return len(type_genes & (cluster_genes or set())) / n_top
