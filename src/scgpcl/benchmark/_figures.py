@@ -33,7 +33,7 @@ def draw_bars(table: pd.DataFrame) -> Figure:
     """Mean ARI of each set, one bar per method, with the standard deviation over seeds; missing results have no bar."""
     mean, std = by_set(table, "ari")
     n_sets, n_methods = mean.shape
-    figure = _figure(max(5.0, 1.5 + n_sets * (0.35 + 0.17 * n_methods)), 4.2)
+    figure = _figure(max(5.0, 1.5 + n_sets * (0.35 + 0.17 * n_methods)), 4.8)
     ax = figure.subplots()
     width = 0.84 / n_methods
     for i, (method, color) in enumerate(_colors(mean).items()):

@@ -109,7 +109,7 @@ def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
         ]
         for name in mean.index
     ]
-    rows.append(["**mean**", *(_number(m) for m in mean.mean())])
+    rows.append(["**mean**", *(_mean_of(mean[method]) for method in mean)])
     return _markdown(["data set", *map(str, mean.columns)], rows)
 
 
@@ -118,6 +118,12 @@ def _method_cells(row: Any) -> list[str]:
     cells = [str(row.Index), str(row.sets), *(_number(getattr(row, column)) for column in _TITLES)]
     cells += [_number(row.seed_sd), str(row.wins), *([_worst(row)] if hasattr(row, "worst") else [])]
     return [*cells, _number(row.seconds, 1), _number(row.memory_mb, 0), str(row.failed)]
+
+
+def _mean_of(values: pd.Series) -> str:
+    """Mean over sets; says over how many where a method has no result on some."""
+    known = int(values.notna().sum())
+    return _number(values.mean()) if known in (0, len(values)) else f"{values.mean():.3f} ({known} of {len(values)} sets)"
 
 
 def _worst(row: Any) -> str:
