@@ -13,7 +13,7 @@ from scgpcl.cli import app
 CHEAP = Path(__file__).with_name("cheap.py")
 
 
-def make_set(n_types: int, *, seed: int, n_cells: int = 60, n_genes: int = 40) -> ad.AnnData:
+def _make_set(n_types: int, *, seed: int, n_cells: int = 60, n_genes: int = 40) -> ad.AnnData:
     """Counts of types with genes of their own, and everything in the AnnData that could give the types away."""
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(n_types, size=n_cells))
@@ -35,14 +35,20 @@ def make_set(n_types: int, *, seed: int, n_cells: int = 60, n_genes: int = 40) -
 
 
 @pytest.fixture(scope="session")
+def make_set():
+    """Make a labelled set: `make_set(n_types, seed=..., n_cells=..., n_genes=...)`."""
+    return _make_set
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """Folder with two labelled sets, a text file and a folder that is not looked into."""
     folder = tmp_path_factory.mktemp("data")
-    make_set(3, seed=0).write_h5ad(folder / "three.h5ad")
-    make_set(2, seed=1).write_h5ad(folder / "two.h5ad")
+    _make_set(3, seed=0).write_h5ad(folder / "three.h5ad")
+    _make_set(2, seed=1).write_h5ad(folder / "two.h5ad")
     (folder / "README.md").write_text("not a set")
     (folder / "deeper").mkdir()
-    make_set(2, seed=2).write_h5ad(folder / "deeper" / "hidden.h5ad")
+    _make_set(2, seed=2).write_h5ad(folder / "deeper" / "hidden.h5ad")
     return folder
 
 

@@ -34,7 +34,9 @@ def test_one_row_per_set_method_and_seed(finished, data):
     assert list(table) == COLUMNS
     written = pd.read_csv(out / "results.csv", keep_default_na=False)
     assert list(written) == COLUMNS
-    assert written["ari"].replace("", np.nan).astype(float).tolist() == pytest.approx(table["ari"].tolist(), nan_ok=True)
+    assert written["ari"].replace("", np.nan).astype(float).tolist() == pytest.approx(
+        table["ari"].tolist(), nan_ok=True
+    )
     assert (table["n_cells"] == 60).all()
     assert (table["n_genes"] == 40).all()
     assert (table["n_types"] == table["dataset"].map({"three": 3, "two": 2})).all()

@@ -41,6 +41,7 @@ def run_job(job: Job, *, timeout: float | None) -> Outcome | str:
     -------
     What the method has done, or one line about what went wrong.
     """
+    job.log.unlink(missing_ok=True)
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=serve, args=(theirs, job), name=NAME)
@@ -53,7 +54,7 @@ def run_job(job: Job, *, timeout: float | None) -> Outcome | str:
         process.join(_FAREWELL)
     except EOFError:
         process.join()
-        return _death(process.exitcode)
+        return _death(process.exitcode, started=job.log.exists())
     finally:
         process.kill()
         process.join()
@@ -66,7 +67,10 @@ def in_run() -> bool:
     return multiprocessing.current_process().name == NAME
 
 
-def _death(code: int | None) -> str:
+def _death(code: int | None, *, started: bool) -> str:
+    if not started:
+        rule = 'A script must call `run` under `if __name__ == "__main__":`.'
+        return f"ProcessError: The process of the run ended with exit code {code} before the method started. {rule}"
     if code is not None and code < 0:
         return f"ProcessError: The process of the run was killed by {signal.Signals(-code).name}."
     return f"ProcessError: The process of the run ended with exit code {code} before it had a result."

@@ -123,7 +123,9 @@ def _method_cells(row: Any) -> list[str]:
 def _mean_of(values: pd.Series) -> str:
     """Mean over sets; says over how many where a method has no result on some."""
     known = int(values.notna().sum())
-    return _number(values.mean()) if known in (0, len(values)) else f"{values.mean():.3f} ({known} of {len(values)} sets)"
+    return (
+        _number(values.mean()) if known in (0, len(values)) else f"{values.mean():.3f} ({known} of {len(values)} sets)"
+    )
 
 
 def _worst(row: Any) -> str:

@@ -19,7 +19,7 @@ class MarkerOverlap(NamedTuple):
     Parameters
     ----------
     per_type
-        One row per type, the type as index, largest first: `n_cells`, `cluster` (matched to it, `None` if there is none)
+        One row per type, the type as index, largest first, then by name: `n_cells`, `cluster` (matched to it, `None` if there is none)
         and `overlap` (share of the type's marker genes that are marker genes of the cluster; 0 without a cluster, NaN
         for a type of one cell, which has no marker genes).
     mean
@@ -55,7 +55,7 @@ def marker_overlap(
 
     Marker genes of a group are the `n_top` with the highest score of a Wilcoxon rank-sum test of the group against all
     other cells, on log-normalised counts of all genes. Clusters are matched to types so that the most cells agree
-    (Hungarian method). The overlap of a type with marker genes A and its cluster with B is |A ∩ B| / `n_top`.
+    (Hungarian method); a pair without a common cell is no match. The overlap of a type with marker genes A and its cluster with B is |A ∩ B| / `n_top`.
 
     Parameters
     ----------
@@ -96,8 +96,12 @@ def marker_overlap(
         msg = f"Expected labels of all {adata.n_obs} cells of `adata`, found {len(types)}."
         raise ValueError(msg)
     found = contingency(types, clusters)
-    sizes = pd.Series(found.table.sum(axis=1), index=found.labels).sort_values(ascending=False, kind="stable")
-    cluster_of = {str(label): str(cluster) for cluster, label in match_clusters(types, clusters).items()}
+    # By name first, so that the order of the cells decides nothing between types of one size.
+    sizes = pd.Series(found.table.sum(axis=1), index=found.labels).sort_index()
+    sizes = sizes.sort_values(ascending=False, kind="stable")
+    together = set(zip(types, clusters, strict=True))
+    pairs = [(label, cluster) for cluster, label in match_clusters(types, clusters).items()]
+    cluster_of = {str(label): str(cluster) for label, cluster in pairs if (label, cluster) in together}
 
     expression = _log_normalised(adata, layer, target_sum)
     type_genes = _top_genes(expression, types, n_top)
@@ -107,7 +111,7 @@ def marker_overlap(
         raise ValueError(msg)
     names = [str(name) for name in sizes.index]
     matched = [cluster_of[name] for name in names if name in cluster_of]
-    columns = [*matched, *(name for name in map(str, found.clusters) if name not in matched)]
+    columns = [*matched, *(name for name in sorted(map(str, found.clusters)) if name not in matched)]
     overlap = np.array([[_share(type_genes.get(t), cluster_genes.get(c), n_top) for c in columns] for t in names])
     own = [
         overlap[i, columns.index(cluster_of[name])] if name in cluster_of else _share(type_genes.get(name), None, n_top)

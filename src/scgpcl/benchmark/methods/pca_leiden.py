@@ -21,7 +21,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import umap  # noqa: F401
 
-N_STEPS = 30
+#: Resolutions to try.
+N_STEPS = 20
 
 
 def compile_neighbors() -> None:
