@@ -197,6 +197,10 @@ def _report(result: "Result", *, title: str) -> None:
         typer.echo(f"  {path}")
 
 
+def _shown(value: float, digits: int) -> str:
+    return "" if value != value else f"{value:.{digits}f}"
+
+
 def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -211,7 +215,7 @@ def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
     for column in digits:
         table.add_column(column, justify="right")
     for row in methods.itertuples():
-        table.add_row(Text(str(row.Index)), *(f"{getattr(row, column):.{n}f}" for column, n in digits.items()))
+        table.add_row(Text(str(row.Index)), *(_shown(getattr(row, column), n) for column, n in digits.items()))
     Console().print(table)
     typer.echo("Written:")
     for path in sorted(path for path in out.iterdir() if path.is_file()):

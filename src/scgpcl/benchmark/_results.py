@@ -141,7 +141,7 @@ def load_run(out: str | Path, dataset: str, method: str, seed: int) -> Clusterin
 
     Raises
     ------
-    InputError
+    ValueError
         If the folder has no such run.
     """
     path = Folder(Path(out)).run_path(dataset, method, seed, ".npz")

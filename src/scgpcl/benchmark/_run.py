@@ -122,7 +122,7 @@ def run(
 
     Raises
     ------
-    InputError
+    ValueError
         If an argument cannot be used, or the folder holds results of other settings. Nothing is written then.
 
     Notes

@@ -55,7 +55,7 @@ def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batc
     """
     path = folder.path / "scib.csv"
     columns = [*KEYS, *BIO, *(BATCH if batch_key else []), "error"]
-    rows = pd.read_csv(path, keep_default_na=False, na_values={n: [""] for n in BIO + BATCH}) if path.exists() else None
+    rows = _read(path) if path.exists() else None
     done = set() if rows is None else set(rows[KEYS].itertuples(index=False, name=None))
     table = folder.read()
     for name, runs in table[table["error"] == ""].groupby("dataset", sort=False):
@@ -72,6 +72,11 @@ def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batc
             with replacing(path) as temporary:
                 rows.to_csv(temporary, index=False, float_format="%.6g")
             logger.info("%s / %s / seed %d: scib-metrics done.", *run)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    text = {"dataset": str, "method": str, "error": str}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={name: [""] for name in BIO + BATCH})
 
 
 def _row(latent: np.ndarray, dataset: Dataset) -> dict[str, Any]:
