@@ -55,7 +55,8 @@ def marker_overlap(
 
     Marker genes of a group are the `n_top` with the highest score of a Wilcoxon rank-sum test of the group against all
     other cells, on log-normalised counts of all genes. Clusters are matched to types so that the most cells agree
-    (Hungarian method); a pair without a common cell is no match. The overlap of a type with marker genes A and its cluster with B is |A ∩ B| / `n_top`.
+    (Hungarian method); a pair without a common cell is no match. The overlap of a type
+    and its cluster is the number of genes that mark both, divided by `n_top`.
 
     Parameters
     ----------
