@@ -2,6 +2,8 @@
 
 from ._cluster_sizes import cluster_sizes
 from ._comparison import comparison
+from ._confidence import confidence
 from ._history import history
+from ._n_clusters import n_clusters
 
-__all__ = ["cluster_sizes", "comparison", "history"]
+__all__ = ["cluster_sizes", "comparison", "confidence", "history", "n_clusters"]
