@@ -88,7 +88,11 @@ def summary(table: pd.DataFrame) -> str:
         cells = [f"{', '.join(map(str, rows[f'k_{n}']))} | {rows[f'ari_{n}'].mean():.3f}" for n in names]
         given = f"{rows['ari_given'].mean():.3f}"
         lines.append(f"| {dataset} | {rows['k_given'].iloc[0]} | " + " | ".join(cells) + f" | {given} |")
-    lines += ["", "| estimator | median of abs(K - types) | mean | mean ARI | ARI lost |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "| estimator | median of abs(K - types) | mean | mean ARI | ARI lost |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     given = table["ari_given"].mean()
     for name in names:
         error = (table[f"k_{name}"] - table["k_given"]).abs()

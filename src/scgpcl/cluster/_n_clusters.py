@@ -27,8 +27,12 @@ N_SUBSAMPLES = 10
 SHARE = 0.8
 #: Numbers that are tried by default, as far as there are cells for them.
 K_MIN, K_MAX = 2, 30
-#: Stability of the weakest cluster above which a number counts as stable.
-STABLE = 0.85
+#: Stability of the weakest cluster from which on a number counts as stable.
+STABLE = 0.8
+#: Power by which lengths are reduced: the square root of each length is left.
+POWER = 0.5
+#: Relative difference below which two numbers are equally good.
+CLOSE = 0.01
 
 
 class NClusters(NamedTuple):
@@ -54,33 +58,38 @@ def estimate_n_clusters(
     *,
     k_range: tuple[int, int] | None = None,
     threshold: float = STABLE,
-    power: float = 1.0,
+    power: float = POWER,
     n_subsamples: int = N_SUBSAMPLES,
     max_cells: int = MAX_CELLS,
     seed: int = 0,
 ) -> NClusters:
-    """Estimate the number of clusters by the stability of the weakest one.
+    """Estimate the number of clusters by stability and separation.
 
     Sub-samples of 80 % of the cells are clustered into every number of clusters that is tried, and every cell is given
     to the nearest centre of each clustering. The stability of a cluster is its mean Jaccard similarity to the most
     similar cluster of the other clusterings (Hennig 2007); that of a clustering is that of its weakest cluster, as in
-    the prediction strength (Tibshirani and Walther 2005). The estimate is the largest number whose stability, averaged
-    over the sub-samples, reaches ``threshold``: with more clusters, one of them depends on which cells were looked at.
+    the prediction strength (Tibshirani and Walther 2005), averaged over the sub-samples.
+
+    Where the weakest cluster falls below ``threshold``, some cluster depends on which cells were looked at, and the
+    number is left out. Real data often has several stable numbers, of coarse and of fine groups. Of these the one with
+    the largest product of cosine silhouette and log K is taken: the silhouette alone prefers very few groups, and log K
+    is what a label among K tells at most. Of numbers within 1 % of the largest product the smallest is taken.
 
     The clusterings start at the cuts of a Ward tree, one tree for all numbers, and end with k-means.
 
     Parameters
     ----------
     latent
-        Latent vectors, shape (n_cells, n); rows in which all values are zero have no direction and need ``power=0``.
+        Latent vectors, shape (n_cells, n); see ``power``.
     k_range
         Smallest and largest number to try, both included; ``None`` is 2 to 30, or to the number of cells in a
         sub-sample where that is smaller.
     threshold
         Stability that counts as stable, from 0 to 1.
     power
-        Power by which lengths are reduced, see :func:`scgpcl.nn.shrink_length`: 1 compares directions, 0 plain
-        distances.
+        Power by which lengths are reduced before clustering, see :func:`scgpcl.nn.shrink_length`: 1 compares directions,
+        0 plain distances. The silhouette always compares directions, so groups should differ in direction: centre
+        other latent spaces first.
     n_subsamples
         Number of sub-samples, at least 2.
     max_cells
@@ -103,9 +112,9 @@ def estimate_n_clusters(
         If ``latent`` is not a table of finite numbers with at least 3 rows, or an argument is out of range.
     """
     z = _checked(latent)
+    _check_arguments(threshold, power, n_subsamples, max_cells)
     n_fit = _n_fit(min(len(z), max_cells))
     numbers = _numbers(k_range, n_fit)
-    _check_arguments(threshold, n_subsamples, max_cells)
     rng = np.random.default_rng(seed)
     if len(z) > max_cells:
         z = z[np.sort(rng.choice(len(z), max_cells, replace=False))]
@@ -149,9 +158,12 @@ def _numbers(k_range: tuple[int, int] | None, n_fit: int) -> list[int]:
     return list(range(low, high + 1))
 
 
-def _check_arguments(threshold: float, n_subsamples: int, max_cells: int) -> None:
+def _check_arguments(threshold: float, power: float, n_subsamples: int, max_cells: int) -> None:
     if not 0.0 < threshold <= 1.0:
         msg = f"Expected `threshold` above 0 and up to 1, found {threshold!r}."
+        raise ValueError(msg)
+    if not 0.0 <= power <= 1.0:
+        msg = f"Expected `power` from 0 to 1, found {power!r}."
         raise ValueError(msg)
     if n_subsamples < 2:
         msg = f"Expected `n_subsamples` of at least 2, found {n_subsamples!r}: stability compares clusterings."
@@ -188,12 +200,14 @@ def _row(z: Tensor, k: int, labels: Tensor) -> dict[str, float]:
         "stability": float(weakest.mean()),
         "spread": float(weakest.std(correction=0)),
         "agreement": float(np.mean(pairs)),
-        "silhouette": float(np.mean([cosine_silhouette(z, found, k) for found in labels])),
+        "silhouette": float(
+            np.mean([cosine_silhouette(z, found, k) if len(found.unique()) > 1 else 0.0 for found in labels])
+        ),
     }
 
 
 def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
-    """Stability of the weakest cluster of each clustering.
+    """Stability of the weakest cluster of each clustering; 0 where a cluster is empty.
 
     Parameters
     ----------
@@ -216,15 +230,15 @@ def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
         union = size[run].view(1, k, 1) + size.unsqueeze(1) - common
         best = (common / union.clamp(min=1.0)).max(2).values
         others = torch.arange(len(labels)) != run
-        stability = best[others].mean(0)
-        weakest.append(stability[size[run] > 0].min())
+        weakest.append(best[others].mean(0).min())
     return torch.stack(weakest)
 
 
 def _choose(curve: pd.DataFrame, threshold: float) -> int:
-    stable = curve["K"][curve["stability"] >= threshold]
+    stable = curve[curve["stability"] >= threshold]
     if len(stable):
-        return int(stable.max())
+        value = stable["silhouette"] * np.log(stable["K"])
+        return int(stable["K"][value >= value.max() - CLOSE * abs(value.max())].min())
     best = int(curve["K"][curve["stability"].idxmax()])
     msg = (
         f"No number of clusters from {curve['K'].min()} to {curve['K'].max()} is stable: the weakest cluster reaches "

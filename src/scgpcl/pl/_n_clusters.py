@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
+_COLUMNS = ("K", "stability", "spread", "agreement", "silhouette")
+
 
 def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, ax: Axes | None = None) -> Axes:
     """Stability of the clusterings against their number of clusters, with the number that was taken.
@@ -30,7 +32,7 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     Raises
     ------
     ValueError
-        If the model did not estimate its number of clusters.
+        If the model did not estimate its number of clusters, or columns of the curve are missing.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -41,6 +43,10 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
             "Expected a model that has estimated its number of clusters, found none. Make it with `n_clusters=None` "
             "and train it, or pass the curve of `scgpcl.cluster.estimate_n_clusters`."
         )
+        raise ValueError(msg)
+    missing = [name for name in _COLUMNS if name not in curve]
+    if missing:
+        msg = f"Expected a curve with the columns {list(_COLUMNS)}, found one that lacks {missing}."
         raise ValueError(msg)
     number = n_clusters if n_clusters is not None else getattr(model, "n_clusters_", None)
     if ax is None:
