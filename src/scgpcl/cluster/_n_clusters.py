@@ -200,10 +200,13 @@ def _row(z: Tensor, k: int, labels: Tensor) -> dict[str, float]:
         "stability": float(weakest.mean()),
         "spread": float(weakest.std(correction=0)),
         "agreement": float(np.mean(pairs)),
-        "silhouette": float(
-            np.mean([cosine_silhouette(z, found, k) if len(found.unique()) > 1 else 0.0 for found in labels])
-        ),
+        "silhouette": float(np.mean([_silhouette(z, found, k) for found in labels])),
     }
+
+
+def _silhouette(z: Tensor, labels: Tensor, k: int) -> float:
+    """Mean cosine silhouette; 0, as of a lone cell, where all cells share one cluster."""
+    return cosine_silhouette(z, labels, k) if len(labels.unique()) > 1 else 0.0
 
 
 def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
@@ -239,7 +242,7 @@ def _choose(curve: pd.DataFrame, threshold: float) -> int:
     if len(stable):
         value = stable["silhouette"] * np.log(stable["K"])
         return int(stable["K"][value >= value.max() - CLOSE * abs(value.max())].min())
-    best = int(curve["K"][curve["stability"].idxmax()])
+    best = int(curve["K"].iloc[curve["stability"].argmax()])
     msg = (
         f"No number of clusters from {curve['K'].min()} to {curve['K'].max()} is stable: the weakest cluster reaches "
         f"{curve['stability'].max():.2f} at most, {threshold:g} counts as stable. Taking {best}, the most stable. "

@@ -30,7 +30,7 @@ def names(key_added: str) -> Names:
     return Names(*(part.replace(_keys.STEM, key_added, 1) for part in parts))
 
 
-def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd.Categorical:
+def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd.Categorical[str]:
     """Most probable cluster of each cell.
 
     Parameters
@@ -46,10 +46,11 @@ def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd
     """
     values = probability.to_numpy()
     codes = values.argmax(1)
-    if min_confidence is None:
-        return pd.Categorical.from_codes(codes, categories=probability.columns)
-    codes = np.where(values.max(1) < min_confidence, values.shape[1], codes)
-    return pd.Categorical.from_codes(codes, categories=[*probability.columns, _keys.UNASSIGNED])
+    categories = probability.columns
+    if min_confidence is not None:
+        codes = np.where(values.max(1) < min_confidence, len(categories), codes).astype(np.int64)
+        categories = categories.append(pd.Index([_keys.UNASSIGNED]))
+    return pd.Categorical.from_codes(codes, categories=categories)
 
 
 def annotate(

@@ -106,7 +106,7 @@ class Getters(ModelState):
         z = self.get_latent_representation(adata, indices, batch_size=batch_size)
         cells = (self.adata if adata is None else adata).obs_names
         probability = self._probability(z, cells[as_index(indices, len(cells))])
-        return probability if soft else cluster_names(probability, min_confidence).astype(object)
+        return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
 
     @torch.no_grad()
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:

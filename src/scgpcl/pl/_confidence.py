@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from scgpcl import _keys
 
@@ -65,8 +63,8 @@ def confidence(
     colors = colors_of(adata, key)
     if ax is None:
         _, ax = plt.subplots(figsize=(max(3.5, 0.45 * len(names) + 1.2), 3.2), layout="constrained")
-    positions = np.arange(len(names))
-    parts = ax.violinplot(groups, positions, widths=0.85, showextrema=False, showmedians=True)
+    positions = list(range(len(names)))
+    parts: dict[str, Any] = ax.violinplot(groups, positions, widths=0.85, showextrema=False, showmedians=True)
     for body, name in zip(parts["bodies"], names, strict=True):
         body.set(facecolor=colors[name], edgecolor="none", alpha=0.9)
     parts["cmedians"].set(color="0.2", lw=1.2)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    curve = getattr(model, "n_clusters_curve_", model if hasattr(model, "columns") else None)
+    curve: Any = getattr(model, "n_clusters_curve_", model if hasattr(model, "columns") else None)
     if curve is None:
         msg = (
             "Expected a model that has estimated its number of clusters, found none. Make it with `n_clusters=None` "
