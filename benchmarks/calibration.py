@@ -23,12 +23,15 @@ import numpy as np
 import pandas as pd
 import torch
 from benchmarks.quality import REAL
+from sklearn.metrics import roc_auc_score
 
 import scgpcl
 from scgpcl import presets
 from scgpcl.nn import soft_assign
 
 N_BINS = 10
+#: Bins with fewer cells are left out of the figure.
+MIN_DRAWN = 10
 
 
 class Kept(NamedTuple):
@@ -109,19 +112,27 @@ def expected_error(cells: pd.DataFrame) -> float:
     return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["cells"]))
 
 
+def ranking(cells: pd.DataFrame) -> float:
+    """Probability that a cell that is right has a larger confidence than one that is wrong (area under the ROC)."""
+    return float(roc_auc_score(cells["right"], cells["confidence"])) if cells["right"].nunique() > 1 else np.nan
+
+
 def summary(scored: dict[str, pd.DataFrame]) -> str:
     """Markdown: errors by data set and probability, then the pooled reliability of the model's own confidence."""
     names = list(scored)
-    lines = ["| data set | accuracy | confidence | " + " | ".join(f"ECE, {name}" for name in names) + " |"]
-    lines.append("| --- |" + " --- |" * (2 + len(names)))
-    errors = []
+    lines = ["| data set | accuracy | confidence | ranking | " + " | ".join(f"ECE, {name}" for name in names) + " |"]
+    lines.append("| --- |" + " --- |" * (3 + len(names)))
+    errors, rankings = [], []
     for dataset, cells in scored["model"].groupby("dataset"):
         errors.append([expected_error(scored[n][scored[n]["dataset"] == dataset]) for n in names])
         values = " | ".join(f"{error:.3f}" for error in errors[-1])
-        lines.append(f"| {dataset} | {cells['right'].mean():.3f} | {cells['confidence'].mean():.3f} | {values} |")
-    own = scored["model"].groupby("dataset")[["right", "confidence"]].mean().mean()
+        rankings.append(ranking(cells))
+        own = f"{cells['right'].mean():.3f} | {cells['confidence'].mean():.3f} | {rankings[-1]:.3f}"
+        lines.append(f"| {dataset} | {own} | {values} |")
+    mean_own = scored["model"].groupby("dataset")[["right", "confidence"]].mean().mean()
+    own = f"{mean_own['right']:.3f} | {mean_own['confidence']:.3f} | {np.nanmean(rankings):.3f}"
     mean = " | ".join(f"{error:.3f}" for error in np.mean(errors, axis=0))
-    lines.append(f"| **mean** | {own['right']:.3f} | {own['confidence']:.3f} | {mean} |")
+    lines.append(f"| **mean** | {own} | {mean} |")
     lines += ["", "| confidence | cells | mean confidence | accuracy |", "| --- | ---: | --- | --- |"]
     for bin_, row in reliability(scored["model"]).iterrows():
         span = f"{bin_ / N_BINS:.1f} to {(bin_ + 1) / N_BINS:.1f}"
@@ -136,6 +147,7 @@ def draw(scored: dict[str, pd.DataFrame], path: Path) -> None:
     ax.plot([0, 1], [0, 1], color="0.6", ls="--", lw=1)
     for name, cells in scored.items():
         table = reliability(cells)
+        table = table[table["cells"] >= MIN_DRAWN]
         ax.plot(table["confidence"], table["accuracy"], marker="o", ms=4, label=name, lw=2 if name == "model" else 1)
     ax.set(xlabel="confidence", ylabel="share of held-out cells that are right", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False, fontsize=8)
