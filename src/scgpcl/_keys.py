@@ -11,6 +11,9 @@ CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
 UNS: Final = "scgpcl"
 
+# name of cells whose confidence is too low, where a least confidence is asked for
+UNASSIGNED: Final = "unassigned"
+
 # node and edge types of the graph, in PyG's vocabulary
 CELL: Final = "cell"
 GENE: Final = "gene"

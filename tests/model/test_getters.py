@@ -91,6 +91,40 @@ def test_soft_prediction_is_a_distribution_and_agrees_with_labels(adata, model):
     np.testing.assert_array_equal(soft.columns[soft.to_numpy().argmax(1)], model.predict())
 
 
+def test_cells_of_low_confidence_are_unassigned_on_request(adata, model):
+    soft = model.predict(soft=True).to_numpy()
+    least = float(np.median(soft.max(1)))
+    wanted = np.where(soft.max(1) < least, "unassigned", model.predict())
+    assert 0 < (wanted == "unassigned").sum() < len(wanted)
+    np.testing.assert_array_equal(model.predict(min_confidence=least), wanted)
+    np.testing.assert_array_equal(model.predict(indices=[5, 1], min_confidence=least), wanted[[5, 1]])
+    np.testing.assert_array_equal(model.predict(min_confidence=0.0), model.predict())
+    assert set(model.predict(min_confidence=1.0)) <= {"unassigned", *(str(k) for k in np.flatnonzero(soft.max(0) == 1))}
+    before = adata.obs[["scgpcl_cluster", "scgpcl_confidence"]].copy()
+    model.annotate(min_confidence=least, key_added="sure")
+    named = adata.obs["sure_cluster"]
+    np.testing.assert_array_equal(named.astype(str), wanted)
+    assert named.cat.categories[-1] == "unassigned"
+    assert adata.uns["sure"]["cluster_sizes"]["unassigned"] == (wanted == "unassigned").sum()
+    assert adata.uns["sure"]["params"]["min_confidence"] == least
+    np.testing.assert_array_equal(adata.obs["sure_confidence"], before["scgpcl_confidence"])
+    assert adata.obs[["scgpcl_cluster", "scgpcl_confidence"]].equals(before)
+    model.annotate(min_confidence=0.0, key_added="all")
+    assert adata.obs["all_cluster"].equals(before["scgpcl_cluster"].rename("all_cluster"))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, "high", True, float("nan")])
+def test_a_least_confidence_that_is_no_probability_is_refused(adata, model, untouched, value):
+    for call in (model.predict, model.annotate):
+        with untouched(adata), pytest.raises(ValueError, match="`min_confidence` to be a number from 0 to 1"):
+            call(min_confidence=value)
+
+
+def test_a_least_confidence_does_not_go_with_probabilities(model):
+    with pytest.raises(ValueError, match="soft=True"):
+        model.predict(soft=True, min_confidence=0.5)
+
+
 def test_annotation(adata, model):
     np.testing.assert_array_equal(adata.obsm["X_scgpcl"], model.get_latent_representation())
     cluster = adata.obs["scgpcl_cluster"]

@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
@@ -143,12 +144,34 @@ def test_without_clustering_epochs_labels_are_those_of_k_means(adata, fit):
 
 
 def test_number_of_clusters_is_estimated(adata, fit, tmp_path):
-    model = fit(adata, n_clusters=None)
-    assert model.n_clusters_ >= 2
+    model = fit(adata, n_clusters=None, train={"pretrain_max_epochs": 8})
+    assert model.n_clusters_ == adata.obs["group"].nunique()
     assert model.module.centers.shape[0] == model.n_clusters_
+    curve = model.n_clusters_curve_
+    assert curve["K"].tolist() == list(range(2, 31))
     model.save(tmp_path / "m")
     loaded = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
     np.testing.assert_array_equal(loaded.predict(), model.predict())
+    assert loaded.n_clusters_ == model.n_clusters_
+    pd.testing.assert_frame_equal(loaded.n_clusters_curve_, curve)
+    assert [text.get_text() for text in scgpcl.pl.n_clusters(loaded).texts] == [str(model.n_clusters_)]
+    model.train(pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    pd.testing.assert_frame_equal(model.n_clusters_curve_, curve)  # training goes on with the number it has
+
+
+def test_a_given_number_is_not_estimated(adata, fit):
+    model = fit(adata, n_clusters=4)
+    assert model.n_clusters_ == 4
+    assert model.n_clusters_curve_ is None
+
+
+@pytest.mark.filterwarnings("ignore:Category 0 in")  # scvi: few cells in the batch
+def test_too_few_cells_to_estimate_from_are_refused_before_any_work(adata, untouched):
+    two = adata[:2].copy()
+    scgpcl.SCGPCL.setup_anndata(two)
+    model = scgpcl.SCGPCL(two)
+    with untouched(two), pytest.raises(ValueError, match="at least 3 cells.*found 2"):
+        model.train(accelerator="cpu", enable_progress_bar=False)
 
 
 def test_validation_split_and_early_stopping(adata, fit):

@@ -2,49 +2,251 @@
 
 from __future__ import annotations
 
-import igraph
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
-from sklearn.neighbors import kneighbors_graph
+import pandas as pd
+import torch
+from scipy.cluster.hierarchy import cut_tree, ward
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from scgpcl.cluster._agreement import adjusted_rand
+from scgpcl.cluster._init import cosine_silhouette
+from scgpcl.cluster._kmeans import kmeans, nearest
+from scgpcl.nn import shrink_length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Cells that the estimate looks at; more are sampled.
-MAX_CELLS = 20_000
-N_NEIGHBORS = 15
+MAX_CELLS = 3000
+#: Sub-samples that are clustered, and the share of the cells in each.
+N_SUBSAMPLES = 10
+SHARE = 0.8
+#: Numbers that are tried by default, as far as there are cells for them.
+K_MIN, K_MAX = 2, 30
+#: Stability of the weakest cluster from which on a number counts as stable.
+STABLE = 0.8
+#: Power by which lengths are reduced: the square root of each length is left.
+POWER = 0.5
+#: Relative difference below which two numbers are equally good.
+CLOSE = 0.01
 
 
-def leiden_n_clusters(latent: np.ndarray, *, resolution: float = 1.0, seed: int = 0) -> int:
-    """Number of communities that Leiden finds in the neighbour graph of a latent space.
+class NClusters(NamedTuple):
+    """Estimated number of clusters and what it rests on.
+
+    Parameters
+    ----------
+    n_clusters
+        The estimate.
+    curve
+        One row per number tried, in increasing order, with the columns ``K``; ``stability`` (of the weakest cluster,
+        from 0 to 1, mean over the sub-samples); ``spread`` (its standard deviation over the sub-samples);
+        ``agreement`` (mean adjusted Rand index of two sub-samples' clusterings); ``silhouette`` (mean cosine
+        silhouette of the clusterings).
+    """
+
+    n_clusters: int
+    curve: pd.DataFrame
+
+
+def estimate_n_clusters(
+    latent: np.ndarray | Tensor,
+    *,
+    k_range: tuple[int, int] | None = None,
+    threshold: float = STABLE,
+    power: float = POWER,
+    n_subsamples: int = N_SUBSAMPLES,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+) -> NClusters:
+    """Estimate the number of clusters by stability and separation.
+
+    Sub-samples of 80 % of the cells are clustered into every number of clusters that is tried, and every cell is given
+    to the nearest centre of each clustering. The stability of a cluster is its mean Jaccard similarity to the most
+    similar cluster of the other clusterings (Hennig 2007); that of a clustering is that of its weakest cluster, as in
+    the prediction strength (Tibshirani and Walther 2005), averaged over the sub-samples.
+
+    Where the weakest cluster falls below ``threshold``, some cluster depends on which cells were looked at, and the
+    number is left out. Real data often has several stable numbers, of coarse and of fine groups. Of these the one with
+    the largest product of cosine silhouette and log K is taken: the silhouette alone prefers very few groups, and log K
+    is what a label among K tells at most. Of numbers within 1 % of the largest product the smallest is taken.
+
+    The clusterings start at the cuts of a Ward tree, one tree for all numbers, and end with k-means.
 
     Parameters
     ----------
     latent
-        Shape (n_cells, n_latent).
-    resolution
-        Resolution of the modularity.
+        Latent vectors, shape (n_cells, n); see ``power``.
+    k_range
+        Smallest and largest number to try, both included; ``None`` is 2 to 30, or to the number of cells in a
+        sub-sample where that is smaller.
+    threshold
+        Stability that counts as stable, from 0 to 1.
+    power
+        Power by which lengths are reduced before clustering, see :func:`scgpcl.nn.shrink_length`: 1 compares directions,
+        0 plain distances. The silhouette always compares directions, so groups should differ in direction: centre
+        other latent spaces first.
+    n_subsamples
+        Number of sub-samples, at least 2.
+    max_cells
+        Cells to look at; from more a sample is drawn. Time grows with the square of this number.
     seed
-        Seed of the sample and of Leiden.
+        Seed of the samples.
 
     Returns
     -------
-    Number of communities with more than one cell, at least 2.
+    The number and the curve.
+
+    Warns
+    -----
+    UserWarning
+        If no number is stable. Then the most stable one is taken, and of equals the smallest.
+
+    Raises
+    ------
+    ValueError
+        If ``latent`` is not a table of finite numbers with at least 3 rows, or an argument is out of range.
     """
+    z = _checked(latent)
+    _check_arguments(threshold, power, n_subsamples, max_cells)
+    n_fit = _n_fit(min(len(z), max_cells))
+    numbers = _numbers(k_range, n_fit)
     rng = np.random.default_rng(seed)
-    if len(latent) > MAX_CELLS:
-        latent = latent[np.sort(rng.choice(len(latent), MAX_CELLS, replace=False))]
-    graph = kneighbors_graph(latent, min(N_NEIGHBORS, len(latent) - 1), mode="connectivity")
-    sources, targets = graph.maximum(graph.T).nonzero()
-    once = sources < targets
-    network = igraph.Graph(n=len(latent), edges=np.column_stack([sources[once], targets[once]]).tolist())
-    labels = _leiden(network, resolution, int(rng.integers(2**31)))
-    return max(2, int((np.bincount(labels) > 1).sum()))
+    if len(z) > max_cells:
+        z = z[np.sort(rng.choice(len(z), max_cells, replace=False))]
+    labels = _subsample_labels(shrink_length(z, power), numbers, n_subsamples, n_fit, rng)
+    curve = pd.DataFrame([_row(z, k, found) for k, found in zip(numbers, labels, strict=True)])
+    return NClusters(_choose(curve, threshold), curve)
 
 
-def _leiden(network: igraph.Graph, resolution: float, seed: int) -> np.ndarray:
-    """Run Leiden with its own source of randomness, and leave the global one as it was."""
-    import random
+def _checked(latent: np.ndarray | Tensor) -> Tensor:
+    z = torch.as_tensor(latent).detach().cpu()
+    if z.ndim != 2 or len(z) < 3 or z.shape[1] < 1:
+        msg = f"Expected latent vectors of at least 3 cells, shape (n_cells, n), found shape {tuple(z.shape)}."
+        raise ValueError(msg)
+    z = z.float()
+    bad = ~torch.isfinite(z).all(1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        msg = f"Expected finite latent vectors, found NaN or infinite values in {int(bad.sum())} rows (first: {first})."
+        raise ValueError(msg)
+    return z
 
-    igraph.set_random_number_generator(random.Random(seed))
-    try:
-        found = network.community_leiden(objective_function="modularity", resolution=resolution, n_iterations=2)
-    finally:
-        igraph.set_random_number_generator(random)
-    return np.asarray(found.membership)
+
+def _n_fit(n_cells: int) -> int:
+    """Cells of a sub-sample: the share, and at least 2 but not all."""
+    return min(max(2, int(SHARE * n_cells)), n_cells - 1)
+
+
+def _numbers(k_range: tuple[int, int] | None, n_fit: int) -> list[int]:
+    if k_range is None:
+        return list(range(K_MIN, min(K_MAX, n_fit) + 1))
+    low, high = k_range
+    if not 2 <= low <= high:
+        msg = f"Expected `k_range=(smallest, largest)` with 2 <= smallest <= largest, found {tuple(k_range)}."
+        raise ValueError(msg)
+    if high > n_fit:
+        msg = (
+            f"Expected no more clusters in `k_range` than cells in a sub-sample, found {high} for {n_fit} cells. "
+            "Lower the largest number, or give more cells."
+        )
+        raise ValueError(msg)
+    return list(range(low, high + 1))
+
+
+def _check_arguments(threshold: float, power: float, n_subsamples: int, max_cells: int) -> None:
+    if not 0.0 < threshold <= 1.0:
+        msg = f"Expected `threshold` above 0 and up to 1, found {threshold!r}."
+        raise ValueError(msg)
+    if not 0.0 <= power <= 1.0:
+        msg = f"Expected `power` from 0 to 1, found {power!r}."
+        raise ValueError(msg)
+    if n_subsamples < 2:
+        msg = f"Expected `n_subsamples` of at least 2, found {n_subsamples!r}: stability compares clusterings."
+        raise ValueError(msg)
+    if max_cells < 3:
+        msg = f"Expected `max_cells` of at least 3, found {max_cells!r}."
+        raise ValueError(msg)
+
+
+def _subsample_labels(
+    x: Tensor, numbers: Sequence[int], n_subsamples: int, n_fit: int, rng: np.random.Generator
+) -> list[Tensor]:
+    """Labels of all cells from each sub-sample's clustering: for each number (n_subsamples, n_cells), int64."""
+    found: list[list[Tensor]] = [[] for _ in numbers]
+    for _ in range(n_subsamples):
+        rows = x[np.sort(rng.choice(len(x), n_fit, replace=False))]
+        cuts = torch.from_numpy(cut_tree(ward(rows.numpy()), numbers).astype(np.int64))
+        for labels, k, cut in zip(found, numbers, cuts.unbind(1), strict=True):
+            start = _means(rows, cut, k)
+            labels.append(nearest(x, kmeans(rows, k, init=start, max_iter=10).centers)[0])
+    return [torch.stack(labels) for labels in found]
+
+
+def _means(rows: Tensor, labels: Tensor, k: int) -> Tensor:
+    total = rows.new_zeros(k, rows.shape[1]).index_add_(0, labels, rows)
+    return total / torch.bincount(labels, minlength=k).unsqueeze(1)
+
+
+def _row(z: Tensor, k: int, labels: Tensor) -> dict[str, float]:
+    weakest = _weakest_cluster(labels, k)
+    pairs = [adjusted_rand(a, b) for i, a in enumerate(labels) for b in labels[:i]]
+    return {
+        "K": k,
+        "stability": float(weakest.mean()),
+        "spread": float(weakest.std(correction=0)),
+        "agreement": float(np.mean(pairs)),
+        "silhouette": float(np.mean([_silhouette(z, found, k) for found in labels])),
+    }
+
+
+def _silhouette(z: Tensor, labels: Tensor, k: int) -> float:
+    """Mean cosine silhouette; 0, as of a lone cell, where all cells share one cluster."""
+    return cosine_silhouette(z, labels, k) if len(labels.unique()) > 1 else 0.0
+
+
+def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
+    """Stability of the weakest cluster of each clustering; 0 where a cluster is empty.
+
+    Parameters
+    ----------
+    labels
+        Clusterings of the same cells, shape (n_runs, n_cells).
+    k
+        Number of clusters.
+
+    Returns
+    -------
+    Shape (n_runs,).
+    """
+    member = one_hot(labels, k).float()  # (n_runs, n_cells, k)
+    size = member.sum(1)
+    weakest = []
+    for run in range(len(labels)):
+        common = (
+            member[run].t() @ member
+        )  # (n_runs, k, k): cells that a cluster of this run shares with those of others
+        union = size[run].view(1, k, 1) + size.unsqueeze(1) - common
+        best = (common / union.clamp(min=1.0)).max(2).values
+        others = torch.arange(len(labels)) != run
+        weakest.append(best[others].mean(0).min())
+    return torch.stack(weakest)
+
+
+def _choose(curve: pd.DataFrame, threshold: float) -> int:
+    stable = curve[curve["stability"] >= threshold]
+    if len(stable):
+        value = stable["silhouette"] * np.log(stable["K"])
+        return int(stable["K"][value >= value.max() - CLOSE * abs(value.max())].min())
+    best = int(curve["K"].iloc[curve["stability"].argmax()])
+    msg = (
+        f"No number of clusters from {curve['K'].min()} to {curve['K'].max()} is stable: the weakest cluster reaches "
+        f"{curve['stability'].max():.2f} at most, {threshold:g} counts as stable. Taking {best}, the most stable. "
+        "The cells may form no separate groups; pass the number if you know it."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=3)
+    return best

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from scgpcl import _keys
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
 
@@ -30,6 +30,29 @@ def names(key_added: str) -> Names:
     return Names(*(part.replace(_keys.STEM, key_added, 1) for part in parts))
 
 
+def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd.Categorical[str]:
+    """Most probable cluster of each cell.
+
+    Parameters
+    ----------
+    probability
+        Shape (n_cells, n_clusters), columns named by cluster.
+    min_confidence
+        Cells whose largest probability is below this are unassigned; ``None`` assigns all.
+
+    Returns
+    -------
+    Shape (n_cells,); the categories are the clusters, then ``"unassigned"`` if a least confidence is given.
+    """
+    values = probability.to_numpy()
+    codes = values.argmax(1)
+    categories = probability.columns
+    if min_confidence is not None:
+        codes = np.where(values.max(1) < min_confidence, len(categories), codes).astype(np.int64)
+        categories = categories.append(pd.Index([_keys.UNASSIGNED]))
+    return pd.Categorical.from_codes(codes, categories=categories)
+
+
 def annotate(
     adata: AnnData,
     *,
@@ -38,6 +61,7 @@ def annotate(
     selected: pd.Index,
     parameters: dict[str, Any],
     key_added: str,
+    min_confidence: float | None,
 ) -> None:
     """Write everything at once, after everything has been made.
 
@@ -55,11 +79,14 @@ def annotate(
         Kept in ``uns``.
     key_added
         Stem of the keys.
+    min_confidence
+        See :func:`cluster_names`.
     """
     key = names(key_added)
     values = probability.to_numpy()
-    categories = probability.columns
-    labels = pd.Categorical.from_codes(values.argmax(1), categories=categories).remove_unused_categories()
+    labels = cluster_names(probability, min_confidence).remove_unused_categories()
+    if min_confidence is not None:
+        parameters = {**parameters, "min_confidence": float(min_confidence)}
     # sizes keep their names as text keys, so that the table can be written to h5ad
     sizes = {str(name): int(count) for name, count in labels.value_counts().items()}
     in_model = adata.var_names.isin(selected)

@@ -26,6 +26,8 @@ class ModelState(BaseModelClass):
         The network.
     n_clusters_
         Number of clusters, ``None`` until it is estimated.
+    n_clusters_curve_
+        What the estimate rests on, see :class:`scgpcl.cluster.NClusters`; ``None`` where the number was given.
     seed_
         Seed of everything random.
     gene_names_
@@ -38,6 +40,7 @@ class ModelState(BaseModelClass):
 
     module: SCGPCLModule
     n_clusters_: int | None
+    n_clusters_curve_: pd.DataFrame | None
     seed_: int
     gene_flavor: GeneFlavor
     feature_total: float | None

@@ -192,6 +192,21 @@ def check_n_clusters(n_clusters: Any, n_cells: int | None) -> None:
         raise ValueError(msg)
 
 
+def check_can_estimate(n_clusters: int | None, n_cells: int) -> None:
+    """Require at least 3 cells where the number of clusters is to be estimated.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+    """
+    if n_clusters is None and n_cells < 3:
+        msg = (
+            f"Expected at least 3 cells to estimate the number of clusters from, found {n_cells}. Pass `n_clusters=2`."
+        )
+        raise ValueError(msg)
+
+
 def check_one_of(value: Any, allowed: tuple[str, ...], argument: str) -> None:
     """Require one of a few names.
 
@@ -219,6 +234,18 @@ def check_range(value: float, low: float, high: float, argument: str, *, whole: 
         bounds = f"of at least {low:g}" if np.isinf(high) else f"from {low:g} to {high:g}"
         msg = f"Expected `{argument}` to be {kind} {bounds}, found {value!r}."
         raise ValueError(msg)
+
+
+def check_min_confidence(value: float | None) -> None:
+    """Require a probability or None.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if value is not None:
+        check_range(value, 0.0, 1.0, "min_confidence")
 
 
 def check_not_view(adata: AnnData) -> None:

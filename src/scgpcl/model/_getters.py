@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from scgpcl.model import _checks
+from scgpcl.model._annotate import cluster_names
 from scgpcl.model._base import ModelState
 from scgpcl.model._inference import as_index, cell_batches, match_genes
 
@@ -70,6 +71,7 @@ class Getters(ModelState):
         indices: Sequence[int] | None = None,
         soft: bool = False,
         *,
+        min_confidence: float | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Cluster of cells.
@@ -80,16 +82,31 @@ class Getters(ModelState):
             See :meth:`get_latent_representation`.
         soft
             Return the assignment probabilities instead.
+        min_confidence
+            Cells whose largest probability is below this are named ``"unassigned"``; ``None`` names all by their
+            cluster.
 
         Returns
         -------
         Names of the clusters ("0" is the largest in training), shape (n_cells,); with ``soft`` a table of
         probabilities of shape (n_cells, n_clusters), indexed by cell, whose rows sum to one.
+
+        Raises
+        ------
+        ValueError
+            If ``min_confidence`` is no probability, or is given together with ``soft``.
         """
+        _checks.check_min_confidence(min_confidence)
+        if soft and min_confidence is not None:
+            msg = (
+                f"Expected `min_confidence` for names of clusters only, found {min_confidence!r} with `soft=True`. "
+                "Probabilities are given for every cell: leave one of the two out."
+            )
+            raise ValueError(msg)
         z = self.get_latent_representation(adata, indices, batch_size=batch_size)
         cells = (self.adata if adata is None else adata).obs_names
         probability = self._probability(z, cells[as_index(indices, len(cells))])
-        return probability if soft else probability.columns.to_numpy()[probability.to_numpy().argmax(1)]
+        return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
 
     @torch.no_grad()
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:

@@ -36,8 +36,8 @@ class SCGPCL(TwoStageTraining, Getters):
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters. ``None`` estimates it from the pre-trained latent space, for now as the number of Leiden
-        communities of its neighbour graph at resolution 1.
+        Number of clusters. ``None`` estimates it from the pre-trained latent space by the stability of clusterings, see
+        :func:`scgpcl.cluster.estimate_n_clusters`, and keeps ``n_clusters_`` and ``n_clusters_curve_``.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
         them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
@@ -121,6 +121,7 @@ class SCGPCL(TwoStageTraining, Getters):
         super().__init__(adata, registry)
         n_vars = self.summary_stats.n_vars
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
+        self.n_clusters_curve_ = None
         self.gene_flavor = gene_flavor
         self.feature_total = feature_total
         self.start = start
@@ -202,7 +203,9 @@ class SCGPCL(TwoStageTraining, Getters):
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    def annotate(self, adata: AnnData | None = None, *, key_added: str = _keys.STEM) -> None:
+    def annotate(
+        self, adata: AnnData | None = None, *, key_added: str = _keys.STEM, min_confidence: float | None = None
+    ) -> None:
         """Write the model's results to an AnnData.
 
         Parameters
@@ -211,6 +214,9 @@ class SCGPCL(TwoStageTraining, Getters):
             Cells to annotate; ``None`` is the registered AnnData.
         key_added
             Stem of the keys below.
+        min_confidence
+            Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` names all by
+            their cluster. Probabilities and confidence stay as they are.
 
         Notes
         -----
@@ -219,6 +225,7 @@ class SCGPCL(TwoStageTraining, Getters):
         ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
         """
         frame = self._trained_frame()
+        _checks.check_min_confidence(min_confidence)
         target = self.adata if adata is None else adata
         if target is None:
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
@@ -234,6 +241,7 @@ class SCGPCL(TwoStageTraining, Getters):
             selected=frame.selected,
             parameters=parameters,
             key_added=key_added,
+            min_confidence=min_confidence,
         )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import kmeans, leiden_n_clusters, select_start
+from scgpcl.cluster import estimate_n_clusters, kmeans, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Restarts of the k-means that starts the clustering stage.
 CENTERS_INIT = 20
+#: Number that the granularities of the prototypes multiply while the number of clusters is not known.
+PRETRAIN_CLUSTERS = 10
 _TRAIN = presets.DEFAULT["train"]
 
 
@@ -156,6 +158,7 @@ class TwoStageTraining(ModelState):
         _checks.check_range(values["agreement"], 0.0, np.inf, "agreement")
         _checks.check_range(values["label_tol"], 0.0, 1.0, "label_tol")
         _checks.check_n_clusters(self.n_clusters_, self.adata.n_obs)
+        _checks.check_can_estimate(self.n_clusters_, self.adata.n_obs)
         if early_stopping and (train_size is None or train_size >= 1.0):
             msg = (
                 "Expected `train_size` below 1 with `early_stopping=True`, found no cells to validate on. "
@@ -208,7 +211,7 @@ class TwoStageTraining(ModelState):
     ) -> None:
         if values["pretrain_max_epochs"] == 0:
             return
-        k = self.n_clusters_ or self._estimate(splitter)
+        k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
             n_clusters=k,
@@ -229,7 +232,7 @@ class TwoStageTraining(ModelState):
     ) -> None:
         z = encode_all(self.module, splitter)
         if self.n_clusters_ is None:
-            self.n_clusters_ = self._estimate(splitter)
+            self.n_clusters_, self.n_clusters_curve_ = estimate_n_clusters(z, seed=derived_seed(self.seed_, 22))
             logger.info("Estimated %d clusters from the pre-trained latent space.", self.n_clusters_)
         k = self.n_clusters_
         if self.module.centers is None:
@@ -265,7 +268,3 @@ class TwoStageTraining(ModelState):
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
-
-    def _estimate(self, splitter: BipartiteSplitter) -> int:
-        z = encode_all(self.module, splitter).cpu().numpy()
-        return min(leiden_n_clusters(z, seed=derived_seed(self.seed_, 22)), len(z))

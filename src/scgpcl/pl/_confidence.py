@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgpcl import _keys
+
+from ._obs import categories_of, colors_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def confidence(
+    adata: AnnData,
+    *,
+    key: str = _keys.CLUSTER,
+    confidence_key: str = _keys.CONFIDENCE,
+    min_confidence: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Distribution of the confidence in each cluster, as violins in the order of the categories.
+
+    Parameters
+    ----------
+    adata
+        Clustered cells; not changed.
+    key
+        Column of `adata.obs` with the clusters. Its scanpy colours are used if there are any.
+    confidence_key
+        Column of `adata.obs` with the probability of each cell's cluster.
+    min_confidence
+        Draw a dashed line here, and above each violin the share of the cells that are below it.
+    ax
+        Axes to draw on; a new figure by default.
+
+    Returns
+    -------
+    The axes, one violin per cluster, with a bar at its median.
+
+    Raises
+    ------
+    KeyError
+        If `adata.obs` lacks one of the columns.
+    ValueError
+        If no cell has a cluster, or a cell with a cluster has no confidence.
+    """
+    import matplotlib.pyplot as plt
+
+    clusters = categories_of(adata, key)
+    if confidence_key not in adata.obs:
+        msg = f"Expected `adata.obs[{confidence_key!r}]`, found the columns {list(adata.obs.columns)}."
+        raise KeyError(msg)
+    values = adata.obs[confidence_key].astype(float)
+    n_missing = int((values.isna() & clusters.notna()).sum())
+    if n_missing:
+        msg = (
+            f"Expected a number for every clustered cell in `adata.obs[{confidence_key!r}]`, found {n_missing} missing."
+        )
+        raise ValueError(msg)
+    names = list(clusters.cat.categories)
+    groups = [values[clusters == name].to_numpy() for name in names]
+    colors = colors_of(adata, key)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(3.5, 0.45 * len(names) + 1.2), 3.2), layout="constrained")
+    positions = list(range(len(names)))
+    parts: dict[str, Any] = ax.violinplot(groups, positions, widths=0.85, showextrema=False, showmedians=True)
+    for body, name in zip(parts["bodies"], names, strict=True):
+        body.set(facecolor=colors[name], edgecolor="none", alpha=0.9)
+    parts["cmedians"].set(color="0.2", lw=1.2)
+    if min_confidence is not None:
+        ax.axhline(min_confidence, color="0.4", ls="--", lw=1)
+        for x, group in zip(positions, groups, strict=True):
+            share = f"{(group < min_confidence).mean():.0%}"
+            ax.text(x, 1.01, share, ha="center", va="bottom", fontsize=7, transform=ax.get_xaxis_transform())
+    long_names = max(len(str(name)) for name in names) > 3
+    ax.set_xticks(positions, [str(name) for name in names], rotation=45 if long_names else 0)
+    ax.set(xlabel=key, ylabel="confidence", ylim=(0.0, 1.0))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
