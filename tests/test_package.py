@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "model": {"train", "module", "nn", "data", "cluster", "pp"},
     "datasets": set(),
     "metrics": set(),
-    "pl": {"metrics"},
+    "tl": {"model"},
+    "pl": {"metrics", "tl"},
 }
 PLAIN = {"_keys", "_random", "presets", "__version__"}
 
@@ -78,12 +79,20 @@ def test_keys_are_written_once():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
-        for key in ("X_scgpcl", "scgpcl_cluster", "scgpcl_probability", "scgpcl_confidence", "label_agreement"):
+        for key in (
+            "X_scgpcl",
+            "scgpcl_cluster",
+            "scgpcl_probability",
+            "scgpcl_confidence",
+            "scgpcl_markers",
+            "scgpcl_name",
+            "label_agreement",
+        ):
             assert key not in strings, (path, key)
 
 
 def public_objects():
-    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "datasets"):
+    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "tl", "datasets"):
         package = importlib.import_module(f"scgpcl.{module}")
         for name in package.__all__:
             yield f"{module}.{name}", getattr(package, name)

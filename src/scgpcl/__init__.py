@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, train
+    from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, tl, train
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
 
@@ -22,6 +22,7 @@ __all__ = [
     "pl",
     "pp",
     "presets",
+    "tl",
     "train",
 ]
 

@@ -10,6 +10,8 @@ PROBABILITY: Final = "scgpcl_probability"
 CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
 UNS: Final = "scgpcl"
+MARKERS: Final = "scgpcl_markers"
+NAME: Final = "scgpcl_name"
 
 # node and edge types of the graph, in PyG's vocabulary
 CELL: Final = "cell"
