@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -89,15 +90,18 @@ def rank_markers(
     if not testable:
         msg = f"Expected a cluster of at least two cells in `adata.obs[{key!r}]`, found clusters of one cell only."
         raise ValueError(msg)
-    sc.tl.rank_genes_groups(
-        expression,
-        key,
-        groups=testable,
-        method=method,
-        n_genes=expression.n_vars if n_genes is None else min(n_genes, expression.n_vars),
-        pts=True,
-        key_added=_keys.MARKERS,
-    )
+    with warnings.catch_warnings():
+        # scanpy makes its table column by column, of which pandas complains from about twenty clusters on.
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        sc.tl.rank_genes_groups(
+            expression,
+            key,
+            groups=testable,
+            method=method,
+            n_genes=expression.n_vars if n_genes is None else min(n_genes, expression.n_vars),
+            pts=True,
+            key_added=_keys.MARKERS,
+        )
     result = expression.uns[_keys.MARKERS]
     if key_added is not None:
         adata.uns[key_added] = result
