@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "tl": {"model"},
     "pl": {"metrics", "tl"},
+    "_report": {"model", "data", "pp", "pl", "tl", "_summary", "_files"},
 }
 PLAIN = {"_keys", "_random", "presets", "__version__"}
 
@@ -97,6 +98,7 @@ def public_objects():
         for name in package.__all__:
             yield f"{module}.{name}", getattr(package, name)
     yield "SCGPCL", scgpcl.SCGPCL
+    yield "report", scgpcl.report
     for name, member in inspect.getmembers(scgpcl.SCGPCL):
         if not name.startswith("_") and inspect.isfunction(member) and member.__module__.startswith("scgpcl"):
             yield f"SCGPCL.{name}", member

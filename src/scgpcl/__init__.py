@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scgpcl import cluster, data, datasets, metrics, nn, pl, pp, presets, tl, train
+    from scgpcl._report import report
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
 
@@ -22,13 +23,14 @@ __all__ = [
     "pl",
     "pp",
     "presets",
+    "report",
     "tl",
     "train",
 ]
 
 __version__ = version("scgpcl")
 
-_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module"}
+_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module", "report": "scgpcl._report"}
 
 
 def __getattr__(name: str) -> Any:
