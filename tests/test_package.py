@@ -24,8 +24,10 @@ MAY_IMPORT = {
     "model": {"train", "module", "nn", "data", "cluster", "pp"},
     "datasets": set(),
     "metrics": set(),
-    "pl": {"metrics"},
+    "tl": {"model"},
+    "pl": {"metrics", "tl"},
     "benchmark": {"model", "metrics", "_files"},
+    "_report": {"model", "data", "pp", "pl", "tl", "_summary", "_files"},
 }
 PLAIN = {"_keys", "_random", "presets", "__version__"}
 
@@ -79,16 +81,25 @@ def test_keys_are_written_once():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
-        for key in ("X_scgpcl", "scgpcl_cluster", "scgpcl_probability", "scgpcl_confidence", "label_agreement"):
+        for key in (
+            "X_scgpcl",
+            "scgpcl_cluster",
+            "scgpcl_probability",
+            "scgpcl_confidence",
+            "scgpcl_markers",
+            "scgpcl_name",
+            "label_agreement",
+        ):
             assert key not in strings, (path, key)
 
 
 def public_objects():
-    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "datasets", "benchmark"):
+    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "tl", "datasets", "benchmark"):
         package = importlib.import_module(f"scgpcl.{module}")
         for name in package.__all__:
             yield f"{module}.{name}", getattr(package, name)
     yield "SCGPCL", scgpcl.SCGPCL
+    yield "report", scgpcl.report
     for name, member in inspect.getmembers(scgpcl.SCGPCL):
         if not name.startswith("_") and inspect.isfunction(member) and member.__module__.startswith("scgpcl"):
             yield f"SCGPCL.{name}", member

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, train
+    from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, tl, train
+    from scgpcl._report import report
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
 
@@ -23,12 +24,14 @@ __all__ = [
     "pl",
     "pp",
     "presets",
+    "report",
+    "tl",
     "train",
 ]
 
 __version__ = version("scgpcl")
 
-_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module"}
+_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module", "report": "scgpcl._report"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files of the command line: what can be read and written, and writing that leaves nothing half done."""
+"""Files: what can be read and written, and writing that leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -45,19 +45,21 @@ def check_output_path(path: Path, input_path: Path) -> None:
     InputError
         If there is no such place.
     """
-    if path.suffix != ".h5ad":
-        msg = f"Expected an output file that ends in .h5ad, found {path}."
-        raise InputError(msg)
-    if path.is_dir():
-        msg = f"Expected an output file, found a folder at {path}. Choose another name."
-        raise InputError(msg)
-    if not path.parent.is_dir():
-        msg = f"Expected an existing folder for the output, found none at {path.parent}. Make it first."
-        raise InputError(msg)
-    _check_writable(path.parent)
+    _check_place(path, ".h5ad")
     if path.exists() and path.samefile(input_path):
         msg = f"Expected another output file than the input, found {path} for both. Choose another name."
         raise InputError(msg)
+
+
+def check_report_path(path: Path) -> None:
+    """Require a place where an HTML file can be written.
+
+    Raises
+    ------
+    InputError
+        If there is no such place.
+    """
+    _check_place(path, ".html")
 
 
 def check_folder(path: Path) -> None:
@@ -116,6 +118,37 @@ def write(adata: ad.AnnData, path: Path) -> None:
         msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
         raise InputError(msg) from error
     logger.info("Wrote %s.", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file in UTF-8, which appears, or replaces an older one, when it is complete.
+
+    Raises
+    ------
+    InputError
+        If the system refuses; an older file is untouched then.
+    """
+    try:
+        with replacing(path) as temporary:
+            # Half a surrogate pair, which a name may have, has no place in UTF-8.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
+        raise InputError(msg) from error
+    logger.info("Wrote %s.", path)
+
+
+def _check_place(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        msg = f"Expected an output file that ends in {suffix}, found {path}."
+        raise InputError(msg)
+    if path.is_dir():
+        msg = f"Expected an output file, found a folder at {path}. Choose another name."
+        raise InputError(msg)
+    if not path.parent.is_dir():
+        msg = f"Expected an existing folder for the output, found none at {path.parent}. Make it first."
+        raise InputError(msg)
+    _check_writable(path.parent)
 
 
 def _check_writable(folder: Path) -> None:

@@ -10,6 +10,8 @@ PROBABILITY: Final = "scgpcl_probability"
 CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
 UNS: Final = "scgpcl"
+MARKERS: Final = "scgpcl_markers"
+NAME: Final = "scgpcl_name"
 
 # name of cells whose confidence is too low, where a least confidence is asked for
 UNASSIGNED: Final = "unassigned"

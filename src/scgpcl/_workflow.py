@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from scgpcl import _keys, datasets, metrics, presets
-from scgpcl._files import InputError, check_folder, check_input_path, check_output_path, read, write
-from scgpcl._summary import cluster_table, find_markers, write_figures, write_table
+from scgpcl import _keys, datasets, metrics, presets, tl
+from scgpcl._files import (
+    InputError,
+    check_folder,
+    check_input_path,
+    check_output_path,
+    check_report_path,
+    read,
+    write,
+)
+from scgpcl._report import report as write_report
+from scgpcl._summary import cluster_table, rank, write_figures, write_table
 from scgpcl.model import SCGPCL
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ def cluster_file(
     batch_key: str | None = None,
     seed: int = 0,
     figures: Path | None = None,
+    report: Path | None = None,
     preset: str = "default",
 ) -> Result:
     """Cluster the cells of an h5ad file and write them with the results to another one.
@@ -72,12 +82,14 @@ def cluster_file(
         Seed of everything random.
     figures
         Folder for figures and the table of clusters with marker genes, made if missing; `None` makes none.
+    report
+        HTML page to write, see `scgpcl.report`; `None` writes none.
     preset
         `"default"` or `"paper"`.
 
     Returns
     -------
-    The clusters, with marker genes if figures were asked for, the files and the training time.
+    The clusters, with marker genes if figures or a report were asked for, the files and the training time.
 
     Raises
     ------
@@ -91,17 +103,22 @@ def cluster_file(
         raise InputError(msg)
     if figures is not None:
         check_folder(figures)
+    if report is not None:
+        check_report_path(report)
     adata = read(input_path)
     model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
     write(adata, output_path)
     files = [output_path]
-    if figures is None:
-        table = cluster_table(adata, _keys.CLUSTER)
-    else:
+    if figures is None and report is None:
+        return Result(cluster_table(adata, _keys.CLUSTER), files, seconds, {})
+    markers = rank(adata, _keys.CLUSTER, layer=layer)
+    table = cluster_table(adata, _keys.CLUSTER, genes={} if markers is None else tl.top_markers(markers))
+    if figures is not None:
         figures.mkdir(exist_ok=True)
-        markers = find_markers(adata, _keys.CLUSTER, layer=layer)
-        table = cluster_table(adata, _keys.CLUSTER, markers=markers)
-        files += [*write_figures(adata, model, figures, markers=markers, seed=seed), write_table(table, figures)]
+        files += write_figures(adata, model, figures, markers=markers, layer=layer, seed=seed)
+        files.append(write_table(table, figures))
+    if report is not None:
+        files.append(write_report(adata, model, report, title=input_path.stem, markers=markers, seed=seed))
     return Result(table, files, seconds, {})
 
 
@@ -131,9 +148,10 @@ def demo(out_dir: Path, *, seed: int = 0) -> Result:
     out_dir.mkdir(exist_ok=True)
     output_path = out_dir / "pbmc3k_scgpcl.h5ad"
     write(adata, output_path)
-    markers = find_markers(adata, _keys.CLUSTER, layer=COUNTS)
-    table = cluster_table(adata, _keys.CLUSTER, CELL_TYPE, markers=markers)
-    drawn = write_figures(adata, model, out_dir, CELL_TYPE, markers=markers, seed=seed)
+    markers = rank(adata, _keys.CLUSTER, layer=COUNTS)
+    genes = {} if markers is None else tl.top_markers(markers)
+    table = cluster_table(adata, _keys.CLUSTER, CELL_TYPE, genes=genes)
+    drawn = write_figures(adata, model, out_dir, CELL_TYPE, markers=markers, layer=COUNTS, seed=seed)
     labels, clusters = adata.obs[CELL_TYPE], adata.obs[_keys.CLUSTER]
     scores = {
         "ARI": metrics.ari(labels, clusters),

@@ -70,6 +70,7 @@ def cluster(
     batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="One HTML page with everything.")] = None,
     preset: Annotated[Preset, typer.Option(help="Configuration: ours, or the published one.")] = Preset.default,
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another one."""
@@ -84,6 +85,7 @@ def cluster(
             batch_key=batch_key,
             seed=seed,
             figures=figures,
+            report=report,
             preset=preset.value,
         )
     _report(result, title=str(output.name))

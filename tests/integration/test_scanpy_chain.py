@@ -65,3 +65,22 @@ def test_neighbors_of_more_than_4096_cells():
     adata.obsm["X_scgpcl"] = rng.normal(size=(4200, 16)).astype(np.float32)
     sc.pp.neighbors(adata, use_rep="X_scgpcl")
     assert adata.obsp["connectivities"].shape == (4200, 4200)
+
+
+def test_clusters_get_the_names_of_their_published_types(clustered):
+    adata, _ = clustered
+    adata = adata.copy()
+    markers = {
+        "CD4 T": ["IL7R", "CCR7"],
+        "CD8 T": ["CD8A", "CD8B"],
+        "B": ["CD79A", "MS4A1"],
+        "NK": ["GNLY", "NKG7"],
+        "CD14+ Mono": ["CD14", "LYZ"],
+        "FCGR3A+ Mono": ["FCGR3A", "MS4A7"],
+        "DC": ["FCER1A", "CST3"],
+        "Platelet": ["PPBP", "PF4"],
+    }
+    scgpcl.tl.name_clusters(adata, markers, layer="counts")
+    # one name for the two halves of the CD4 T cells, which the clusters need not separate
+    published = adata.obs["cell_type"].astype(str).replace({"Naive CD4 T": "CD4 T", "Memory CD4 T": "CD4 T"})
+    assert (adata.obs["scgpcl_name"].astype(str) == published).mean() > 0.8

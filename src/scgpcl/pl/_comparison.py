@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from ._obs import categories_of
+from ._text import shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,13 +58,18 @@ def comparison(adata: AnnData, key1: str, key2: str, *, ax: Axes | None = None) 
 
     n_rows, n_cols = share.shape
     if ax is None:
-        _, ax = plt.subplots(figsize=(0.5 * n_cols + 2.8, 0.42 * n_rows + 1.8), layout="constrained")
+        width, height = (0.5 if n_cols <= 15 else 0.34), (0.42 if n_rows <= 15 else 0.28)
+        _, ax = plt.subplots(figsize=(width * n_cols + 2.8, height * n_rows + 1.8), layout="constrained")
     image = ax.imshow(share.to_numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    ax.set_xticks(range(n_cols), [str(name) for name in share.columns], rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n_rows), [f"{name} ({n})" for name, n in zip(share.index, counts.sum(axis=1), strict=True)])
-    ax.set(xlabel=key2, ylabel=f"{key1} (cells)")
+    ax.set_xticks(
+        range(n_cols), [shown(name) for name in share.columns], rotation=45, ha="right", rotation_mode="anchor"
+    )
+    ax.set_yticks(
+        range(n_rows), [f"{shown(name)} ({n})" for name, n in zip(share.index, counts.sum(axis=1), strict=True)]
+    )
+    ax.set(xlabel=shown(key2, 60), ylabel=f"{shown(key1, 60)} (cells)")
     _write_shares(ax, share.to_numpy())
-    ax.figure.colorbar(image, ax=ax, label=f"share of {key1}", fraction=0.05, pad=0.02)
+    ax.figure.colorbar(image, ax=ax, label=f"share of {shown(key1)}", fraction=0.05, pad=0.02)
     return ax
 
 

@@ -26,16 +26,16 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
     """Colour of each category of `adata.obs[key]`, the one scanpy uses; `adata` is not changed.
 
     These are the colours in `adata.uns[f"{key}_colors"]`, which scanpy's plots store, as long as there is one for each
-    category, else scanpy's default palette for that many categories.
+    category and all are colours, else scanpy's default palette for that many categories.
     """
+    from matplotlib.colors import is_color_like
     from scanpy.plotting import palettes
 
     # scanpy stores one colour per category, used or not.
     categories = list(adata.obs[key].astype("category").cat.categories)
     stored = adata.uns.get(f"{key}_colors")
-    if stored is not None and len(stored) >= len(categories):
-        palette = [str(color) for color in stored]
-    else:
+    palette = [] if stored is None else [str(color) for color in stored]
+    if len(palette) < len(categories) or not all(map(is_color_like, palette)):
         defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
         palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
     return dict(zip(categories, palette, strict=False))

@@ -1,0 +1,5 @@
+"""One page about a clustering, for people who do not program."""
+
+from ._report import report
+
+__all__ = ["report"]

@@ -1,0 +1,82 @@
+"""Two-dimensional maps of the latent space, made once and kept with the cells."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import anndata as ad
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Method = Literal["umap", "tsne"]
+METHODS = ("umap", "tsne")
+
+
+def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
+    """Positions of the cells, shape (n_cells, 2), from `adata` if they are there and up to date.
+
+    Made positions are stored in `obsm[f"{use_rep}_{method}"]`, with the parameters and a digest of the latent vectors in
+    `uns` under the same name, unless `adata` is a view. Positions there without such a record are somebody else's: they
+    are used and not replaced.
+    """
+    if use_rep not in adata.obsm:
+        msg = (
+            f"Expected latent vectors in `adata.obsm[{use_rep!r}]`, found the keys {list(adata.obsm)}. "
+            "Train a model first, or name the key with `use_rep=`."
+        )
+        raise KeyError(msg)
+    if adata.n_obs < 3:
+        msg = f"Expected at least 3 cells for a map, found {adata.n_obs}."
+        raise ValueError(msg)
+    latent = np.ascontiguousarray(adata.obsm[use_rep])
+    place = f"{use_rep}_{method}"
+    record = {"seed": seed, "digest": hashlib.blake2b(latent.tobytes(), digest_size=16).hexdigest()}
+    if place in adata.obsm and (place not in adata.uns or _same(adata.uns[place], record)):
+        return positions_at(adata, place)
+    positions = _make(latent, method=method, seed=seed)
+    if not adata.is_view:
+        adata.obsm[place] = positions
+        adata.uns[place] = record
+    return positions
+
+
+def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
+    """First two columns of `adata.obsm[place]`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such entry.
+    ValueError
+        If it has fewer than two columns.
+    """
+    if place not in adata.obsm:
+        msg = f"Expected positions of cells in `adata.obsm[{place!r}]`, found the keys {list(adata.obsm)}."
+        raise KeyError(msg)
+    positions = np.asarray(adata.obsm[place])
+    if positions.ndim != 2 or positions.shape[1] < 2:
+        msg = f"Expected at least two columns in `adata.obsm[{place!r}]`, found the shape {positions.shape}."
+        raise ValueError(msg)
+    return positions[:, :2]
+
+
+def _same(stored: Any, record: Mapping[str, object]) -> bool:
+    """Whether a stored record says the same; a file gives numbers and text back as numpy's."""
+    return all(str(stored.get(name)) == str(value) for name, value in record.items())
+
+
+def _make(latent: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
+    import scanpy as sc
+
+    cells = ad.AnnData(obsm={"latent": latent})
+    if method == "tsne":
+        perplexity = min(30.0, (cells.n_obs - 1) / 3)
+        sc.tl.tsne(cells, use_rep="latent", perplexity=perplexity, random_state=seed)
+    else:
+        sc.pp.neighbors(cells, use_rep="latent", n_neighbors=min(15, cells.n_obs - 1), random_state=seed)
+        # The spectral start needs more cells than it makes eigenvectors.
+        sc.tl.umap(cells, random_state=seed, init_pos="spectral" if cells.n_obs > 4 else "random")
+    return np.asarray(cells.obsm[f"X_{method}"], dtype=np.float32)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgpcl import _keys
+from scgpcl.tl import rank_markers, top_markers
+from scgpcl.tl._expression import log_normalized
+
+from ._text import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+#: Genes in one picture, so that their names can be read.
+_MAX_GENES = 60
+
+
+def markers(
+    adata: AnnData,
+    table: pd.DataFrame | None = None,
+    *,
+    key: str = _keys.CLUSTER,
+    layer: str | None = None,
+    n_genes: int = 3,
+) -> Axes:
+    """Dot plot of the best marker genes of each cluster, drawn by scanpy.
+
+    The size of a dot is the share of the cluster's cells that have the gene, its colour the mean expression, scaled so
+    that each gene reaches from zero to one.
+
+    Parameters
+    ----------
+    adata
+        Clustered cells with raw counts; not changed.
+    table
+        Result of :func:`scgpcl.tl.rank_markers`; `None` makes it.
+    key
+        Column of `adata.obs` with the clusters.
+    layer
+        Layer with the counts; `None` is `X`.
+    n_genes
+        Genes per cluster, see :func:`scgpcl.tl.top_markers`; fewer where there would be more than 60 in all. A gene of
+        two clusters is drawn with the first of them.
+
+    Returns
+    -------
+    The axes with the dots, in a new figure.
+
+    Raises
+    ------
+    KeyError
+        If `adata` lacks the column or the layer.
+    ValueError
+        If no cluster has a marker gene, `n_genes` is below 1, or the counts break a rule.
+    """
+    import matplotlib.pyplot as plt
+    import scanpy as sc
+
+    if n_genes < 1:
+        msg = f"Expected `n_genes` to be at least 1, found {n_genes}."
+        raise ValueError(msg)
+    if table is None:
+        table = rank_markers(adata, key, layer=layer, key_added=None)
+    chosen = choose(top_markers(table, 10 * n_genes), n_genes)
+    if not chosen:
+        msg = f"Expected a marker gene of at least one cluster in `adata.obs[{key!r}]`, found none."
+        raise ValueError(msg)
+    expression = log_normalized(adata, key, layer=layer)
+    genes = [gene for names in chosen.values() for gene in names]
+    expression = expression[:, genes].copy()
+    names = _unique([shown(name) for name in expression.obs[key].cat.categories])
+    shown_as = dict(zip(expression.obs[key].cat.categories, names, strict=True))
+    expression.obs[key] = expression.obs[key].cat.rename_categories(names)
+    expression.var_names = _unique([shown(gene, 20) for gene in genes])
+    symbols = iter(expression.var_names)
+    plot: Any = sc.pl.dotplot(
+        expression,
+        {shown_as[name]: [next(symbols) for _ in own] for name, own in chosen.items()},
+        groupby=key,
+        standard_scale="var",
+        var_group_rotation=90 if max(map(len, names)) > 4 else 0,
+        return_fig=True,
+        show=False,
+    )
+    plot.style(cmap="Reds", dot_edge_lw=0.3)
+    plot.legend(colorbar_title="mean expression\n(scaled per gene)", size_title="cells with the gene (%)")
+    plot.make_figure()
+    axes: Axes = plot.get_axes()["mainplot_ax"]
+    axes.set_ylabel(shown(key, 60))
+    plt.figure(plot.fig)
+    return axes
+
+
+def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:
+    """At most `n_genes` genes of each cluster that has any, each gene once and with the first cluster it marks."""
+    n_genes = max(1, min(n_genes, _MAX_GENES // max(len(genes), 1)))
+    drawn: set[str] = set()
+    chosen: dict[str, list[str]] = {}
+    for name, candidates in genes.items():
+        new = [gene for gene in candidates if gene not in drawn][:n_genes]
+        if new:
+            chosen[name] = new
+            drawn.update(new)
+    return chosen
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with a number after those that occurred before: two long names may be cut to the same."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        while name in seen:
+            seen[name] += 1
+            name = f"{name} ({seen[name]})"
+        seen[name] = 1
+        result.append(name)
+    return result

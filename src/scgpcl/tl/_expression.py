@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scgpcl.model import _checks
+
+#: Counts per cell after normalisation.
+TARGET_SUM = 1e4
+
+
+def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
+    """Clusters as a categorical of text without unused categories, index `obs_names`.
+
+    Raises
+    ------
+    KeyError
+        If `adata.obs` has no such column.
+    ValueError
+        If there are fewer than two clusters, or two that read the same.
+    """
+    if key not in adata.obs:
+        msg = (
+            f"Expected clusters in `adata.obs[{key!r}]`, found the columns [{_checks.listed(adata.obs.columns)}]. "
+            "Train a model first, or name the column with `key=`."
+        )
+        raise KeyError(msg)
+    groups = adata.obs[key].astype("category").cat.remove_unused_categories()
+    names = [str(name) for name in groups.cat.categories]
+    if len(names) < 2:
+        msg = f"Expected at least two clusters to compare in `adata.obs[{key!r}]`, found {len(names)}."
+        raise ValueError(msg)
+    if len(set(names)) < len(names):
+        msg = f"Expected clusters with different names in `adata.obs[{key!r}]`, found [{_checks.listed(names)}]."
+        raise ValueError(msg)
+    return groups.cat.rename_categories(names)
+
+
+def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> ad.AnnData:
+    """Logarithm of one plus counts per 10,000, for all genes and the cells that have a cluster.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts; not changed.
+    key
+        Column of `adata.obs` with the clusters.
+    layer
+        Layer with the counts; `None` is `X`.
+
+    Returns
+    -------
+    A new AnnData with the expression (CSR float32) and, in `obs[key]`, the clusters as text; its cells have no names.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If there are no two clusters, no counts, or gene names that are not unique.
+    """
+    import scanpy as sc
+
+    groups = groups_of(adata, key)
+    _checks.check_names(adata.var_names, "var_names")
+    counts = _checks.counts_of(adata, layer)
+    _checks.check_counts(counts, layer)
+    if not isinstance(counts, sp.spmatrix):
+        counts = sp.csr_matrix(counts[:])  # dense, or on disk
+    has_group = groups.notna().to_numpy()
+    expression = ad.AnnData(
+        counts.astype("float32").tocsr()[has_group],  # a copy
+        obs=pd.DataFrame({key: groups[has_group].array}, index=np.arange(has_group.sum()).astype(str)),
+        var=pd.DataFrame(index=adata.var_names),
+    )
+    sc.pp.normalize_total(expression, target_sum=TARGET_SUM)
+    sc.pp.log1p(expression)
+    return expression

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scgpcl import _keys
+from scgpcl.model import _checks
+
+from ._expression import groups_of, log_normalized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+
+UNKNOWN = "unknown"
+#: Groups of genes of like mean expression: as many as :func:`scanpy.tl.score_genes` makes, and fewer in small panels of
+#: genes, where a group would have too few genes to compare with.
+MAX_BINS = 25
+MIN_BIN_SIZE = 200
+
+
+def name_clusters(
+    adata: AnnData,
+    markers: Mapping[str, Iterable[str]],
+    *,
+    key: str = _keys.CLUSTER,
+    layer: str | None = None,
+    key_added: str = _keys.NAME,
+    max_p_value: float = 0.01,
+    n_random: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Name clusters after cell types by sets of marker genes.
+
+    The score of a type in a cluster is the mean over its genes of
+
+        (mean expression in the cluster - mean expression in the other cells) / standard deviation over all cells,
+
+    where expression is the logarithm of one plus counts per 10,000. Each cluster takes the type with the largest score,
+    unless random sets of genes do as well: their scores come from `n_random` sets in which each gene is replaced by a
+    random one of like mean expression that is no marker of the type (25 bins, as in :func:`scanpy.tl.score_genes` after
+    Tirosh et al. 2016, or fewer with at least 200 genes each). Such a cluster is called `"unknown"`. Two clusters may
+    share a name.
+
+    Parameters
+    ----------
+    adata
+        Clustered cells with raw counts of all genes.
+    markers
+        Marker genes of each type, `{type: [genes]}`. Genes that `adata` lacks are left out with a warning.
+    key
+        Column of `adata.obs` with the clusters. Cells without one take no part and get no name.
+    layer
+        Layer with the counts; `None` is `X`.
+    key_added
+        Column of `adata.obs` for the names: a Categorical in the order of `markers`, `"unknown"` last.
+    max_p_value
+        Largest share of random sets that may score as high as the type. It is a cutoff for one type in one cluster, not
+        an error rate over all of them; 1 gives a name to every cluster in which any type has a score above zero.
+    n_random
+        Number of random sets. No p-value is below `1 / (n_random + 1)`.
+    seed
+        Seed of the random sets.
+
+    Returns
+    -------
+    One row per cluster, in their order: `cluster`, `name`, `size` (cells), `best_type` and its `score` and `p_value`
+    (the name if the p-value is small enough), and `second_type` with `second_score` (missing if there is one type).
+    Close scores mean that the marker sets do not tell the two types apart.
+
+    Raises
+    ------
+    KeyError
+        If `adata` lacks the column or the layer.
+    TypeError
+        If `markers` is no mapping of names to lists of names.
+    ValueError
+        If there are fewer than two clusters, no types, a type without genes in `adata`, a type called `"unknown"`, or
+        the counts or another argument break a rule.
+
+    Examples
+    --------
+    >>> markers = {"B": ["CD79A", "MS4A1"], "NK": ["GNLY", "NKG7"], "T": ["CD3D", "CD3E"]}
+    >>> scgpcl.tl.name_clusters(adata, markers, layer="counts")  # doctest: +SKIP
+    >>> sc.pl.umap(adata, color="scgpcl_name")  # doctest: +SKIP
+    """
+    _checks.check_range(max_p_value, 0.0, 1.0, "max_p_value")
+    _checks.check_range(n_random, 1, np.inf, "n_random", whole=True)
+    _checks.check_not_view(adata)
+    columns = _columns_of(markers, adata.var_names)
+    expression = log_normalized(adata, key, layer=layer)
+    groups = expression.obs[key]
+
+    difference, mean = _standardized_difference(expression.X, groups.cat.codes.to_numpy())
+    score, p_value = _score_sets(difference, mean, columns, n_random=n_random, rng=np.random.default_rng(seed))
+    table = _table(score, p_value, list(columns), max_p_value)
+    table.insert(0, "cluster", groups.cat.categories)
+    table.insert(2, "size", groups.value_counts(sort=False).to_numpy())
+
+    used = set(table["name"])
+    categories = [name for name in (*columns, UNKNOWN) if name in used]
+    # One more entry for cells without a cluster, whose code is -1.
+    name_of_code = np.array([*table["name"], None], dtype=object)
+    adata.obs[key_added] = pd.Categorical(name_of_code[groups_of(adata, key).cat.codes], categories=categories)
+    return table
+
+
+def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
+    """Positions of the marker genes of each type, shape (n_markers,) each."""
+    if not isinstance(markers, Mapping):
+        msg = f"Expected `markers` to be a dictionary of types and their genes, found {type(markers).__name__}."
+        raise TypeError(msg)
+    if not markers:
+        msg = "Expected at least one type in `markers`, found none."
+        raise ValueError(msg)
+    columns, missing = {}, []
+    for name, wanted in markers.items():
+        if not isinstance(name, str) or isinstance(wanted, str | bytes) or not hasattr(wanted, "__iter__"):
+            msg = f"Expected `markers` to hold lists of genes by name of type, found {name!r}: {wanted!r}."
+            raise TypeError(msg)
+        if name == UNKNOWN:
+            msg = f"Expected names of types in `markers`, found {UNKNOWN!r}, which is kept for clusters of none."
+            raise ValueError(msg)
+        unique = pd.Index(list(dict.fromkeys(wanted)), dtype=object)
+        found = genes.get_indexer(unique)
+        if (found < 0).all():
+            what = f"none of {_checks.listed(unique)}" if len(unique) else "an empty set"
+            msg = (
+                f"Expected genes of `adata.var_names` as markers of {name!r}, found {what}. Check their spelling "
+                f"(the first gene of the data is {str(genes[0])!r}) or leave this type out."
+            )
+            raise ValueError(msg)
+        missing += list(unique[found < 0])
+        columns[name] = found[found >= 0]
+    if missing:
+        msg = f"Left out {len(missing)} marker genes that are not in `adata.var_names`: {_checks.listed(missing)}."
+        warnings.warn(msg, stacklevel=3)
+    return columns
+
+
+def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each cluster lies above the other cells.
+
+    Parameters
+    ----------
+    x
+        Expression, shape (n_cells, n_genes).
+    codes
+        Cluster of each cell, shape (n_cells,).
+
+    Returns
+    -------
+    Difference of means in standard deviations over all cells, shape (n_genes, n_clusters), zero for a gene that does
+    not vary; and the mean over all cells, shape (n_genes,).
+    """
+    n_cells = x.shape[0]
+    x = x.astype(np.float64)
+    size = np.bincount(codes)
+    member = sp.csr_matrix((np.ones(n_cells), (codes, np.arange(n_cells))), shape=(len(size), n_cells))
+    inside = np.asarray((member @ x).todense())
+    total = inside.sum(0)
+    mean = total / n_cells
+    variance = np.asarray(x.multiply(x).sum(0)).ravel() / n_cells - mean**2
+    varies = variance > 1e-9 * mean**2  # below that it is the rounding of a constant
+    std = np.sqrt(np.where(varies, variance, 1.0))
+    outside = (total - inside) / (n_cells - size)[:, None]
+    return (np.where(varies, inside / size[:, None] - outside, 0.0) / std).T, mean
+
+
+def _score_sets(
+    difference: np.ndarray, mean: np.ndarray, columns: dict[str, np.ndarray], *, n_random: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all types in all clusters and the share of random sets that score as high.
+
+    Parameters
+    ----------
+    difference
+        Shape (n_genes, n_clusters).
+    mean
+        Mean expression, shape (n_genes,).
+    columns
+        Genes of each type.
+    n_random
+        Random sets per type.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Scores and p-values, each of shape (n_clusters, n_types).
+    """
+    n_bins = min(MAX_BINS, max(1, len(mean) // MIN_BIN_SIZE))
+    rank = pd.Series(mean).rank(method="first").to_numpy() - 1
+    bins = (rank * n_bins // len(mean)).astype(int)
+    scores, p_values = [], []
+    for genes in columns.values():
+        score = difference[genes].mean(0)
+        null = np.zeros((n_random, difference.shape[1]))
+        for gene in genes:
+            others = np.setdiff1d(np.flatnonzero(bins == bins[gene]), genes)
+            # A data set of nothing but markers leaves no other gene: the type then is compared with itself.
+            null += difference[rng.choice(others if len(others) else genes, n_random)]
+        null /= len(genes)
+        as_high = (null >= score - 1e-12).sum(0)
+        scores.append(score)
+        p_values.append((as_high + 1) / (n_random + 1))
+    return np.stack(scores, axis=1), np.stack(p_values, axis=1)
+
+
+def _table(score: np.ndarray, p_value: np.ndarray, types: list[str], max_p_value: float) -> pd.DataFrame:
+    """Best and second type of each cluster from scores and p-values of shape (n_clusters, n_types)."""
+    order = np.argsort(-score, axis=1, kind="stable")
+    rows = np.arange(len(score))
+    best = order[:, 0]
+    best_score, best_p = score[rows, best], p_value[rows, best]
+    named = (best_score > 0) & (best_p <= max_p_value)
+    table = pd.DataFrame(
+        {
+            "name": [types[i] if ok else UNKNOWN for i, ok in zip(best, named, strict=True)],
+            "best_type": [types[i] for i in best],
+            "score": best_score,
+            "p_value": best_p,
+            "second_type": None,
+            "second_score": np.nan,
+        }
+    )
+    if len(types) > 1:
+        table["second_type"] = [types[i] for i in order[:, 1]]
+        table["second_score"] = score[rows, order[:, 1]]
+    return table

@@ -1,0 +1,93 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from matplotlib.collections import PathCollection
+
+from scgpcl import datasets, pl, tl
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def cells() -> ad.AnnData:
+    adata = datasets.pbmc3k()
+    adata = adata[adata.obs["cell_type"].isin(["B", "NK", "CD14+ Mono"])].copy()
+    adata = adata[::3, np.sort(np.argsort(-adata.X.sum(0).A1)[:1500])].copy()
+    names = {"B": "0", "NK": "1", "CD14+ Mono": "2"}
+    adata.obs["scgpcl_cluster"] = pd.Categorical([names[name] for name in adata.obs["cell_type"]])
+    return adata
+
+
+@pytest.fixture(scope="module")
+def table(cells):
+    return tl.rank_markers(cells, key_added=None)
+
+
+def test_genes_and_clusters(cells, table):
+    ax = pl.markers(cells, table, n_genes=2)
+    best = tl.top_markers(table, 2)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [gene for genes in best.values() for gene in genes]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1", "2"]
+    dots = [group for group in ax.collections if isinstance(group, PathCollection)]
+    assert sum(len(group.get_offsets()) for group in dots) == 3 * 6
+    assert ax.get_ylabel() == "scgpcl_cluster"
+
+
+def test_dots_are_those_scanpy_draws(cells, table):
+    ax = pl.markers(cells, table, n_genes=2)
+    expression = cells.copy()
+    sc.pp.normalize_total(expression, target_sum=1e4)
+    sc.pp.log1p(expression)
+    plot = sc.pl.dotplot(
+        expression,
+        tl.top_markers(table, 2),
+        groupby="scgpcl_cluster",
+        standard_scale="var",
+        return_fig=True,
+        show=False,
+    )
+    expected = plot.get_axes()["mainplot_ax"]
+    ours, theirs = [
+        next(group for group in one.collections if isinstance(group, PathCollection)) for one in (ax, expected)
+    ]
+    np.testing.assert_allclose(ours.get_sizes(), theirs.get_sizes())
+    np.testing.assert_allclose(ours.get_facecolors(), theirs.get_facecolors(), atol=0.01)
+
+
+def test_makes_the_table_if_there_is_none(cells, table, untouched):
+    names = lambda ax: [tick.get_text() for tick in ax.get_xticklabels()]
+    with untouched(cells):
+        assert names(pl.markers(cells)) == names(pl.markers(cells, table))
+
+
+def test_names_that_are_formulas_or_alike(cells):
+    odd = cells.copy()
+    same = "a name that is very long and has its only difference in the midst {} of all of these words"
+    odd.obs["odd"] = odd.obs["cell_type"].cat.rename_categories([same.format(1), same.format(2), "$_{"])
+    odd.var_names = [f"${name}" for name in odd.var_names]
+    ax = pl.markers(odd, key="odd", n_genes=1)
+    ax.figure.canvas.draw()
+    assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 3
+
+
+def test_a_gene_is_drawn_once_and_thirty_clusters_fit(cells):
+    many = cells.copy()
+    many.obs["many"] = pd.Categorical((np.arange(many.n_obs) % 30).astype(str))
+    ranked = tl.rank_markers(many, "many", key_added=None, method="t-test")
+    ax = pl.markers(many, ranked, key="many", n_genes=5)
+    genes = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert len(genes) == len(set(genes)) <= 60
+    assert len(ax.get_yticklabels()) == 30
+
+
+def test_refuses_what_cannot_be_drawn(cells, table):
+    with pytest.raises(KeyError, match="leiden"):
+        pl.markers(cells, key="leiden")
+    with pytest.raises(ValueError, match="found 0"):
+        pl.markers(cells, table, n_genes=0)
+    with pytest.raises(ValueError, match="at least one cluster"):
+        pl.markers(cells, table.assign(score=-1.0))
