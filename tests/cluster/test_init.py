@@ -44,12 +44,25 @@ def test_no_tried_partition_has_a_better_silhouette():
         assert cosine_silhouette(z, other, 4) <= start.silhouette + 1e-6
 
 
-def test_seed_decides(monkeypatch):
+def test_partitions_are_compared_in_the_reference():
+    z, _ = directions(1)
+    reference = directions(2)[0]
+    start = select_start(z, 4, reference=reference, seed=0)
+    labels = nearest(shrink_length(z, start.power), start.centers)[0]
+    assert cosine_silhouette(reference, labels, 4) == pytest.approx(start.silhouette, abs=1e-6)
+    for power in _init.POWERS:
+        other = kmeans(shrink_length(z, power), 4, n_init=_init.N_RUNS, seed=0).labels
+        assert cosine_silhouette(reference, other, 4) <= start.silhouette + 1e-6
+
+
+def test_seed_decides():
     z, _ = directions(2)
     assert torch.equal(select_start(z, 5, seed=3).centers, select_start(z, 5, seed=3).centers)
-    monkeypatch.setattr(_init, "MAX_CELLS", 200)
-    sampled = select_start(z, 4, seed=0)
-    assert sampled.centers.shape == (4, 12)
+
+
+def test_reference_must_be_of_the_same_cells():
+    with pytest.raises(ValueError, match="same 20 cells, found 19"):
+        select_start(torch.randn(20, 3), 2, reference=torch.randn(19, 3))
 
 
 def test_powers_must_be_given():

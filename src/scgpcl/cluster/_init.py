@@ -14,10 +14,8 @@ from scgpcl.nn import shrink_length
 #: Powers by which the length of latent vectors is reduced in the trial clusterings.
 POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
 #: k-means runs at each power, and how many of them, those of lowest inertia, are compared.
-N_RUNS = 40
-N_COMPARED = 10
-#: Cells that the trial clusterings look at; more are sampled.
-MAX_CELLS = 10_000
+N_RUNS = 120
+N_COMPARED = 20
 
 
 class Start(NamedTuple):
@@ -30,7 +28,7 @@ class Start(NamedTuple):
     power
         Power by which lengths are reduced.
     silhouette
-        Mean cosine silhouette of the partition.
+        Mean cosine silhouette of the partition in the space in which partitions were compared.
     """
 
     centers: Tensor
@@ -38,7 +36,9 @@ class Start(NamedTuple):
     silhouette: float
 
 
-def select_start(z: Tensor, n_clusters: int, *, powers: tuple[float, ...] = POWERS, seed: int = 0) -> Start:
+def select_start(
+    z: Tensor, n_clusters: int, *, reference: Tensor | None = None, powers: tuple[float, ...] = POWERS, seed: int = 0
+) -> Start:
     """Choose among many k-means partitions the one whose clusters differ most in direction.
 
     Long vectors rule squared distances, and how much they should depends on the data: with whole lengths k-means finds
@@ -46,27 +46,39 @@ def select_start(z: Tensor, n_clusters: int, *, powers: tuple[float, ...] = POWE
     lengths, and within one space many partitions have nearly the same inertia. The cosine silhouette compares all of
     them on the same scale and without labels.
 
+    Contrastive training pulls cells to the clusters they were in, so that in the trained space wrong partitions look
+    as good as right ones. A ``reference`` space that was not trained tells them apart.
+
     Parameters
     ----------
     z
-        Latent vectors, shape (n_cells, n).
+        Latent vectors to cluster, shape (n_cells, n).
     n_clusters
         Number of clusters.
+    reference
+        Vectors of the same cells in which the partitions are compared, shape (n_cells, m); ``None`` compares them in
+        ``z``.
     powers
         Powers to try, see :func:`scgpcl.nn.shrink_length`.
     seed
-        Seed of the sample and of k-means.
+        Seed of k-means.
+
+    Raises
+    ------
+    ValueError
+        If there is no power to try, or if the reference has another number of cells.
     """
-    if len(z) > MAX_CELLS:
-        generator = torch.Generator(z.device).manual_seed(seed)
-        z = z[torch.randperm(len(z), generator=generator, device=z.device)[:MAX_CELLS]]
+    reference = z if reference is None else reference
+    if len(reference) != len(z):
+        msg = f"Expected a reference of the same {len(z)} cells, found {len(reference)}."
+        raise ValueError(msg)
     best = None
     for power in powers:
         shortened = shrink_length(z, power)
         runs = kmeans_runs(shortened, n_clusters, n_runs=N_RUNS, seed=seed)
         for run in runs.inertia.argsort(stable=True)[:N_COMPARED].tolist():
             centers = runs.centers[run]
-            score = cosine_silhouette(z, nearest(shortened, centers)[0], n_clusters)
+            score = cosine_silhouette(reference, nearest(shortened, centers)[0], n_clusters)
             if best is None or score > best.silhouette:
                 best = Start(centers, power, score)
     if best is None:

@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 MAX_AXES_CELLS = 20_000
 #: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
 SELECTION_TOTAL = 1e4
-#: Principal axes that the encoder starts at.
+#: Principal axes that the encoder starts at, and of the space that partitions are compared in.
 N_AXES = 50
+#: Cells that partitions are compared on; more are sampled.
+MAX_COMPARED_CELLS = 10_000
 
 
 class Features(NamedTuple):
@@ -135,6 +137,44 @@ def start_at_pca(module: SCGPCLModule, source: CountSource, *, seed: int) -> Non
     module.encoder.start_at_axes(
         torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32)), cpu_generator(seed, 11)
     )
+
+
+def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
+    """Cells that partitions are compared on, ascending positions, shape (at most ``MAX_COMPARED_CELLS``,)."""
+    if n_cells <= MAX_COMPARED_CELLS:
+        return np.arange(n_cells)
+    rng = np.random.default_rng(derived_seed(seed, 12))
+    return np.sort(rng.choice(n_cells, MAX_COMPARED_CELLS, replace=False))
+
+
+def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarray, *, seed: int) -> np.ndarray:
+    """Principal components of log counts that are divided by the square root of each gene's standard deviation.
+
+    Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
+    variance, the second give noise of quiet genes the same weight. The network has no part in it.
+
+    Parameters
+    ----------
+    module
+        Module whose feature moments are set.
+    source
+        Counts of all cells.
+    index
+        Cells, ascending, shape (n_wanted,).
+    seed
+        Seed of the solver.
+
+    Returns
+    -------
+    float32, shape (n_wanted, at most ``N_AXES``).
+    """
+    features = _sparse_features(module, source, index)
+    features.data *= np.sqrt(module.gene_std.cpu().numpy())[features.indices]
+    n_axes = min(N_AXES, *(n - 1 for n in features.shape))
+    if n_axes < 1:
+        return features.toarray()
+    pca = PCA(n_axes, svd_solver="arpack", random_state=derived_seed(seed, 13))
+    return np.ascontiguousarray(pca.fit_transform(features), dtype=np.float32)
 
 
 def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:

@@ -68,8 +68,8 @@ class SCGPCL(TwoStageTraining, Getters):
         Probability that a view zeroes a feature column.
     shrinkage
         Power by which the length of latent vectors is reduced before they are clustered: 0 leaves it (published), 1
-        leaves directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette, see
-        :func:`scgpcl.cluster.select_start`.
+        leaves directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette among
+        principal components of the counts, see :func:`scgpcl.cluster.select_start`.
     projection
         Compare views by a projection of the latent vector, not by the vector itself (published: itself).
     use_graph

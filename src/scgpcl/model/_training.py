@@ -14,7 +14,13 @@ from scgpcl.cluster import estimate_n_clusters, kmeans, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
-from scgpcl.model._features import fit_features, set_features, start_at_pca
+from scgpcl.model._features import (
+    comparison_sample,
+    comparison_space,
+    fit_features,
+    set_features,
+    start_at_pca,
+)
 from scgpcl.model._inference import all_selected
 from scgpcl.nn import shrink_length
 from scgpcl.pp import library_sizes
@@ -237,7 +243,7 @@ class TwoStageTraining(ModelState):
         k = self.n_clusters_
         if self.module.centers is None:
             self.module.set_n_clusters(k)
-        self._set_start(z, k)
+        self._set_start(z, k, splitter.source)
         if values["cluster_max_epochs"] > 0:
             fit_stage(
                 self,
@@ -250,11 +256,13 @@ class TwoStageTraining(ModelState):
         self._sort_centers(z)
         self.module.eval()
 
-    def _set_start(self, z: torch.Tensor, k: int) -> None:
+    def _set_start(self, z: torch.Tensor, k: int, source: CountSource) -> None:
         """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
         seed = derived_seed(self.seed_, 21)
         if self.shrinkage == "auto":
-            start = select_start(z, k, seed=seed)
+            index = comparison_sample(len(z), seed=self.seed_)
+            reference = torch.from_numpy(comparison_space(self.module, source, index, seed=self.seed_)).to(z)
+            start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
             logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
             self.module.set_centers(start.centers, shrinkage=start.power)
         else:
