@@ -119,7 +119,7 @@ class SCGPCL(TwoStageTraining, Getters):
     ) -> None:
         _check_arguments(locals())
         super().__init__(adata, registry)
-        n_vars = self.summary_stats.n_vars
+        n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.gene_flavor = gene_flavor
         self.feature_total = feature_total
@@ -144,6 +144,7 @@ class SCGPCL(TwoStageTraining, Getters):
                 alpha=alpha,
                 neighbor_keep=neighbor_keep,
                 feature_drop=feature_drop,
+                n_batch=n_batch if n_batch > 1 else 0,
             )
         self._model_summary_string = (
             f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
@@ -169,8 +170,9 @@ class SCGPCL(TwoStageTraining, Getters):
         %(param_adata)s
         %(param_layer)s
         batch_key
-            Column of ``adata.obs`` with the batch of each cell. It is registered and checked in new cells; the network
-            does not use it yet.
+            Column of ``adata.obs`` with the batch of each cell, to be corrected for whatever the preset: features are
+            standardised per batch, messages from genes centred per batch, and the decoder is given the batch. New cells
+            need the same column; their batches are matched by name.
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
 
@@ -202,7 +204,9 @@ class SCGPCL(TwoStageTraining, Getters):
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    def annotate(self, adata: AnnData | None = None, *, key_added: str = _keys.STEM) -> None:
+    def annotate(
+        self, adata: AnnData | None = None, *, key_added: str = _keys.STEM, transform_batch: str | None = None
+    ) -> None:
         """Write the model's results to an AnnData.
 
         Parameters
@@ -211,6 +215,8 @@ class SCGPCL(TwoStageTraining, Getters):
             Cells to annotate; ``None`` is the registered AnnData.
         key_added
             Stem of the keys below.
+        transform_batch
+            See :meth:`get_latent_representation`.
 
         Notes
         -----
@@ -224,7 +230,7 @@ class SCGPCL(TwoStageTraining, Getters):
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         _checks.check_not_view(target)
-        latent = self.get_latent_representation(target)
+        latent = self.get_latent_representation(target, transform_batch=transform_batch)
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": _version()}
         annotate(
