@@ -80,7 +80,8 @@ def batch_moments(
     log, share, norm = _group_sums(source, n_batch, groups, scale)
     shift = batch_shifts(log, prior)
     mean, var = batch_variances(log, shift, prior)
-    typical = share.total.sum((0, 1)) / share.n.sum() + batch_shifts(share, prior)
+    share_shift = batch_shifts(share, prior)
+    typical = _unshifted_mean(share, share_shift) + share_shift
     return BatchMoments(mean + shift, np.sqrt(var), typical, batch_ratios(norm, prior))
 
 
@@ -96,7 +97,8 @@ def batch_shifts(sums: GroupSums, prior: float) -> np.ndarray:
     where N counts cells by batch and group and r sums, over the cells of a batch, their distance from the mean of their
     group. A batch is only compared with others where they share groups: a batch of its own composition is not moved. With
     one group and two equal batches of n cells, :math:`d_b = n / (n + \kappa)` times the distance of the batch's mean from
-    that of all, the empirical Bayes weight of ComBat (Johnson, Li and Rabinovic 2007).
+    that of all, the empirical Bayes weight of ComBat (Johnson, Li and Rabinovic 2007); a batch of n cells beside a very
+    large one is moved :math:`n / (n + \kappa / 2)` of the way to it.
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[n
     total = sums.total - n * shift[:, None]
     square = sums.square - 2.0 * shift[:, None] * sums.total + n * shift[:, None] ** 2
     n_cells = sums.n.sum()
-    mean = total.sum((0, 1)) / n_cells
+    mean = _unshifted_mean(sums, shift)
     var = np.maximum(square.sum((0, 1)) / n_cells - mean**2, 0.0)
     in_group = sums.n.sum(0)
     weight = sums.n * (in_group - sums.n) / np.maximum(in_group, 1.0)
@@ -153,6 +155,11 @@ def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[n
         ratio = (information * own_var + prior * var) / np.where(denominator > 0, denominator, 1.0)
         result[b] = var * ratio
     return mean, np.where(result > 0, result, 1.0)
+
+
+def _unshifted_mean(sums: GroupSums, shift: np.ndarray) -> np.ndarray:
+    """Mean over all cells once the batches' shifts are taken out, shape (n_genes,)."""
+    return (sums.total.sum((0, 1)) - sums.n.sum(1) @ shift) / sums.n.sum()
 
 
 def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
