@@ -63,6 +63,26 @@ def batch_index(
     return index.astype(np.int64) if len(names) > 1 else None
 
 
+def check_batch_names(adata: AnnData, key: str | None) -> None:
+    """Require batches whose names differ as text, by which those of new cells are matched.
+
+    Raises
+    ------
+    ValueError
+        If two are the same, such as 1 and "1".
+    """
+    if key is None:
+        return
+    names = [str(value) for value in adata.obs[key].unique()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = (
+            f"Expected batches in `adata.obs[{key!r}]` whose names differ as text, found {_checks.listed(twice)} as "
+            f"values of different types. Make them alike: `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+        )
+        raise ValueError(msg)
+
+
 def batch_code(name: str, key: str | None, names: pd.Index) -> int:
     """Position of a named batch among the model's.
 

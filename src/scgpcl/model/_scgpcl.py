@@ -17,6 +17,7 @@ from scgpcl import _keys
 from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
+from scgpcl.model._batches import check_batch_names
 from scgpcl.model._features import n_selected
 from scgpcl.model._getters import Getters
 from scgpcl.model._training import TwoStageTraining
@@ -191,6 +192,7 @@ class SCGPCL(TwoStageTraining, Getters):
         _checks.check_names(adata.obs_names, "obs_names")
         _checks.check_names(adata.var_names, "var_names")
         _checks.check_obs_key(adata, batch_key, "batch_key")
+        check_batch_names(adata, batch_key)
         _checks.check_size_factors(adata, size_factor_key)
         _checks.check_counts(_checks.counts_of(adata, layer), layer)
         fields = [
