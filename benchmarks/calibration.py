@@ -22,7 +22,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.quality import REAL
+from benchmarks._sets import REAL
 from sklearn.metrics import roc_auc_score
 
 import scgpcl

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
-from benchmarks.quality import REAL
+from benchmarks._sets import REAL
 
 import scgpcl
 from scgpcl.cluster import estimate_n_clusters, nearest, select_start

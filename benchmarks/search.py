@@ -15,6 +15,7 @@ import anndata as ad
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from benchmarks._sets import REAL
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scgpcl
@@ -22,10 +23,6 @@ from scgpcl.cluster import kmeans, nearest, select_start
 from scgpcl.nn import shrink_length
 from scgpcl.train import encode_all
 
-TEN = (
-    "baron_mouse_pancreas", "human_kidney_young_top2000", "mouse_bladder_2100", "pbmc3k", "pbmc4k_top2000",
-    "tian_celseq2_5cl", "tm_kidney_smartseq2", "worm_neuron", "zheng_sorted_2140", "zilionis_mouse_lung_800",
-)  # fmt: skip
 #: What each variant changes: arguments of the model, of the pre-training plan, and of train().
 VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "base": ({}, {}, {}),
@@ -111,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("search.csv"))
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--datasets", nargs="+", default=list(TEN))
+    parser.add_argument("--datasets", nargs="+", default=list(REAL))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)

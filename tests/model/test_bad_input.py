@@ -65,6 +65,12 @@ BAD_SETUP = {
         ValueError,
         "found 1 missing",
     ),
+    "batches alike as text": (
+        lambda a: with_obs(a, batch=pd.Series([1, "1"] * 60, index=a.obs_names, dtype=object)),
+        {"batch_key": "batch"},
+        ValueError,
+        "found '1' as values of different types",
+    ),
     "no size": (lambda a: a, {"size_factor_key": "size"}, KeyError, "size_factor_key='size'"),
     "zero size": (lambda a: with_obs(a, size=0.0), {"size_factor_key": "size"}, ValueError, "positive finite"),
     "text size": (lambda a: with_obs(a, size="x"), {"size_factor_key": "size"}, ValueError, "positive finite"),

@@ -43,9 +43,18 @@ class CountSource:
         Shape (n_cells,).
     columns
         Positions of the selected genes in their order, shape (n_genes,); ``None`` takes all as they are.
+    batch_index
+        Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
     """
 
-    def __init__(self, x: Any, size_factor: np.ndarray, columns: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        x: Any,
+        size_factor: np.ndarray,
+        columns: np.ndarray | None = None,
+        *,
+        batch_index: np.ndarray | None = None,
+    ) -> None:
         self._on_disk = not (isinstance(x, np.ndarray) or sp.issparse(x))
         self._columns = columns
         if not self._on_disk:
@@ -55,6 +64,7 @@ class CountSource:
             x = sp.csr_matrix(x)
         self._x = x
         self.size_factor = np.asarray(size_factor, dtype=np.float32)
+        self.batch_index = None if batch_index is None else np.asarray(batch_index, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._x.shape[0]

@@ -25,15 +25,20 @@ class BipartiteBatch(NamedTuple):
         Library size over the median library size of the training data, float32, shape (n_cells,).
     cell_index
         Row of each cell in the data, int64, shape (n_cells,).
+    batch_index
+        Experimental batch of each cell, int64, shape (n_cells,); ``None`` where the model corrects for none.
     """
 
     graph: Bipartite
     counts: Tensor
     size_factor: Tensor
     cell_index: Tensor
+    batch_index: Tensor | None = None
 
 
-def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray) -> BipartiteBatch:
+def bipartite_batch(
+    counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray, batch_index: np.ndarray | None = None
+) -> BipartiteBatch:
     """Build a batch from a CSR block.
 
     Parameters
@@ -44,6 +49,8 @@ def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: 
         Shape (n_cells,).
     cell_index
         Row of each cell in the data, shape (n_cells,).
+    batch_index
+        Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
     """
     counts.sum_duplicates()
     counts.eliminate_zeros()
@@ -62,4 +69,5 @@ def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: 
         counts=torch.from_numpy(counts.data.astype(np.float32, copy=False)),
         size_factor=torch.from_numpy(np.asarray(size_factor, dtype=np.float32)),
         cell_index=torch.from_numpy(np.asarray(cell_index, dtype=np.int64)),
+        batch_index=None if batch_index is None else torch.from_numpy(np.asarray(batch_index, dtype=np.int64)),
     )

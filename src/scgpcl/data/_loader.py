@@ -27,7 +27,9 @@ class _Blocks(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: np.ndarray) -> BipartiteBatch:
-        return bipartite_batch(self.source.rows(index), self.source.size_factor[index], index)
+        source = self.source
+        batch_index = None if source.batch_index is None else source.batch_index[index]
+        return bipartite_batch(source.rows(index), source.size_factor[index], index, batch_index)
 
 
 class EvenBatchSampler(Sampler[np.ndarray]):

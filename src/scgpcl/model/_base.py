@@ -8,10 +8,14 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
+from scgpcl.model._batches import batch_code, batch_index
 from scgpcl.model._inference import GeneFrame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+    from anndata import AnnData
 
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
@@ -73,5 +77,29 @@ class ModelState(BaseModelClass):
     def _setup_arg(self, name: str) -> Any:
         return self.registry_["setup_args"].get(name)
 
-    def _batch_categories(self) -> np.ndarray:
-        return self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
+    def _batch_index(
+        self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
+    ) -> np.ndarray | None:
+        """Position of each cell's batch among the model's, see :func:`scgpcl.model._batches.batch_index`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the column is missing or has missing values, or if a batch is not one of the model's.
+        """
+        return batch_index(adata, self._setup_arg("batch_key"), self._batch_names(), transform_batch, unseen=unseen)
+
+    def _target_batches(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
+        """Positions of the named batches; one ``None`` stands for each cell's own."""
+        if transform_batch is None:
+            return [None]
+        names = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        if not names:
+            msg = (
+                "Expected at least one batch in `transform_batch`, found an empty list. Pass None for each cell's own."
+            )
+            raise ValueError(msg)
+        return [batch_code(name, self._setup_arg("batch_key"), self._batch_names()) for name in names]
+
+    def _batch_names(self) -> pd.Index:
+        return pd.Index([str(n) for n in self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping])

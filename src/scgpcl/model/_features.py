@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
 
 from scgpcl._random import cpu_generator, derived_seed
+from scgpcl.cluster import kmeans
 from scgpcl.model._inference import GeneFrame
-from scgpcl.pp import gene_statistics, library_sizes, select_genes
+from scgpcl.pp import batch_moments, gene_statistics, library_sizes, select_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,11 @@ SELECTION_TOTAL = 1e4
 N_AXES = 50
 #: Cells that partitions are compared on; more are sampled.
 MAX_COMPARED_CELLS = 10_000
+#: Groups within which batches are compared, how often both are found anew, and principal axes that cells are grouped on.
+N_GROUPS = 15
+GROUP_ROUNDS = 3
+N_GROUP_AXES = 30
+GROUPS_INIT = 5
 
 
 class Features(NamedTuple):
@@ -69,6 +76,7 @@ def fit_features(
     n_genes: int,
     flavor: GeneFlavor,
     feature_total: float | None,
+    batch_index: np.ndarray | None = None,
 ) -> Features:
     """Choose genes and measure the features in two passes over the counts.
 
@@ -86,6 +94,8 @@ def fit_features(
         See :func:`scgpcl.pp.select_genes`.
     feature_total
         Largest typical library size before the logarithm, see :class:`scgpcl.SCGPCL`.
+    batch_index
+        Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by what varies within batches.
     """
     library = library_sizes(x)
     size = library if size is None else np.asarray(size, dtype=np.float64)
@@ -93,7 +103,7 @@ def fit_features(
     size_factor = size / unit_size
     typical = float(np.median(library / size_factor))
     scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
-    statistics = gene_statistics(x, size_factor, scale=scale)
+    statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
     mask = np.ones(len(var_names), dtype=bool)
     if n_genes < len(var_names):
         mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
@@ -105,10 +115,10 @@ def fit_features(
 
 
 def set_features(module: SCGPCLModule, features: Features) -> None:
-    """Give the module the moments of its features."""
+    """Give the module the moments of its features, the same in all batches."""
+    module.feature_scale.fill_(features.scale)
     module.gene_mean.copy_(torch.from_numpy(features.mean))
     module.gene_std.copy_(torch.from_numpy(features.std))
-    module.feature_scale.fill_(features.scale)
 
 
 def start_at_pca(module: SCGPCLModule, source: CountSource, *, seed: int) -> None:
@@ -125,18 +135,95 @@ def start_at_pca(module: SCGPCLModule, source: CountSource, *, seed: int) -> Non
     seed
         Seed of the sample, the solver and the rotation.
     """
-    rng = np.random.default_rng(derived_seed(seed, 10))
+    axes = _principal_axes(module, source, min(N_AXES, module.n_latent), seed=derived_seed(seed, 10))
+    if axes is not None:
+        module.encoder.start_at_axes(axes, cpu_generator(seed, 11))
+
+
+def _principal_axes(module: SCGPCLModule, source: CountSource, n_axes: int, *, seed: int) -> torch.Tensor | None:
+    """Leading principal axes of the features of at most ``MAX_AXES_CELLS`` cells, shape (n_axes, n_genes)."""
+    rng = np.random.default_rng(seed)
     index = np.arange(len(source))
     if len(index) > MAX_AXES_CELLS:
         index = np.sort(rng.choice(index, MAX_AXES_CELLS, replace=False))
     sparse_part = _sparse_features(module, source, index)
-    n_axes = min(N_AXES, module.n_latent, *(n - 1 for n in sparse_part.shape))
+    n_axes = min(n_axes, *(n - 1 for n in sparse_part.shape))
     if n_axes < 1:
-        return
-    pca = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part)
-    module.encoder.start_at_axes(
-        torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32)), cpu_generator(seed, 11)
-    )
+        return None
+    if source.batch_index is None:
+        axes = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part).components_
+    else:
+        offset = -(module.gene_mean / module.gene_std).cpu().numpy()
+        centred = _centred(sparse_part, offset, source.batch_index[index])
+        axes = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))[2][::-1]
+    return torch.from_numpy(np.ascontiguousarray(axes, dtype=np.float32))
+
+
+def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.ndarray) -> LinearOperator:
+    """Features of shape (n_cells, n_genes) less their means, as a product that never makes them dense."""
+    n_batch = len(offset)
+    size = np.bincount(batch_index, minlength=n_batch)
+    n_cells = len(batch_index)
+    mean = (np.asarray(sparse_part.sum(0)).ravel() + size @ offset) / n_cells
+    turned = sparse_part.T.tocsr()
+
+    def product(v: np.ndarray) -> np.ndarray:
+        v = v.ravel()
+        return sparse_part @ v + (offset @ v)[batch_index] - mean @ v
+
+    def transposed(u: np.ndarray) -> np.ndarray:
+        u = u.ravel()
+        return turned @ u + np.bincount(batch_index, weights=u, minlength=n_batch) @ offset - mean * u.sum()
+
+    return LinearOperator(sparse_part.shape, matvec=product, rmatvec=transposed, dtype=np.float64)
+
+
+def fit_batches(module: SCGPCLModule, source: CountSource, *, seed: int) -> torch.Tensor:
+    """Let the module standardise every batch by its own moments at equal composition of the batches.
+
+    The composition is not known. At first the batches are compared as if they were composed alike; then the cells are
+    grouped by k-means on the principal axes of the features so corrected, the batches are compared within the groups, and
+    so on. A batch with types of cells that others lack is thus not pulled onto others.
+
+    Parameters
+    ----------
+    module
+        Module whose feature moments are set.
+    source
+        Counts of the training cells with their batches.
+    seed
+        Seed of the axes and of k-means.
+
+    Returns
+    -------
+    Mean counts of each batch over those of all, shape (n_batch, n_genes).
+    """
+    groups = None
+    for turn in range(GROUP_ROUNDS + 1):
+        scale = module.feature_scale.item()
+        moments = batch_moments(source, module.n_batch, groups=groups, scale=scale)
+        for buffer, values in (
+            (module.gene_mean, moments.mean), (module.gene_std, moments.std), (module.link_share, moments.share),
+        ):  # fmt: skip
+            cast("torch.Tensor", buffer).copy_(torch.from_numpy(values))
+        axes = _principal_axes(module, source, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
+        if turn == GROUP_ROUNDS or axes is None or len(source) <= N_GROUPS:
+            break
+        scores = _scores(module, source, axes)
+        groups = kmeans(scores, N_GROUPS, n_init=GROUPS_INIT, seed=derived_seed(seed, 13)).labels.numpy()
+    return torch.from_numpy(moments.ratio).float()
+
+
+def _scores(module: SCGPCLModule, source: CountSource, axes: torch.Tensor) -> torch.Tensor:
+    """Features of all cells along axes, shape (n_cells, n_axes)."""
+    parts = []
+    turned = axes.t().double().numpy()
+    offset = -(module.gene_mean / module.gene_std).cpu().double().numpy() @ turned
+    for start in range(0, len(source), MAX_AXES_CELLS):
+        index = np.arange(start, min(start + MAX_AXES_CELLS, len(source)))
+        own = _sparse_features(module, source, index) @ turned
+        parts.append(torch.from_numpy(own + offset[cast("np.ndarray", source.batch_index)[index]]))
+    return torch.cat(parts).float()
 
 
 def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
@@ -150,8 +237,9 @@ def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
 def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarray, *, seed: int) -> np.ndarray:
     """Principal components of log counts that are divided by the square root of each gene's standard deviation.
 
-    Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
-    variance, the second give noise of quiet genes the same weight. The network has no part in it.
+    With batches these are the batch-corrected features, multiplied by the square root of the standard deviation. Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
+    variance, the second give noise of quiet genes the same weight. The network has no part in it. With batches the
+    features are corrected for them, and the standard deviation is the mean of the batches' own.
 
     Parameters
     ----------
@@ -169,18 +257,30 @@ def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarra
     float32, shape (n_wanted, at most ``N_AXES``).
     """
     features = _sparse_features(module, source, index)
-    features.data *= np.sqrt(module.gene_std.cpu().numpy())[features.indices]
+    std = module.gene_std.cpu().numpy()
+    weight = np.sqrt(std if std.ndim == 1 else std.mean(0))
+    features.data *= weight[features.indices]
     n_axes = min(N_AXES, *(n - 1 for n in features.shape))
     if n_axes < 1:
         return features.toarray()
-    pca = PCA(n_axes, svd_solver="arpack", random_state=derived_seed(seed, 13))
-    return np.ascontiguousarray(pca.fit_transform(features), dtype=np.float32)
+    rng = np.random.default_rng(derived_seed(seed, 13))
+    if source.batch_index is None:
+        scores = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit_transform(features)
+    else:
+        offset = -(module.gene_mean.cpu().numpy() / std) * weight
+        centred = _centred(features, offset, source.batch_index[index])
+        left, length, _ = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))
+        scores = (left * length)[:, ::-1]
+    return np.ascontiguousarray(scores, dtype=np.float32)
 
 
 def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:
     block = source.rows(index)
     mean, std = module.gene_mean.cpu().numpy(), module.gene_std.cpu().numpy()
     cells = np.repeat(source.size_factor[index], np.diff(block.indptr))
-    values = np.log1p(block.data * (module.feature_scale.item() / cells)) / std[block.indices]
-    block.data = np.minimum(values, module.clip + (mean / std)[block.indices]).astype(np.float32)
+    at: tuple[np.ndarray, ...] = (block.indices,)
+    if source.batch_index is not None:
+        at = (np.repeat(source.batch_index[index], np.diff(block.indptr)), block.indices)
+    values = np.log1p(block.data * (module.feature_scale.item() / cells)) / std[at]
+    block.data = np.minimum(values, module.clip + (mean / std)[at]).astype(np.float32)
     return block

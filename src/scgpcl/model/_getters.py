@@ -31,7 +31,12 @@ class Getters(ModelState):
     """Latent vectors, labels and denoised expression of the registered or of new cells."""
 
     def get_latent_representation(
-        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        transform_batch: str | None = None,
     ) -> np.ndarray:
         """Latent vectors of cells.
 
@@ -47,6 +52,9 @@ class Getters(ModelState):
             Positions of the cells, or a boolean mask.
         batch_size
             Cells encoded at a time.
+        transform_batch
+            Encode all cells as cells of this batch of the model, whatever their own. New cells of a batch that the model
+            has not seen need it; ``None`` is each cell's own batch.
 
         Returns
         -------
@@ -57,11 +65,11 @@ class Getters(ModelState):
         RuntimeError
             If the model is not trained.
         ValueError
-            If genes that the model uses are missing, or if counts are not counts.
+            If genes that the model uses are missing, if counts are not counts, or if the model does not know a batch.
         """
         latent = [
             self.module.shorten(self.module.encode(b)).cpu()
-            for b in self._batches(adata, indices, batch_size or ENCODE_BATCH)
+            for b in self._batches(adata, indices, batch_size or ENCODE_BATCH, transform_batch)
         ]
         return torch.cat(latent).numpy() if latent else np.empty((0, self.module.n_latent), dtype=np.float32)
 
@@ -73,12 +81,13 @@ class Getters(ModelState):
         *,
         min_confidence: float | None = None,
         batch_size: int | None = None,
+        transform_batch: str | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Cluster of cells.
 
         Parameters
         ----------
-        adata, indices, batch_size
+        adata, indices, batch_size, transform_batch
             See :meth:`get_latent_representation`.
         soft
             Return the assignment probabilities instead.
@@ -103,7 +112,7 @@ class Getters(ModelState):
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
-        z = self.get_latent_representation(adata, indices, batch_size=batch_size)
+        z = self.get_latent_representation(adata, indices, batch_size=batch_size, transform_batch=transform_batch)
         cells = (self.adata if adata is None else adata).obs_names
         probability = self._probability(z, cells[as_index(indices, len(cells))])
         return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
@@ -123,6 +132,7 @@ class Getters(ModelState):
         library_size: float | Literal["latent"] = 1,
         batch_size: int | None = None,
         return_numpy: bool = False,
+        transform_batch: str | Sequence[str] | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Denoised expression: the means of the fitted distribution, without its dropout.
 
@@ -139,6 +149,10 @@ class Getters(ModelState):
             Cells decoded at a time.
         return_numpy
             Return an array instead of a table of cells and genes.
+        transform_batch
+            Batch to decode all cells as: what a cell would have shown there. A list gives the mean over its batches,
+            ``None`` decodes each cell as of its own batch. Cells are encoded as of their own batch; those of a batch
+            that the model has not seen are encoded as of the batch that they are decoded as.
 
         Returns
         -------
@@ -148,17 +162,23 @@ class Getters(ModelState):
         ------
         KeyError
             If ``gene_list`` names genes that the model does not use.
+        ValueError
+            If the model does not know a batch.
         """
         self._trained_frame()
         if library_size != "latent":
             _checks.check_range(library_size, 0.0, np.inf, "library_size")
         genes, columns = self._gene_columns(gene_list)
         parts = []
-        for batch in self._batches(adata, indices, batch_size or DECODE_BATCH):
-            mu = self._decode(batch).mu
-            if library_size != "latent":
-                mu = mu / mu.sum(1, keepdim=True) * library_size
-            parts.append(mu[:, columns].cpu().numpy())
+        targets = self._target_batches(transform_batch)
+        for batch in self._batches(adata, indices, batch_size or DECODE_BATCH, unseen=transform_batch is not None):
+            mean = torch.zeros(())
+            for target in targets:
+                mu = self._decode(batch, target).mu
+                if library_size != "latent":
+                    mu = mu / mu.sum(1, keepdim=True) * library_size
+                mean = mu if len(targets) == 1 else mean.to(mu) + mu / len(targets)
+            parts.append(mean[:, columns].cpu().numpy())
         values = np.concatenate(parts) if parts else np.empty((0, len(genes)), dtype=np.float32)
         if return_numpy:
             return values
@@ -188,9 +208,17 @@ class Getters(ModelState):
         stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
         return {name: values.numpy() for name, values in zip(names, stacked, strict=True)}
 
-    def _decode(self, batch: BipartiteBatch) -> Any:
+    def _decode(self, batch: BipartiteBatch, target: int | None = None) -> Any:
+        """Decode cells as of their own batch, or of another, which stands in where their own is not known."""
         size_factor = batch.size_factor.to(self.module.device)
-        return self.module.decoder(self.module.encode(batch), size_factor)
+        if batch.batch_index is None:
+            return self.module.decoder(self.module.encode(batch), size_factor)
+        batch_index = batch.batch_index
+        if target is not None:
+            decoded = torch.full_like(batch_index, target)
+            batch = batch._replace(batch_index=torch.where(batch_index < 0, decoded, batch_index))
+            batch_index = decoded
+        return self.module.decoder(self.module.encode(batch), size_factor, batch_index.to(self.module.device))
 
     def _gene_columns(self, gene_list: Sequence[str] | None) -> tuple[pd.Index, Any]:
         selected = self._trained_frame().selected
@@ -207,7 +235,15 @@ class Getters(ModelState):
             raise KeyError(msg)
         return genes, torch.from_numpy(columns)
 
-    def _batches(self, adata: AnnData | None, indices: Any, batch_size: int) -> Iterator[BipartiteBatch]:
+    def _batches(
+        self,
+        adata: AnnData | None,
+        indices: Any,
+        batch_size: int,
+        transform_batch: str | None = None,
+        *,
+        unseen: bool = False,
+    ) -> Iterator[BipartiteBatch]:
         """Check new cells before any work and give their batches."""
         frame = self._trained_frame()
         _checks.check_range(batch_size, 1, np.inf, "batch_size", whole=True)
@@ -222,21 +258,7 @@ class Getters(ModelState):
         if new:
             _checks.check_counts(x, layer)
             _checks.check_size_factors(adata, size_key)
-            self._check_batches(adata)
+        batch_index = self._batch_index(adata, transform_batch, unseen=unseen)
         size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
         index = as_index(indices, adata.n_obs)
-        return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size)
-
-    def _check_batches(self, adata: AnnData) -> None:
-        key = self._setup_arg("batch_key")
-        _checks.check_obs_key(adata, key, "batch_key")
-        if key is None:
-            return
-        known = {str(name) for name in self._batch_categories()}
-        new = sorted({str(value) for value in adata.obs[key].unique()} - known)
-        if new:
-            msg = (
-                f"Expected batches seen in training in `adata.obs[{key!r}]`, found {_checks.listed(new)}; "
-                f"the model knows {_checks.listed(sorted(known))}. Train a model that includes the new batches."
-            )
-            raise ValueError(msg)
+        return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size, batch_index=batch_index)

@@ -75,7 +75,14 @@ def match_genes(names: pd.Index, frame: GeneFrame) -> GeneMatch:
 
 
 def cell_batches(
-    x: Any, match: GeneMatch, frame: GeneFrame, *, size: np.ndarray | None, index: np.ndarray, batch_size: int
+    x: Any,
+    match: GeneMatch,
+    frame: GeneFrame,
+    *,
+    size: np.ndarray | None,
+    index: np.ndarray,
+    batch_size: int,
+    batch_index: np.ndarray | None = None,
 ) -> Iterator[BipartiteBatch]:
     """Batches of cells in the order asked for; only the rows of one batch are in memory at a time.
 
@@ -91,6 +98,8 @@ def cell_batches(
         Cells, shape (n_wanted,).
     batch_size
         Cells of a batch.
+    batch_index
+        Experimental batch of all cells, shape (n_cells,), if the model corrects for batches.
     """
     if sp.issparse(x) and x.format != "csr":
         x = x.tocsr()
@@ -105,7 +114,8 @@ def cell_batches(
             total = np.asarray(counted.sum(1, dtype=np.float64)).ravel()
         # a cell without any known gene gets the smallest library there is
         factor = np.maximum(total, 1.0 if size is None else 0.0) / frame.unit_size
-        yield bipartite_batch(block[:, match.selected], factor, rows)
+        known = None if batch_index is None else batch_index[rows]
+        yield bipartite_batch(block[:, match.selected], factor, rows, known)
 
 
 def as_index(indices: Any, n_cells: int) -> np.ndarray:
@@ -135,6 +145,9 @@ def as_index(indices: Any, n_cells: int) -> np.ndarray:
     return index.astype(np.int64) % n_cells
 
 
-def all_selected(adata: AnnData, layer: str | None, frame: GeneFrame, size: np.ndarray) -> CountSource:
-    """Counts of the model's genes for training, with the size factors of all cells."""
-    return CountSource(_checks.counts_of(adata, layer), size, match_genes(adata.var_names, frame).selected)
+def all_selected(
+    adata: AnnData, layer: str | None, frame: GeneFrame, size: np.ndarray, batch_index: np.ndarray | None = None
+) -> CountSource:
+    """Counts of the model's genes for training, with the size factors and batches of all cells."""
+    x, selected = _checks.counts_of(adata, layer), match_genes(adata.var_names, frame).selected
+    return CountSource(x, size, selected, batch_index=batch_index)

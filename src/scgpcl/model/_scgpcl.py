@@ -17,6 +17,7 @@ from scgpcl import _keys
 from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
+from scgpcl.model._batches import check_batch_names
 from scgpcl.model._features import n_selected
 from scgpcl.model._getters import Getters
 from scgpcl.model._training import TwoStageTraining
@@ -119,7 +120,7 @@ class SCGPCL(TwoStageTraining, Getters):
     ) -> None:
         _check_arguments(locals())
         super().__init__(adata, registry)
-        n_vars = self.summary_stats.n_vars
+        n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.n_clusters_curve_ = None
         self.gene_flavor = gene_flavor
@@ -145,6 +146,7 @@ class SCGPCL(TwoStageTraining, Getters):
                 alpha=alpha,
                 neighbor_keep=neighbor_keep,
                 feature_drop=feature_drop,
+                n_batch=n_batch if n_batch > 1 else 0,
             )
         self._model_summary_string = (
             f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
@@ -170,8 +172,9 @@ class SCGPCL(TwoStageTraining, Getters):
         %(param_adata)s
         %(param_layer)s
         batch_key
-            Column of ``adata.obs`` with the batch of each cell. It is registered and checked in new cells; the network
-            does not use it yet.
+            Column of ``adata.obs`` with the batch of each cell, to be corrected for whatever the preset: features are
+            standardised per batch, messages from genes centred per batch, and the decoder is given the batch. New cells
+            need the same column; their batches are matched by name.
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
 
@@ -190,6 +193,7 @@ class SCGPCL(TwoStageTraining, Getters):
         _checks.check_names(adata.obs_names, "obs_names")
         _checks.check_names(adata.var_names, "var_names")
         _checks.check_obs_key(adata, batch_key, "batch_key")
+        check_batch_names(adata, batch_key)
         _checks.check_size_factors(adata, size_factor_key)
         _checks.check_counts(_checks.counts_of(adata, layer), layer)
         fields = [
@@ -204,7 +208,12 @@ class SCGPCL(TwoStageTraining, Getters):
         cls.register_manager(manager)
 
     def annotate(
-        self, adata: AnnData | None = None, *, key_added: str = _keys.STEM, min_confidence: float | None = None
+        self,
+        adata: AnnData | None = None,
+        *,
+        key_added: str = _keys.STEM,
+        min_confidence: float | None = None,
+        transform_batch: str | None = None,
     ) -> None:
         """Write the model's results to an AnnData.
 
@@ -217,6 +226,8 @@ class SCGPCL(TwoStageTraining, Getters):
         min_confidence
             Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` names all by
             their cluster. Probabilities and confidence stay as they are.
+        transform_batch
+            See :meth:`get_latent_representation`.
 
         Notes
         -----
@@ -231,7 +242,7 @@ class SCGPCL(TwoStageTraining, Getters):
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         _checks.check_not_view(target)
-        latent = self.get_latent_representation(target)
+        latent = self.get_latent_representation(target, transform_batch=transform_batch)
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": _version()}
         annotate(

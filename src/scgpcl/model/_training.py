@@ -17,6 +17,7 @@ from scgpcl.model._base import ModelState
 from scgpcl.model._features import (
     comparison_sample,
     comparison_space,
+    fit_batches,
     fit_features,
     set_features,
     start_at_pca,
@@ -184,6 +185,7 @@ class TwoStageTraining(ModelState):
         x = _checks.counts_of(self.adata, layer)
         _checks.check_counts(x, layer)  # again: counts are often normalised in place after they were registered
         size = None if size_key is None else self.adata.obs[size_key].to_numpy(dtype=np.float64)
+        batch_index = self._batch_index(self.adata)
         frame = self._frame
         if frame is not None and not self.adata.var_names.equals(frame.var_names):
             msg = (
@@ -193,7 +195,7 @@ class TwoStageTraining(ModelState):
             raise ValueError(msg)
         if frame is not None:
             given = library_sizes(x) if size is None else size
-            return all_selected(self.adata, layer, frame, given / frame.unit_size)
+            return all_selected(self.adata, layer, frame, given / frame.unit_size, batch_index)
         features = fit_features(
             x,
             self.adata.var_names,
@@ -201,13 +203,15 @@ class TwoStageTraining(ModelState):
             n_genes=self.module.n_genes,
             flavor=self.gene_flavor,
             feature_total=self.feature_total,
+            batch_index=batch_index,
         )
         frame = features.frame
-        source = all_selected(self.adata, layer, frame, features.size_factor)
+        source = all_selected(self.adata, layer, frame, features.size_factor, batch_index)
         set_features(self.module, features)
+        ratios = None if batch_index is None else fit_batches(self.module, source, seed=self.seed_)
         if self.start == "pca":
             start_at_pca(self.module, source, seed=self.seed_)
-            self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float())
+            self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float(), ratios)
         self.gene_names_, self.selected_genes_ = frame.var_names.to_numpy(), frame.selected.to_numpy()
         self.unit_size_ = frame.unit_size
         return source

@@ -10,6 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from scgpcl.nn import (
+    BatchLinks,
     BipartiteEncoder,
     Decoder,
     ProjectionHead,
@@ -57,11 +58,14 @@ class SCGPCLModule(BaseModuleClass):
         Largest standardised feature.
     alpha
         Degrees of freedom of the Student-t assignment.
+    n_batch
+        Experimental batches to correct for, at least 2; 0 corrects for none.
     """
 
     gene_mean: Tensor
     gene_std: Tensor
     feature_scale: Tensor
+    link_share: Tensor | None
     shrinkage: Tensor
     centers: nn.Parameter | None
 
@@ -82,10 +86,12 @@ class SCGPCLModule(BaseModuleClass):
         feature_drop: float = 0.2,
         clip: float = 10.0,
         alpha: float = 1.0,
+        n_batch: int = 0,
     ) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.n_latent = n_latent
+        self.n_batch = n_batch
         self.tau = tau
         self.neighbor_keep = neighbor_keep
         self.feature_drop = feature_drop
@@ -95,11 +101,18 @@ class SCGPCLModule(BaseModuleClass):
             n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, use_graph=use_graph
         )
         self.decoder = Decoder(
-            n_genes, n_latent=n_latent, n_hidden=n_hidden, dispersion=dispersion, reconstruction=reconstruction
+            n_genes,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            dispersion=dispersion,
+            reconstruction=reconstruction,
+            n_batch=n_batch,
         )
         self.projection = ProjectionHead(n_latent) if projection else None
-        self.register_buffer("gene_mean", torch.zeros(n_genes))
-        self.register_buffer("gene_std", torch.ones(n_genes))
+        moments = (n_batch, n_genes) if n_batch else (n_genes,)
+        self.register_buffer("gene_mean", torch.zeros(moments))
+        self.register_buffer("gene_std", torch.ones(moments))
+        self.register_buffer("link_share", torch.zeros(moments) if n_batch else None)
         self.register_buffer("feature_scale", torch.ones(()))
         self.register_buffer("shrinkage", torch.zeros(()))
         self.register_parameter("centers", None)
@@ -132,6 +145,7 @@ class SCGPCLModule(BaseModuleClass):
             self.gene_std,
             scale=self.feature_scale,
             clip=self.clip,
+            links=None if self.link_share is None else BatchLinks(cast("Tensor", batch.batch_index), self.link_share),
         )
 
     def draw_view(self, generator: torch.Generator) -> View:
@@ -182,9 +196,12 @@ class SCGPCLModule(BaseModuleClass):
             return (self.features(_to(batch, device)) for batch in batches())
 
         self.encoder.fit_states(features)
-        z = torch.cat([self.encoder.encode(f) for f in features()])
-        for hidden in [self.decoder.hidden, *([] if self.projection is None else [self.projection.hidden])]:
-            hidden.fit_statistics(z)
+        encoded = [(self.encoder.encode(f), f.links) for f in features()]
+        z = torch.cat([part for part, _ in encoded])
+        batch_index = torch.cat([links.batch for _, links in encoded if links is not None]) if self.n_batch else None
+        self.decoder.hidden.fit_statistics(self.decoder.with_batch(z.unsqueeze(1), batch_index)[:, 0])
+        if self.projection is not None:
+            self.projection.hidden.fit_statistics(z)
         return z
 
     def _get_inference_input(self, tensors: BipartiteBatch, **kwargs: Any) -> dict[str, Any]:
@@ -203,12 +220,15 @@ class SCGPCLModule(BaseModuleClass):
     def _get_generative_input(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any
     ) -> dict[str, Tensor]:
-        return {"z": inference_outputs["z"][:, 0], "size_factor": tensors.size_factor}
+        values = {"z": inference_outputs["z"][:, 0], "size_factor": tensors.size_factor}
+        return values if tensors.batch_index is None else values | {"batch_index": tensors.batch_index}
 
     @auto_move_data
-    def generative(self, z: Tensor, size_factor: Tensor) -> dict[str, ZeroInflatedNegativeBinomial]:
+    def generative(
+        self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None
+    ) -> dict[str, ZeroInflatedNegativeBinomial]:
         """Distribution of the counts of cells given their latent vectors of shape (n_cells, n_latent)."""
-        mu, theta, zi_logits = self.decoder(z, size_factor)
+        mu, theta, zi_logits = self.decoder(z, size_factor, batch_index)
         return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
 
     def reconstruction_loss(self, batch: BipartiteBatch, z: Tensor) -> Tensor:
@@ -225,10 +245,15 @@ class SCGPCLModule(BaseModuleClass):
     @torch.no_grad()
     def sample(self, batch: BipartiteBatch, *, n_samples: int = 1) -> Tensor:
         """Draw counts from the denoised distribution, shape (n_samples, n_cells, n_genes)."""
-        px = self.generative(self.encode(batch), batch.size_factor)["px"]
+        px = self.generative(self.encode(batch), batch.size_factor, batch.batch_index)["px"]
         return px.sample((n_samples,))
 
 
 def _to(batch: BipartiteBatch, device: torch.device) -> BipartiteBatch:
     graph = type(batch.graph)(*(t.to(device, non_blocking=True) for t in batch.graph))
-    return type(batch)(graph, *(t.to(device, non_blocking=True) for t in batch[1:]))
+    moved = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    return batch._replace(graph=graph, **moved)

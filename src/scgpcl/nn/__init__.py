@@ -6,13 +6,14 @@ from scgpcl.nn._contrast import instance_loss, prototype_loss
 from scgpcl.nn._conv import BipartiteSAGEConv
 from scgpcl.nn._decoder import Decoder, HiddenLayer, ProjectionHead, ZINBParameters
 from scgpcl.nn._encoder import BipartiteEncoder
-from scgpcl.nn._features import StandardizedCounts, standardized_counts
+from scgpcl.nn._features import BatchLinks, StandardizedCounts, standardized_counts
 from scgpcl.nn._mse import fused_mse_loss
 from scgpcl.nn._norm import NodeBatchNorm, shrink_length
 from scgpcl.nn._views import View, draw_view
 from scgpcl.nn._zinb import fused_zinb_loss, inverse_dispersion
 
 __all__ = [
+    "BatchLinks",
     "Bipartite",
     "BipartiteEncoder",
     "BipartiteSAGEConv",

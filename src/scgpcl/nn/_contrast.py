@@ -15,16 +15,19 @@ MIN_FUSED_TAU = 0.05
 class _InfoNCE(torch.autograd.Function):
     r"""Mean InfoNCE of unit rows whose positive is half their number away, and its gradient.
 
-    With :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, zero on the diagonal, and D its row sums, E is symmetric, so
+    With :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, zero on the diagonal and where
+    rows are not compared, and D its row sums, E is symmetric, so
     the gradient needs only the product of E with R and :math:`D^{-1} R` side by side.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, tau: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, tau: float, alike: Tensor | None) -> Tensor:
         n_rows, n = rows.shape
         partner = rows.roll(n_rows // 2, 0)
         similarity = torch.addmm(rows.new_full((), -1.0 / tau), rows / tau, rows.t()).exp_()
         similarity.diagonal().zero_()
+        if alike is not None:
+            similarity.mul_(alike)
         mass = similarity.sum(1, keepdim=True)
         ctx.scale = 1.0 / (tau * n_rows)
         both = similarity @ torch.cat([rows, rows / mass], 1)
@@ -32,12 +35,12 @@ class _InfoNCE(torch.autograd.Function):
         return (mass.log().mean() + 1.0 / tau) - (rows * partner).sum() * ctx.scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (grad * ctx.scale), None
+        return gradient * (grad * ctx.scale), None, None
 
 
-def instance_loss(z: Tensor, *, tau: float) -> Tensor:
+def instance_loss(z: Tensor, *, tau: float, batch_index: Tensor | None = None) -> Tensor:
     """InfoNCE between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
 
     For each of the 2B rows the positive is the other view of the same cell; the denominator has every other row and
@@ -49,6 +52,9 @@ def instance_loss(z: Tensor, *, tau: float) -> Tensor:
         Two views of B cells, shape (n_cells, 2, n).
     tau
         Temperature.
+    batch_index
+        Experimental batch of each cell, shape (n_cells,). With it only cells of the same batch are each other's
+        negatives: what tells batches apart then helps no row to find its positive.
 
     Returns
     -------
@@ -56,10 +62,16 @@ def instance_loss(z: Tensor, *, tau: float) -> Tensor:
     """
     n_cells = z.shape[0]
     rows = functional.normalize(z, dim=-1).transpose(0, 1).reshape(2 * n_cells, -1)
+    alike = None
+    if batch_index is not None:
+        twice = batch_index.repeat(2)
+        alike = twice.unsqueeze(0) == twice.unsqueeze(1)
     if tau >= MIN_FUSED_TAU:
-        return _InfoNCE.apply(rows, tau)
+        return _InfoNCE.apply(rows, tau, alike)
     logits = rows @ rows.t() / tau
     logits.diagonal().fill_(-torch.inf)
+    if alike is not None:
+        logits.masked_fill_(~alike, -torch.inf)
     positive = torch.arange(2 * n_cells, device=z.device).roll(n_cells)
     return functional.cross_entropy(logits, positive)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from scgpcl.nn._aggregate import Bipartite, neighbor_mean
-from scgpcl.nn._features import StandardizedCounts
+from scgpcl.nn._features import BatchLinks, StandardizedCounts
 
 
 class BipartiteSAGEConv(MessagePassing):
@@ -46,7 +46,11 @@ class BipartiteSAGEConv(MessagePassing):
         self.lin_r.reset_parameters()
 
     def forward(
-        self, x: tuple[Tensor | StandardizedCounts, Tensor | StandardizedCounts], graph: Any, keep: Tensor | None = None
+        self,
+        x: tuple[Tensor | StandardizedCounts, Tensor | StandardizedCounts],
+        graph: Any,
+        keep: Tensor | None = None,
+        links: BatchLinks | None = None,
     ) -> Tensor:
         """Compute the receiving nodes' new vectors.
 
@@ -59,6 +63,8 @@ class BipartiteSAGEConv(MessagePassing):
             :class:`~scgpcl.nn.Bipartite`, or an ``edge_index`` of shape (2, n_edges).
         keep
             Sending nodes that are neighbours in each view, shape (n_senders, n_views).
+        links
+            Batches of the receiving cells, at whose typical messages those from genes are centred.
 
         Returns
         -------
@@ -68,10 +74,10 @@ class BipartiteSAGEConv(MessagePassing):
         if not isinstance(graph, Bipartite):
             return self.lin_l(self.propagate(graph, x=x)) + self.lin_r(receiver)
         if isinstance(sender, Tensor) and self.in_channels[0] < self.out_channels:
-            aggregated = self.lin_l(neighbor_mean(graph, sender, to_genes=self.to_genes, keep=keep))
+            aggregated = self.lin_l(receive(graph, sender, to_genes=self.to_genes, keep=keep, links=links))
         else:
             messages = project(sender, self.lin_l.weight)
-            aggregated = neighbor_mean(graph, messages, to_genes=self.to_genes, keep=keep) + self.lin_l.bias
+            aggregated = receive(graph, messages, to_genes=self.to_genes, keep=keep, links=links) + self.lin_l.bias
         return aggregated + project(receiver, self.lin_r.weight)
 
     def message(self, x_j: Tensor) -> Tensor:
@@ -80,6 +86,19 @@ class BipartiteSAGEConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, to_genes={self.to_genes})"
+
+
+def receive(
+    graph: Bipartite,
+    x: Tensor,
+    *,
+    to_genes: bool = False,
+    keep: Tensor | None = None,
+    links: BatchLinks | None = None,
+) -> Tensor:
+    """Mean of the neighbours' vectors, less the typical mean of the cell's batch; arguments as in `neighbor_mean`."""
+    mean = neighbor_mean(graph, x, to_genes=to_genes, keep=keep)
+    return mean if links is None else mean - links.typical_mean(x, keep)
 
 
 def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,8 @@ class Decoder(nn.Module):
         One inverse dispersion per gene, or one per cell and gene (the paper's).
     reconstruction
         Zero-inflated negative binomial of the counts, or squared error of the standardised features.
+    n_batch
+        Experimental batches. Their one-hot vectors are concatenated to the input of either layer, as in scvi-tools.
     """
 
     def __init__(
@@ -100,29 +102,44 @@ class Decoder(nn.Module):
         n_hidden: int = 256,
         dispersion: Dispersion = "gene",
         reconstruction: Reconstruction = "zinb",
+        n_batch: int = 0,
     ) -> None:
         super().__init__()
         self.n_genes = n_genes
+        self.n_batch = n_batch
         self.reconstruction = reconstruction
-        self.hidden = HiddenLayer(n_latent, n_hidden)
+        self.hidden = HiddenLayer(n_latent + n_batch, n_hidden)
         zinb = reconstruction == "zinb"
         n_heads = (2 if dispersion == "gene" else 3) if zinb else 1
-        self.heads = nn.Linear(n_hidden, n_heads * n_genes)
+        self.heads = nn.Linear(n_hidden + n_batch, n_heads * n_genes)
         self.raw_theta = nn.Parameter(torch.zeros(n_genes)) if zinb and dispersion == "gene" else None
 
     @torch.no_grad()
-    def start_at_means(self, means: Tensor) -> None:
-        """Let the fitted means begin at those of the genes, with little dropout.
+    def start_at_means(self, means: Tensor, ratios: Tensor | None = None) -> None:
+        """Let the fitted means begin at those of the genes in each batch, with little dropout.
 
         Parameters
         ----------
         means
             Mean of counts over size factors of each gene, shape (n_genes,).
+        ratios
+            Mean in each batch over the mean of all, shape (n_batch, n_genes).
         """
         if self.reconstruction == "zinb":
             bias = self.heads.bias
             bias[: self.n_genes] = means.clamp(min=MEAN_FLOOR).log()
             bias[self.n_genes : 2 * self.n_genes] = START_DROPOUT_LOGIT
+            if ratios is not None:
+                of_batch = self.heads.weight[:, -self.n_batch :]
+                of_batch.zero_()
+                of_batch[: self.n_genes] = ratios.log().t()
+
+    def with_batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor:
+        """Concatenate one-hot batches to vectors of shape (n_cells, n_views, n), if the decoder knows batches."""
+        if self.n_batch == 0:
+            return x
+        one_hot = functional.one_hot(cast("Tensor", batch_index), self.n_batch).to(x)
+        return torch.cat([x, one_hot.unsqueeze(1).expand(-1, x.shape[1], -1)], -1)
 
     def loss(self, z: Tensor, features: StandardizedCounts, counts: Tensor, size_factor: Tensor) -> Tensor:
         """Mean reconstruction loss over cells, views and genes.
@@ -132,19 +149,24 @@ class Decoder(nn.Module):
         z
             Shape (n_cells, n_views, n_latent).
         features
-            Unmasked features of the cells; they carry the graph.
+            Unmasked features of the cells; they carry the graph and the batches.
         counts
             Count of each edge, shape (n_edges,).
         size_factor
             Shape (n_cells,).
         """
-        hidden = self.hidden(z)
+        batch_index = None if features.links is None else features.links.batch
+        hidden = self.with_batch(self.hidden(self.with_batch(z, batch_index)), batch_index)
         weight, bias = self.heads.weight, self.heads.bias
         if self.reconstruction == "mse":
-            return fused_mse_loss(hidden, weight, bias, features.values, features.offset, features.graph)
+            offset = features.offset
+            if self.n_batch:  # the one-hot batches of the layer's input choose the offset too
+                weight = weight - functional.pad(offset.t(), (weight.shape[1] - self.n_batch, 0))
+                offset = torch.zeros_like(bias)
+            return fused_mse_loss(hidden, weight, bias, features.values, offset, features.graph)
         return fused_zinb_loss(hidden, weight, bias, self.raw_theta, counts, features.graph, size_factor.log())
 
-    def forward(self, z: Tensor, size_factor: Tensor) -> ZINBParameters:
+    def forward(self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None) -> ZINBParameters:
         """Parameters of the counts' distribution.
 
         Parameters
@@ -153,6 +175,8 @@ class Decoder(nn.Module):
             Shape (n_cells, n_latent).
         size_factor
             Shape (n_cells,).
+        batch_index
+            Batch that each cell is decoded as, shape (n_cells,), if the decoder knows batches.
 
         Raises
         ------
@@ -165,7 +189,8 @@ class Decoder(nn.Module):
                 "Train with the ZINB reconstruction to get expression and likelihood parameters."
             )
             raise ValueError(msg)
-        out = self.heads(self.hidden(z.unsqueeze(1))[:, 0])
+        hidden = self.hidden(self.with_batch(z.unsqueeze(1), batch_index))
+        out = self.heads(self.with_batch(hidden, batch_index)[:, 0])
         log_mean, zi_logits = out[:, : self.n_genes], out[:, self.n_genes : 2 * self.n_genes]
         raw = out[:, 2 * self.n_genes :] if self.raw_theta is None else self.raw_theta.expand_as(log_mean)
         mu = log_mean.clamp(*LOG_MEAN_BOUNDS).exp() * size_factor.unsqueeze(1)

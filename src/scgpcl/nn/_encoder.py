@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from scgpcl.nn._aggregate import Bipartite, neighbor_mean, spmm
-from scgpcl.nn._conv import BipartiteSAGEConv, project
+from scgpcl.nn._aggregate import Bipartite, spmm
+from scgpcl.nn._conv import BipartiteSAGEConv, project, receive
 from scgpcl.nn._norm import NodeBatchNorm
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Affine(NamedTuple):
         own = features.project(self.weight.t())[:, 0] + self.shift
         if self.message is None:
             return own
-        return neighbor_mean(features.graph, self.message.unsqueeze(1))[:, 0] + own
+        return receive(features.graph, self.message.unsqueeze(1), links=features.links)[:, 0] + own
 
 
 class BipartiteEncoder(nn.Module):
@@ -44,6 +44,9 @@ class BipartiteEncoder(nn.Module):
         c^1 = BN(\mathrm{mean}_g(E U_1) + F V_1), \quad
         g^1 = BN(\mathrm{mean}_i(F V_2) + E U_2), \quad
         z = BN(\mathrm{mean}_g(g^1 U_3) + c^1 V_3).
+
+    Where the features carry batches, :math:`\mathrm{mean}_g` is less its typical value in the batch of the cell, see
+    :class:`~scgpcl.nn.BatchLinks`; F is standardised per batch, so that the messages to genes carry none.
 
     There is no activation between the layers, so in inference, where the statistics of BN are constants, a cell is
     an affine function of its counts. :meth:`fit_states` computes that function once from all training cells.
@@ -125,7 +128,7 @@ class BipartiteEncoder(nn.Module):
             if not self.use_graph:
                 cell = norm(project(cell, conv.lin_r.weight) + conv.lin_l.bias)
                 continue
-            next_cell = norm(conv((gene, cell), features.graph, keep))
+            next_cell = norm(conv((gene, cell), features.graph, keep, features.links))
             if layer < len(self.gene_convs):
                 gene = self.gene_norms[layer](self.gene_convs[layer]((cell, gene), features.graph))
             cell = next_cell

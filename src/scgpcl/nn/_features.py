@@ -10,11 +10,51 @@ from torch import Tensor
 from scgpcl.nn._aggregate import Bipartite, spmm
 
 
+class BatchLinks(NamedTuple):
+    """What the cells of each experimental batch typically receive from the genes.
+
+    Which genes a cell is joined to depends on its batch as the counts do, so messages from genes would bring the batch
+    back into standardised cells. The message to a cell is therefore centred at the typical one of its batch.
+
+    Parameters
+    ----------
+    batch
+        Batch of each cell, int64, shape (n_cells,).
+    share
+        Mean share of each gene in the neighbours of a cell of each batch, shape (n_batch, n_genes).
+    """
+
+    batch: Tensor
+    share: Tensor
+
+    def typical_mean(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Mean over the neighbours of a typical cell of each cell's batch.
+
+        Parameters
+        ----------
+        x, keep
+            See :func:`neighbor_mean`: vectors of the genes and the genes kept in each view.
+
+        Returns
+        -------
+        Shape (n_cells, n_views, n).
+        """
+        n_genes, n_views, n = x.shape
+        share = self.share.to(x.dtype)
+        if keep is not None:
+            x = x * keep.unsqueeze(-1)
+        mean = (share @ x.reshape(n_genes, n_views * n)).view(-1, n_views, n)
+        if keep is not None:
+            mean = mean / (share @ keep.to(x.dtype)).clamp(min=torch.finfo(x.dtype).tiny).unsqueeze(-1)
+        return mean[self.batch]
+
+
 class StandardizedCounts(NamedTuple):
     """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never made.
 
     With ``L = log1p(scale x / s)`` standardised per gene and clipped at the top, the entry of a zero count is
-    ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts.
+    ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts. Where moments are those of a
+    cell's batch, ``F = S + B O^T`` with one offset per batch and B the one-hot batches.
 
     Parameters
     ----------
@@ -23,15 +63,18 @@ class StandardizedCounts(NamedTuple):
     values
         Entries of S, shape (n_edges,).
     offset
-        o, shape (n_genes,).
+        o, shape (n_genes,), or (n_batch, n_genes) with ``links``.
     mask
         0/1 weight of each feature column in each view, shape (n_genes, n_views); ``None`` is one view of all.
+    links
+        Batches of the cells; ``None`` where there are none.
     """
 
     graph: Bipartite
     values: Tensor
     offset: Tensor
     mask: Tensor | None = None
+    links: BatchLinks | None = None
 
     def project(self, weight: Tensor) -> Tensor:
         """F times a weight matrix, with masked columns of F set to zero.
@@ -50,7 +93,10 @@ class StandardizedCounts(NamedTuple):
             columns = columns * self.mask.unsqueeze(-1)  # a masked feature is a zero row of the weights
         n_genes, n_views, n = columns.shape
         flat = columns.reshape(n_genes, n_views * n)
-        return (spmm(self.graph, self.values, flat) + self.offset @ flat).view(-1, n_views, n)
+        offset = self.offset @ flat
+        if self.links is not None:
+            offset = offset[self.links.batch]
+        return (spmm(self.graph, self.values, flat) + offset).view(-1, n_views, n)
 
 
 def standardized_counts(
@@ -63,6 +109,7 @@ def standardized_counts(
     scale: float | Tensor = 1.0,
     clip: float = 10.0,
     mask: Tensor | None = None,
+    links: BatchLinks | None = None,
 ) -> StandardizedCounts:
     """Features of a mini-batch from its counts.
 
@@ -75,15 +122,16 @@ def standardized_counts(
     size_factor
         Library size over the median library size, shape (n_cells,).
     mean, std
-        Moments of ``log1p(scale x / s)`` over the training cells, shape (n_genes,).
+        Moments of ``log1p(scale x / s)`` over the training cells, shape (n_genes,), or (n_batch, n_genes) with ``links``.
     scale
         Factor of the counts over size factors before the logarithm.
     clip
         Largest standardised value.
-    mask
+    mask, links
         See :class:`StandardizedCounts`.
     """
     genes = graph.indices.long()
-    scaled = torch.log1p(counts * (scale / size_factor)[graph.rows]) / std[genes]
+    at = (genes,) if links is None else (links.batch[graph.rows], genes)
+    scaled = torch.log1p(counts * (scale / size_factor)[graph.rows]) / std[at]
     offset = -mean / std
-    return StandardizedCounts(graph, torch.minimum(scaled, clip - offset[genes]), offset, mask)
+    return StandardizedCounts(graph, torch.minimum(scaled, clip - offset[at]), offset, mask, links)

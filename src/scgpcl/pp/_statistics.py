@@ -15,9 +15,9 @@ class GeneStatistics(NamedTuple):
     Parameters
     ----------
     raw_var
-        Variance of the counts.
+        Variance of the counts; with batches, within them.
     norm_mean, norm_var
-        Mean and variance (ddof 1) of counts over size factors.
+        Mean and variance (ddof 1) of counts over size factors; with batches, the variance within them.
     log_mean, log_std
         Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
     """
@@ -44,7 +44,9 @@ def library_sizes(x: Any) -> np.ndarray:
     return np.concatenate([np.asarray(block.sum(1, dtype=np.float64)).ravel() for block in row_blocks(x)])
 
 
-def gene_statistics(x: Any, size_factor: np.ndarray, *, scale: float = 1.0) -> GeneStatistics:
+def gene_statistics(
+    x: Any, size_factor: np.ndarray, *, scale: float = 1.0, batch_index: np.ndarray | None = None
+) -> GeneStatistics:
     """Moments of every gene.
 
     Parameters
@@ -55,9 +57,14 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, scale: float = 1.0) -> G
         Shape (n_cells,).
     scale
         Factor of the counts over size factors before the logarithm.
+    batch_index
+        Batch of each cell, shape (n_cells,). With it the variances by which genes are chosen are those within batches,
+        weighted by their cells, so that no gene is chosen for a difference between batches.
     """
     n_cells, n_genes = x.shape
+    n_batch = 1 if batch_index is None else int(batch_index.max()) + 1
     sums = np.zeros((6, n_genes))
+    of_batch = np.zeros((4 if n_batch > 1 else 0, n_batch * n_genes))
     start = 0
     for block in row_blocks(x):
         stop = start + block.shape[0]
@@ -66,7 +73,16 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, scale: float = 1.0) -> G
         log = np.log1p(scale * norm)
         for i, values in enumerate((counts, counts**2, norm, norm**2, log, log**2)):
             sums[i] += np.bincount(block.indices, weights=values, minlength=n_genes)
+        if batch_index is not None and n_batch > 1:
+            at = np.repeat(batch_index[start:stop] * n_genes, np.diff(block.indptr)) + block.indices
+            for i, values in enumerate((counts, counts**2, norm, norm**2)):
+                of_batch[i] += np.bincount(at, weights=values, minlength=n_batch * n_genes)
         start = stop
     means = sums / n_cells
     raw_var, norm_var, log_var = (np.maximum(means[i + 1] - means[i] ** 2, 0.0) for i in (0, 2, 4))
-    return GeneStatistics(raw_var, means[2], norm_var * n_cells / max(n_cells - 1, 1), means[4], np.sqrt(log_var))
+    if batch_index is not None and n_batch > 1:
+        size = np.maximum(np.bincount(batch_index), 1.0)[:, None]
+        total = of_batch.reshape(4, n_batch, n_genes)
+        raw_var, norm_var = (np.maximum(total[i + 1] - total[i] ** 2 / size, 0.0).sum(0) / n_cells for i in (0, 2))
+    norm_var = norm_var * n_cells / max(n_cells - n_batch, 1)
+    return GeneStatistics(raw_var, means[2], norm_var, means[4], np.sqrt(log_var))

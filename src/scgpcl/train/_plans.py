@@ -162,7 +162,7 @@ class PretrainPlan(StagePlan):
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.project(z)
         if self.lambda_instance > 0:
-            parts[_keys.INSTANCE_LOSS] = instance_loss(projected, tau=self.module.tau)
+            parts[_keys.INSTANCE_LOSS] = instance_loss(projected, tau=self.module.tau, batch_index=batch.batch_index)
             total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
         if self.wants_prototypes:
             prototypes, labels = self._prototypes_of(batch, projected)

@@ -1,0 +1,218 @@
+"""Moments of every gene in each experimental batch, at equal composition of the batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from scgpcl.data._counts import BLOCK_ROWS
+
+if TYPE_CHECKING:
+    from scgpcl.data import CountSource
+
+#: Cells that the expectation of no difference between batches is worth.
+PRIOR_CELLS = 10.0
+
+
+class BatchMoments(NamedTuple):
+    """What differs between batches, float64, each of shape (n_batch, n_genes).
+
+    Parameters
+    ----------
+    mean, std
+        Moments of the log counts, by which the cells of a batch are standardised.
+    share
+        Mean share of each gene in the expressed genes of a cell.
+    ratio
+        Mean count over size factor, over that of all cells.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    share: np.ndarray
+    ratio: np.ndarray
+
+
+class GroupSums(NamedTuple):
+    """Sums over the cells of each batch and group.
+
+    Parameters
+    ----------
+    n
+        Number of cells, shape (n_batch, n_groups).
+    total, square
+        Sums of values and of their squares, shape (n_batch, n_groups, n_genes).
+    """
+
+    n: np.ndarray
+    total: np.ndarray
+    square: np.ndarray
+
+
+def batch_moments(
+    source: CountSource,
+    n_batch: int,
+    *,
+    groups: np.ndarray | None = None,
+    scale: float = 1.0,
+    prior: float = PRIOR_CELLS,
+) -> BatchMoments:
+    """Measure what differs between the batches beyond the composition of their cells.
+
+    Parameters
+    ----------
+    source
+        Counts of the selected genes with the batches of the cells.
+    n_batch
+        Number of batches.
+    groups
+        Group of each cell within which batches are compared, int, shape (n_cells,); ``None`` compares all cells, as if
+        the batches were composed alike.
+    scale
+        Factor of the counts over size factors before the logarithm.
+    prior
+        Pseudo-cells of the shrinkage, see :func:`batch_shifts`, :func:`batch_variances` and :func:`batch_ratios`.
+    """
+    if groups is None:
+        groups = np.zeros(len(source), dtype=np.int64)
+    log, share, norm = _group_sums(source, n_batch, groups, scale)
+    shift = batch_shifts(log, prior)
+    mean, var = batch_variances(log, shift, prior)
+    share_shift = batch_shifts(share, prior)
+    typical = _unshifted_mean(share, share_shift) + share_shift
+    return BatchMoments(mean + shift, np.sqrt(var), typical, batch_ratios(norm, prior))
+
+
+def batch_shifts(sums: GroupSums, prior: float) -> np.ndarray:
+    r"""Additive effect of each batch on each gene, shape (n_batch, n_genes).
+
+    Best linear unbiased prediction in the model :math:`y = a_k + d_b + e` with a fixed effect of every group and a random
+    one of every batch, :math:`d_b \sim N(0, \sigma^2 / \kappa)`, by the mixed model equations (Henderson 1975), in which
+    the groups are eliminated:
+
+    .. math:: (\mathrm{diag}(n_{b\cdot}) - N\, \mathrm{diag}(1 / n_{\cdot k})\, N^\top + \kappa I)\, d = r,
+
+    where N counts cells by batch and group and r sums, over the cells of a batch, their distance from the mean of their
+    group. A batch is only compared with others where they share groups: a batch of its own composition is not moved. With
+    one group and two equal batches of n cells, :math:`d_b = n / (n + \kappa)` times the distance of the batch's mean from
+    that of all, the empirical Bayes weight of ComBat (Johnson, Li and Rabinovic 2007); a batch of n cells beside a very
+    large one is moved :math:`n / (n + \kappa / 2)` of the way to it.
+
+    Parameters
+    ----------
+    sums
+        Sums by batch and group.
+    prior
+        :math:`\kappa`, in cells.
+    """
+    in_group = np.maximum(sums.n.sum(0), 1.0)
+    expected = sums.total.sum(0) / in_group[:, None]
+    distance = sums.total.sum(1) - sums.n @ expected
+    information = np.diag(sums.n.sum(1)) - (sums.n / in_group) @ sums.n.T
+    return np.linalg.solve(information + prior * np.eye(len(information)), distance)
+
+
+def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    r"""Mean and variance of each gene without the batches' shifts.
+
+    The variance of a batch is that of all cells times the ratio of two variances at equal composition: of the batch, and
+    of all cells, with group k weighted in both by :math:`h_{bk} = n_{bk} (n_{\cdot k} - n_{bk}) / n_{\cdot k}`, its share
+    of the information on the batch in :func:`batch_shifts`. Both are moderated by :math:`\kappa` cells of the variance of
+    all (as in Smyth 2004, equation for the posterior variance), so that a gene that is constant in a small batch
+    does not blow up.
+
+    Parameters
+    ----------
+    sums
+        Sums by batch and group.
+    shift
+        Result of :func:`batch_shifts`.
+    prior
+        :math:`\kappa`, in cells.
+
+    Returns
+    -------
+    Mean, shape (n_genes,), and variance, shape (n_batch, n_genes); the latter is 1 for a gene without variance.
+    """
+    n = sums.n[:, :, None]
+    total = sums.total - n * shift[:, None]
+    square = sums.square - 2.0 * shift[:, None] * sums.total + n * shift[:, None] ** 2
+    n_cells = sums.n.sum()
+    mean = _unshifted_mean(sums, shift)
+    var = np.maximum(square.sum((0, 1)) / n_cells - mean**2, 0.0)
+    in_group = sums.n.sum(0)
+    weight = sums.n * (in_group - sums.n) / np.maximum(in_group, 1.0)
+    every = (total.sum(0) / np.maximum(in_group, 1.0)[:, None], square.sum(0) / np.maximum(in_group, 1.0)[:, None])
+    result = np.empty_like(shift)
+    for b, w in enumerate(weight):
+        own = tuple(values[b] / np.maximum(sums.n[b], 1.0)[:, None] for values in (total, square))
+        information = w.sum()
+        w = w / max(information, np.finfo(float).tiny)
+        own_var, all_var = (np.maximum(w @ second - (w @ first) ** 2, 0.0) for first, second in (own, every))
+        denominator = information * all_var + prior * var
+        ratio = (information * own_var + prior * var) / np.where(denominator > 0, denominator, 1.0)
+        result[b] = var * ratio
+    return mean, np.where(result > 0, result, 1.0)
+
+
+def _unshifted_mean(sums: GroupSums, shift: np.ndarray) -> np.ndarray:
+    """Mean over all cells once the batches' shifts are taken out, shape (n_genes,)."""
+    return (sums.total.sum((0, 1)) - sums.n.sum(1) @ shift) / sums.n.sum()
+
+
+def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
+    r"""Observed over expected total of each gene in each batch, shape (n_batch, n_genes).
+
+    The expected total is that of a batch whose cells have the means of their groups (indirect standardisation); both are
+    raised by :math:`\kappa` cells of the overall mean, the posterior mean under a gamma prior (Clayton and Kaldor 1987).
+
+    Parameters
+    ----------
+    sums
+        Sums of counts over size factors by batch and group.
+    prior
+        :math:`\kappa`, in cells.
+    """
+    expected = sums.n @ (sums.total.sum(0) / np.maximum(sums.n.sum(0), 1.0)[:, None])
+    pseudo = prior * sums.total.sum((0, 1)) / sums.n.sum()
+    denominator = expected + pseudo
+    return np.where(denominator > 0, sums.total.sum(1) + pseudo, 1.0) / np.where(denominator > 0, denominator, 1.0)
+
+
+def _group_sums(
+    source: CountSource, n_batch: int, groups: np.ndarray, scale: float
+) -> tuple[GroupSums, GroupSums, GroupSums]:
+    """Sums of log counts, of shares in the expressed genes, and of counts over size factors; one pass."""
+    if source.batch_index is None:
+        msg = "Expected counts with the batch of each cell, found none."
+        raise ValueError(msg)
+    n_groups = int(groups.max()) + 1
+    cell = source.batch_index * n_groups + groups
+    n = np.bincount(cell, minlength=n_batch * n_groups).astype(np.float64)
+    sums = None
+    for start in range(0, len(source), BLOCK_ROWS):
+        rows = np.arange(start, min(start + BLOCK_ROWS, len(source)))
+        block = source.rows(rows)
+        block.eliminate_zeros()
+        degree = np.diff(block.indptr)
+        member = sp.csr_matrix((np.ones(len(rows)), (cell[rows], np.arange(len(rows)))), shape=(len(n), len(rows)))
+        norm = block.data.astype(np.float64) / np.repeat(source.size_factor[rows].astype(np.float64), degree)
+        log = np.log1p(scale * norm)
+        share = 1.0 / np.repeat(degree, degree)
+        parts = (log, log**2, share, norm)
+        added = [_summed(member, block, values) for values in parts]
+        sums = added if sums is None else [a + b for a, b in zip(sums, added, strict=True)]
+    if sums is None:
+        msg = "Expected at least one cell, found none."
+        raise ValueError(msg)
+    shaped = [values.reshape(n_batch, n_groups, -1) for values in sums]
+    n = n.reshape(n_batch, n_groups)
+    nothing = np.empty(0)
+    return GroupSums(n, *shaped[:2]), GroupSums(n, shaped[2], nothing), GroupSums(n, shaped[3], nothing)
+
+
+def _summed(member: sp.csr_matrix, block: sp.csr_matrix, values: np.ndarray) -> np.ndarray:
+    matrix = sp.csr_matrix((values, block.indices, block.indptr), shape=block.shape)
+    return (member @ matrix).toarray()
