@@ -25,12 +25,16 @@ class BipartiteBatch(NamedTuple):
         Library size over the median library size of the training data, float32, shape (n_cells,).
     cell_index
         Row of each cell in the data, int64, shape (n_cells,).
+    measured
+        1 for a gene that was measured and 0 for one that was not, float32, shape (n_genes,); ``None`` if all were.
+        A count of zero says that a measured gene is silent, but nothing about one that was not measured.
     """
 
     graph: Bipartite
     counts: Tensor
     size_factor: Tensor
     cell_index: Tensor
+    measured: Tensor | None = None
 
 
 def bipartite_batch(counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray) -> BipartiteBatch:

@@ -34,6 +34,8 @@ class ModelState(BaseModelClass):
         Genes that the model uses, in its order.
     unit_size_
         Library size (or given size factor) of a cell whose size factor is 1.
+    gene_shares_
+        Part of each registered gene in the training library, shape (n_vars,).
     """
 
     module: SCGPCLModule
@@ -46,12 +48,14 @@ class ModelState(BaseModelClass):
     gene_names_: np.ndarray | None
     selected_genes_: np.ndarray | None
     unit_size_: float | None
+    gene_shares_: np.ndarray | None
 
     @property
     def _frame(self) -> GeneFrame | None:
-        if self.gene_names_ is None or self.selected_genes_ is None or self.unit_size_ is None:
+        names, selected, unit, shares = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_
+        if names is None or selected is None or unit is None or shares is None:
             return None
-        return GeneFrame(pd.Index(self.gene_names_), pd.Index(self.selected_genes_), self.unit_size_)
+        return GeneFrame(pd.Index(names), pd.Index(selected), unit, shares)
 
     def _trained_frame(self) -> GeneFrame:
         """Gene reference of a trained model.

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgpcl import _keys
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
-from scgpcl.model._inference import as_index, cell_batches, match_genes
+from scgpcl.model._inference import as_index, cell_batches, match_genes, warn_of_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpcl.data import BipartiteBatch
-
+    from scgpcl.model._inference import GeneMatch
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
@@ -200,15 +201,22 @@ class Getters(ModelState):
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
-        match = match_genes(adata.var_names, frame)
+        match = self._match(adata)
         x = _checks.counts_of(adata, layer)
         if new:
             _checks.check_counts(x, layer)
             _checks.check_size_factors(adata, size_key)
             self._check_batches(adata)
+            warn_of_missing(match, frame)
         size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
         index = as_index(indices, adata.n_obs)
         return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size)
+
+    def _match(self, adata: AnnData) -> GeneMatch:
+        padded = None
+        if adata is not self.adata and _keys.PADDED in adata.var:
+            padded = adata.var[_keys.PADDED].to_numpy(dtype=bool)
+        return match_genes(adata.var_names, self._trained_frame(), padded=padded)
 
     def _check_batches(self, adata: AnnData) -> None:
         key = self._setup_arg("batch_key")

@@ -123,7 +123,7 @@ class SCGPCLModule(BaseModuleClass):
             self.set_n_clusters(model.n_clusters_)
 
     def features(self, batch: BipartiteBatch) -> StandardizedCounts:
-        """Standardised features of a batch."""
+        """Standardised features of a batch; a gene that was not measured has the training mean, which is zero."""
         return standardized_counts(
             batch.graph,
             batch.counts,
@@ -132,6 +132,7 @@ class SCGPCLModule(BaseModuleClass):
             self.gene_std,
             scale=self.feature_scale,
             clip=self.clip,
+            mask=None if batch.measured is None else batch.measured.unsqueeze(1),
         )
 
     def draw_view(self, generator: torch.Generator) -> View:
@@ -231,4 +232,4 @@ class SCGPCLModule(BaseModuleClass):
 
 def _to(batch: BipartiteBatch, device: torch.device) -> BipartiteBatch:
     graph = type(batch.graph)(*(t.to(device, non_blocking=True) for t in batch.graph))
-    return type(batch)(graph, *(t.to(device, non_blocking=True) for t in batch[1:]))
+    return type(batch)(graph, *(None if t is None else t.to(device, non_blocking=True) for t in batch[1:]))

@@ -1,0 +1,138 @@
+"""Training that goes on with new cells."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import scipy.sparse as sp
+
+from scgpcl import presets
+from scgpcl._random import derived_seed, seeded
+from scgpcl.data import BipartiteSplitter, CountSource
+from scgpcl.model._getters import ENCODE_BATCH, Getters
+from scgpcl.model._training import TwoStageTraining
+from scgpcl.train import ClusterPlan, StageSettings, TargetUpdate, encode_all, fit_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
+
+    from scgpcl.data import BipartiteBatch
+
+_TRAIN = presets.DEFAULT["train"]
+
+
+class QueryUpdate(TwoStageTraining, Getters):
+    """``update``: the clustering stage goes on with the registered cells and new ones."""
+
+    def update(
+        self,
+        query: AnnData,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        label_tol: float | None = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Go on with the clustering stage on the registered cells and the query together.
+
+        Encoder, decoder and cluster centres learn on, at the low learning rate of the clustering stage; then the
+        statistics and gene states of inference are computed again from all these cells. What describes the data stays:
+        the model's genes, the moments of their features, the library size of reference, the number of clusters, their
+        names, and the length that latent vectors keep. So cluster "3" is the same cluster before and after. A query
+        type that the reference lacks gets no cluster of its own: train a new model for that.
+
+        Parameters
+        ----------
+        query
+            New cells, matched and checked as in :meth:`get_latent_representation`; none of the model's genes may be
+            missing, since a gene that was not measured cannot be learnt from. Not changed.
+        max_epochs
+            Largest number of epochs; ``None`` takes the default preset's ``cluster_max_epochs``. 0 only computes the
+            statistics and gene states again.
+        accelerator, devices
+            See :meth:`train`.
+        batch_size
+            Largest number of cells of a mini-batch.
+        label_tol
+            Ends when less than this share of the labels changes in an epoch.
+        plan_kwargs
+            Arguments of :class:`scgpcl.train.ClusterPlan` that differ from the default preset.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Notes
+        -----
+        Writes to the registered AnnData what :meth:`train` writes. The query is not kept: save the model to keep what
+        it learnt, and call :meth:`annotate` to label the query. The counts of the model's genes of all cells are in
+        memory meanwhile. If the update fails, the model is as it was.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range, if genes are missing, or if the model was loaded without its AnnData:
+            without the reference, batch normalisation and gene states would follow the query alone and the labels of
+            the reference with them.
+        """
+        self._trained_frame()
+        values = {"cluster_max_epochs": max_epochs, "batch_size": batch_size, "label_tol": label_tol}
+        values = dict(_TRAIN) | {name: value for name, value in values.items() if value is not None}
+        self._check_training(values, accelerator, 1.0, early_stopping=False)
+        if trainer_kwargs.get("early_stopping"):
+            msg = "Expected no `early_stopping` in `update`, which keeps no cells to validate on. Lower `max_epochs`."
+            raise ValueError(msg)
+        queried = self._query_source(query)
+        reference = self._prepare()
+        cells = sp.vstack([part.rows(np.arange(len(part))) for part in (reference, queried)], format="csr")
+        source = CountSource(cells, np.concatenate([reference.size_factor, queried.size_factor]))
+        # of a manager the splitter only asks how many cells there are
+        manager = cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source))))
+        splitter = BipartiteSplitter(
+            manager, source, seed=derived_seed(self.seed_, 30), batch_size=values["batch_size"], train_size=1.0
+        )
+        plan = {**_TRAIN["cluster_plan_kwargs"], **(plan_kwargs or {})}
+        settings = StageSettings(values["cluster_max_epochs"], accelerator, devices, trainer_kwargs)
+        state = {name: value.clone() for name, value in self.module.state_dict().items()}
+        history, split = self.history_, (self.train_indices, self.validation_indices, self.test_indices)
+        try:
+            with seeded(derived_seed(self.seed_, 3)):
+                if settings.max_epochs > 0:
+                    update = TargetUpdate(splitter, tol=values["label_tol"])
+                    fit_stage(self, ClusterPlan(self.module, seed=self.seed_, **plan), splitter, [update], settings)
+                encode_all(self.module, splitter)
+        except BaseException:
+            self.module.load_state_dict(state)
+            self.history_ = history
+            raise
+        finally:
+            self.train_indices, self.validation_indices, self.test_indices = split
+        self.annotate()
+
+    def _query_source(self, query: AnnData) -> CountSource:
+        """Counts of the model's genes and size factors of new cells."""
+        match = self._match(query)
+        if match.places is not None:
+            n_genes = self.module.n_genes
+            msg = (
+                f"Expected all {n_genes} genes that the model uses in `adata.var_names` to learn from, found "
+                f"{n_genes - len(match.places)} missing. Cells that lack some can be mapped, see `model.predict`."
+            )
+            raise ValueError(msg)
+        batches = list(self._batches(query, None, ENCODE_BATCH))
+        counts = sp.vstack([_matrix(batch) for batch in batches], format="csr")
+        return CountSource(counts, np.concatenate([batch.size_factor.numpy() for batch in batches]))
+
+
+def _matrix(batch: BipartiteBatch) -> sp.csr_matrix:
+    graph = batch.graph
+    values = (batch.counts.numpy(), graph.indices.numpy(), graph.indptr.numpy())
+    return sp.csr_matrix(values, shape=(graph.n_cells, graph.n_genes))
