@@ -139,7 +139,9 @@ def _smoothed(normal: sp.csr_matrix, seed: int) -> Any:
     n_cells = len(z)
     for k in NEIGHBORS:
         columns = near[:, :k].ravel()
-        mean = sp.csr_matrix((np.full(n_cells * k, 1 / k), columns, np.arange(n_cells + 1) * k), shape=(n_cells, n_cells))
+        mean = sp.csr_matrix(
+            (np.full(n_cells * k, 1 / k), columns, np.arange(n_cells + 1) * k), shape=(n_cells, n_cells)
+        )
         yield k, (mean @ normal).toarray()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from scgpcl.model._training import TwoStageTraining
 from scgpcl.train import ClusterPlan, StageSettings, TargetUpdate, encode_all, fit_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
@@ -84,16 +85,13 @@ class QueryUpdate(TwoStageTraining, Getters):
             the reference with them.
         """
         self._trained_frame()
-        values = {"cluster_max_epochs": max_epochs, "batch_size": batch_size, "label_tol": label_tol}
+        values: dict[str, Any] = {"cluster_max_epochs": max_epochs, "batch_size": batch_size, "label_tol": label_tol}
         values = dict(_TRAIN) | {name: value for name, value in values.items() if value is not None}
         self._check_training(values, accelerator, 1.0, early_stopping=False)
         if trainer_kwargs.get("early_stopping"):
             msg = "Expected no `early_stopping` in `update`, which keeps no cells to validate on. Lower `max_epochs`."
             raise ValueError(msg)
-        queried = self._query_source(query)
-        reference = self._prepare()
-        cells = sp.vstack([part.rows(np.arange(len(part))) for part in (reference, queried)], format="csr")
-        source = CountSource(cells, np.concatenate([reference.size_factor, queried.size_factor]))
+        source = _joined(self._query_source(query), self._prepare())
         # of a manager the splitter only asks how many cells there are
         manager = cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source))))
         splitter = BipartiteSplitter(
@@ -101,21 +99,27 @@ class QueryUpdate(TwoStageTraining, Getters):
         )
         plan = {**_TRAIN["cluster_plan_kwargs"], **(plan_kwargs or {})}
         settings = StageSettings(values["cluster_max_epochs"], accelerator, devices, trainer_kwargs)
+        with self._kept_on_failure(), seeded(derived_seed(self.seed_, 3)):
+            if settings.max_epochs > 0:
+                update = TargetUpdate(splitter, tol=values["label_tol"])
+                fit_stage(self, ClusterPlan(self.module, seed=self.seed_, **plan), splitter, [update], settings)
+            encode_all(self.module, splitter)
+        self.annotate()
+
+    @contextmanager
+    def _kept_on_failure(self) -> Iterator[None]:
+        """Give the model its state back if the block fails, and its split into registered cells in any case."""
+        model = cast("Any", self)
         state = {name: value.clone() for name, value in self.module.state_dict().items()}
-        history, split = self.history_, (self.train_indices, self.validation_indices, self.test_indices)
+        history, split = model.history_, (model.train_indices, model.validation_indices, model.test_indices)
         try:
-            with seeded(derived_seed(self.seed_, 3)):
-                if settings.max_epochs > 0:
-                    update = TargetUpdate(splitter, tol=values["label_tol"])
-                    fit_stage(self, ClusterPlan(self.module, seed=self.seed_, **plan), splitter, [update], settings)
-                encode_all(self.module, splitter)
+            yield
         except BaseException:
             self.module.load_state_dict(state)
-            self.history_ = history
+            model.history_ = history
             raise
         finally:
-            self.train_indices, self.validation_indices, self.test_indices = split
-        self.annotate()
+            model.train_indices, model.validation_indices, model.test_indices = split
 
     def _query_source(self, query: AnnData) -> CountSource:
         """Counts of the model's genes and size factors of new cells."""
@@ -136,3 +140,10 @@ def _matrix(batch: BipartiteBatch) -> sp.csr_matrix:
     graph = batch.graph
     values = (batch.counts.numpy(), graph.indices.numpy(), graph.indptr.numpy())
     return sp.csr_matrix(values, shape=(graph.n_cells, graph.n_genes))
+
+
+def _joined(query: CountSource, reference: CountSource) -> CountSource:
+    """Cells of the reference, then those of the query."""
+    parts = (reference, query)
+    cells = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
+    return CountSource(cells, np.concatenate([part.size_factor for part in parts]))

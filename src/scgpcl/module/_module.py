@@ -232,4 +232,5 @@ class SCGPCLModule(BaseModuleClass):
 
 def _to(batch: BipartiteBatch, device: torch.device) -> BipartiteBatch:
     graph = type(batch.graph)(*(t.to(device, non_blocking=True) for t in batch.graph))
-    return type(batch)(graph, *(None if t is None else t.to(device, non_blocking=True) for t in batch[1:]))
+    tensors = [None if t is None else t.to(device, non_blocking=True) for t in batch[1:]]
+    return type(batch)(graph, *cast("list[Tensor]", tensors))
