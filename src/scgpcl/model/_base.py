@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 from scvi import REGISTRY_KEYS
@@ -11,6 +12,8 @@ from scvi.model.base import BaseModelClass
 from scgpcl.model._inference import GeneFrame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from scgpcl.module import SCGPCLModule
@@ -70,6 +73,21 @@ class ModelState(BaseModelClass):
             msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
             raise RuntimeError(msg)
         return frame
+
+    @contextmanager
+    def _kept_on_failure(self) -> Iterator[None]:
+        """Give the model its state back if the block fails, and its split into registered cells in any case."""
+        model = cast("Any", self)
+        state = {name: value.clone() for name, value in self.module.state_dict().items()}
+        history, split = model.history_, (model.train_indices, model.validation_indices, model.test_indices)
+        try:
+            yield
+        except BaseException:
+            self.module.load_state_dict(state)
+            model.history_ = history
+            raise
+        finally:
+            model.train_indices, model.validation_indices, model.test_indices = split
 
     def _setup_arg(self, name: str) -> Any:
         return self.registry_["setup_args"].get(name)

@@ -106,23 +106,28 @@ class Getters(ModelState):
         gene_list: Sequence[str] | None = None,
         library_size: float | Literal["latent"] = 1,
         batch_size: int | None = None,
-        return_numpy: bool = False,
+        return_numpy: bool | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Denoised expression: the means of the fitted distribution, without its dropout.
+
+        Call :meth:`train_decoder` before: :meth:`train` ends when the clusters have settled, and the decoder of a small
+        data set is little trained by then. Cells are decoded at their own library size. Genes that new cells lack are
+        estimated like all others.
 
         Parameters
         ----------
         adata, indices
             See :meth:`get_latent_representation`.
         gene_list
-            Genes to return; ``None`` is all genes that the model uses.
+            Genes to return, in this order; ``None`` is all genes that the model uses.
         library_size
             Each cell's expression over all genes of the model sums to this; ``"latent"`` gives mean counts at the
-            cell's own library size instead.
+            cell's own library size instead, which here is counted, not inferred.
         batch_size
             Cells decoded at a time.
         return_numpy
-            Return an array instead of a table of cells and genes.
+            Return an array instead of a table of cells and genes; ``None`` returns the table, as scVI does for one
+            estimate per cell.
 
         Returns
         -------

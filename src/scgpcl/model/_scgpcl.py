@@ -18,6 +18,7 @@ from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
 from scgpcl.model._card import HubCard
+from scgpcl.model._decoder import DecoderTraining
 from scgpcl.model._features import n_selected
 from scgpcl.model._query import QueryPreparation
 from scgpcl.model._samples import Samples
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SCGPCL(QueryUpdate, QueryPreparation, Samples, HubCard):
+class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +16,7 @@ from scgpcl.model._training import TwoStageTraining
 from scgpcl.train import ClusterPlan, StageSettings, TargetUpdate, encode_all, fit_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
@@ -105,21 +104,6 @@ class QueryUpdate(TwoStageTraining, Getters):
                 fit_stage(self, ClusterPlan(self.module, seed=self.seed_, **plan), splitter, [update], settings)
             encode_all(self.module, splitter)
         self.annotate()
-
-    @contextmanager
-    def _kept_on_failure(self) -> Iterator[None]:
-        """Give the model its state back if the block fails, and its split into registered cells in any case."""
-        model = cast("Any", self)
-        state = {name: value.clone() for name, value in self.module.state_dict().items()}
-        history, split = model.history_, (model.train_indices, model.validation_indices, model.test_indices)
-        try:
-            yield
-        except BaseException:
-            self.module.load_state_dict(state)
-            model.history_ = history
-            raise
-        finally:
-            model.train_indices, model.validation_indices, model.test_indices = split
 
     def _query_source(self, query: AnnData) -> CountSource:
         """Counts of the model's genes and size factors of new cells."""
