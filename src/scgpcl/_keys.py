@@ -9,6 +9,8 @@ CLUSTER: Final = "scgpcl_cluster"
 PROBABILITY: Final = "scgpcl_probability"
 CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
+#: Genes that were added to new cells as columns of zeros because they were not measured.
+PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"

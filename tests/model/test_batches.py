@@ -252,3 +252,14 @@ def test_the_published_preset_corrects_too(two_copies, fit):
         **{**paper, "n_top_genes": None},
     )
     assert pairs_apart(model.get_latent_representation()) < 0.4
+
+
+def test_training_goes_on_with_batches(adata, fit):
+    """An update and more training of the decoder keep the correction."""
+    model = fit(adata, setup={"batch_key": "batch"}, train={"pretrain_max_epochs": 5})
+    labels = model.predict()
+    model.train_decoder(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    np.testing.assert_array_equal(model.predict(), labels)
+    query = adata[::3].copy()
+    model.update(query, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert np.mean(model.predict(query) == labels[::3]) > 0.9

@@ -61,13 +61,6 @@ def test_extra_genes_do_not_count(adata, model):
     np.testing.assert_allclose(model.get_latent_representation(query), model.get_latent_representation(), atol=1e-5)
 
 
-def test_missing_genes_are_named(adata, model, untouched):
-    missing = model.selected_genes_[:2]
-    query = adata[:, ~adata.var_names.isin(missing)].copy()
-    with untouched(query), pytest.raises(ValueError, match=f"2 missing: '{missing[0]}', '{missing[1]}'"):
-        model.predict(query)
-
-
 def test_backed_file_gives_the_same_rows_in_the_callers_order(adata, model, tmp_path):
     z = model.get_latent_representation()
     adata.write_h5ad(tmp_path / "a.h5ad")

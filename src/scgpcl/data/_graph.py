@@ -27,6 +27,9 @@ class BipartiteBatch(NamedTuple):
         Row of each cell in the data, int64, shape (n_cells,).
     batch_index
         Experimental batch of each cell, int64, shape (n_cells,); ``None`` where the model corrects for none.
+    measured
+        1 for a gene that was measured and 0 for one that was not, float32, shape (n_genes,); ``None`` if all were.
+        A count of zero says that a measured gene is silent, but nothing about one that was not measured.
     """
 
     graph: Bipartite
@@ -34,6 +37,7 @@ class BipartiteBatch(NamedTuple):
     size_factor: Tensor
     cell_index: Tensor
     batch_index: Tensor | None = None
+    measured: Tensor | None = None
 
 
 def bipartite_batch(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 from scvi import REGISTRY_KEYS
@@ -12,7 +13,7 @@ from scgpcl.model._batches import batch_code, batch_index
 from scgpcl.model._inference import GeneFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -40,6 +41,8 @@ class ModelState(BaseModelClass):
         Genes that the model uses, in its order.
     unit_size_
         Library size (or given size factor) of a cell whose size factor is 1.
+    gene_shares_
+        Part of each registered gene in the training library, shape (n_vars,).
     """
 
     module: SCGPCLModule
@@ -53,12 +56,14 @@ class ModelState(BaseModelClass):
     gene_names_: np.ndarray | None
     selected_genes_: np.ndarray | None
     unit_size_: float | None
+    gene_shares_: np.ndarray | None
 
     @property
     def _frame(self) -> GeneFrame | None:
-        if self.gene_names_ is None or self.selected_genes_ is None or self.unit_size_ is None:
+        names, selected, unit, shares = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_
+        if names is None or selected is None or unit is None or shares is None:
             return None
-        return GeneFrame(pd.Index(self.gene_names_), pd.Index(self.selected_genes_), self.unit_size_)
+        return GeneFrame(pd.Index(names), pd.Index(selected), unit, shares)
 
     def _trained_frame(self) -> GeneFrame:
         """Gene reference of a trained model.
@@ -73,6 +78,21 @@ class ModelState(BaseModelClass):
             msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
             raise RuntimeError(msg)
         return frame
+
+    @contextmanager
+    def _kept_on_failure(self) -> Iterator[None]:
+        """Give the model its state back if the block fails, and its split into registered cells in any case."""
+        model = cast("Any", self)
+        state = {name: value.clone() for name, value in self.module.state_dict().items()}
+        history, split = model.history_, (model.train_indices, model.validation_indices, model.test_indices)
+        try:
+            yield
+        except BaseException:
+            self.module.load_state_dict(state)
+            model.history_ = history
+            raise
+        finally:
+            model.train_indices, model.validation_indices, model.test_indices = split
 
     def _setup_arg(self, name: str) -> Any:
         return self.registry_["setup_args"].get(name)

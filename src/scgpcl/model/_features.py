@@ -109,7 +109,8 @@ def fit_features(
         mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(var_names), flavor)
     std = statistics.log_std[mask]
-    frame = GeneFrame(var_names.copy(), var_names[mask], unit_size)
+    shares = statistics.norm_mean / statistics.norm_mean.sum()
+    frame = GeneFrame(var_names.copy(), var_names[mask], unit_size, shares)
     std = np.where(std > 0, std, 1.0)
     return Features(frame, size_factor, statistics.log_mean[mask], std, statistics.norm_mean[mask], scale)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgpcl import _keys
 from scgpcl.model import _checks
 from scgpcl.model._annotate import cluster_names
 from scgpcl.model._base import ModelState
-from scgpcl.model._inference import as_index, cell_batches, match_genes
+from scgpcl.model._inference import as_index, cell_batches, match_genes, warn_of_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpcl.data import BipartiteBatch
-
+    from scgpcl.model._inference import GeneMatch
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
@@ -131,24 +132,29 @@ class Getters(ModelState):
         gene_list: Sequence[str] | None = None,
         library_size: float | Literal["latent"] = 1,
         batch_size: int | None = None,
-        return_numpy: bool = False,
+        return_numpy: bool | None = None,
         transform_batch: str | Sequence[str] | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Denoised expression: the means of the fitted distribution, without its dropout.
+
+        Call :meth:`train_decoder` before: :meth:`train` ends when the clusters have settled, and the decoder of a small
+        data set is little trained by then. Cells are decoded at their own library size. Genes that new cells lack are
+        estimated like all others.
 
         Parameters
         ----------
         adata, indices
             See :meth:`get_latent_representation`.
         gene_list
-            Genes to return; ``None`` is all genes that the model uses.
+            Genes to return, in this order; ``None`` is all genes that the model uses.
         library_size
             Each cell's expression over all genes of the model sums to this; ``"latent"`` gives mean counts at the
-            cell's own library size instead.
+            cell's own library size instead, which here is counted, not inferred.
         batch_size
             Cells decoded at a time.
         return_numpy
-            Return an array instead of a table of cells and genes.
+            Return an array instead of a table of cells and genes; ``None`` returns the table, as scVI does for one
+            estimate per cell.
         transform_batch
             Batch to decode all cells as: what a cell would have shown there. A list gives the mean over its batches,
             ``None`` decodes each cell as of its own batch. Cells are encoded as of their own batch; those of a batch
@@ -253,12 +259,19 @@ class Getters(ModelState):
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
-        match = match_genes(adata.var_names, frame)
+        match = self._match(adata)
         x = _checks.counts_of(adata, layer)
         if new:
             _checks.check_counts(x, layer)
             _checks.check_size_factors(adata, size_key)
+            warn_of_missing(match, frame)
         batch_index = self._batch_index(adata, transform_batch, unseen=unseen)
         size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
         index = as_index(indices, adata.n_obs)
         return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size, batch_index=batch_index)
+
+    def _match(self, adata: AnnData) -> GeneMatch:
+        padded = None
+        if adata is not self.adata and _keys.PADDED in adata.var:
+            padded = adata.var[_keys.PADDED].to_numpy(dtype=bool)
+        return match_genes(adata.var_names, self._trained_frame(), padded=padded)

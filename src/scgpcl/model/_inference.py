@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from scvi import settings
 
 from scgpcl.data import BipartiteBatch, CountSource, bipartite_batch
 from scgpcl.model import _checks
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+#: Largest share of the model's genes that new cells may lack.
+MAX_MISSING = 0.2
 
 
 class GeneFrame(NamedTuple):
@@ -28,11 +34,14 @@ class GeneFrame(NamedTuple):
         Genes that the model uses, in its order.
     unit_size
         Library size (or given size factor) of a cell whose size factor is 1.
+    shares
+        Part of each of ``var_names`` in the training library, shape (n_vars,); they sum to 1.
     """
 
     var_names: pd.Index
     selected: pd.Index
     unit_size: float
+    shares: np.ndarray
 
 
 class GeneMatch(NamedTuple):
@@ -42,36 +51,71 @@ class GeneMatch(NamedTuple):
     ----------
     library
         Genes that count for the library size, ``None`` if these are all genes.
+    library_share
+        Part of the training library that these genes had; counts over them are divided by it.
     selected
-        Genes that the model uses, in its order.
+        Those genes of the model that were measured, in the model's order.
+    places
+        Their positions among the model's genes, ``None`` if all were measured.
     """
 
     library: np.ndarray | None
+    library_share: float
     selected: np.ndarray
+    places: np.ndarray | None
 
 
-def match_genes(names: pd.Index, frame: GeneFrame) -> GeneMatch:
+def match_genes(names: pd.Index, frame: GeneFrame, *, padded: np.ndarray | None = None) -> GeneMatch:
     """Find the model's genes by name.
+
+    Parameters
+    ----------
+    names
+        Genes of the cells.
+    frame
+        Genes to match.
+    padded
+        Mask of genes that are columns of zeros only because they were not measured, shape (len(names),).
 
     Raises
     ------
     ValueError
-        If a name occurs twice, or if genes that the model uses are missing.
+        If a name occurs twice, or if too many genes that the model uses are missing.
     """
     _checks.check_names(names, "var_names")
-    selected = names.get_indexer(frame.selected)
+    if padded is None and names.equals(frame.var_names):
+        return GeneMatch(None, 1.0, names.get_indexer(frame.selected), None)
+    library, selected = (_measured(names, wanted, padded) for wanted in (frame.var_names, frame.selected))
     missing = frame.selected[selected < 0]
-    if len(missing):
+    if len(missing) > MAX_MISSING * len(selected):
         msg = (
-            f"Expected all {len(frame.selected)} genes that the model uses in `adata.var_names`, "
-            f"found {len(missing)} missing: {_checks.listed(missing)}. Genes are matched by name; check that both "
-            "data sets name genes alike."
+            f"Expected at least {1 - MAX_MISSING:.0%} of the {len(selected)} genes that the model uses in "
+            f"`adata.var_names`, found {len(missing)} missing: {_checks.listed(missing)}. Genes are matched by name; "
+            "check that both data sets name genes alike."
         )
         raise ValueError(msg)
-    if names.equals(frame.var_names):
-        return GeneMatch(None, selected)
-    library = names.get_indexer(frame.var_names)
-    return GeneMatch(library[library >= 0], selected)
+    known = library >= 0
+    share = 1.0 if known.all() else float(frame.shares[known].sum())
+    places = np.flatnonzero(selected >= 0) if len(missing) else None
+    return GeneMatch(library[known], share, selected[selected >= 0], places)
+
+
+def warn_of_missing(match: GeneMatch, frame: GeneFrame) -> None:
+    """Say how many of the model's genes were not measured."""
+    if match.places is None:
+        return
+    missing = frame.selected.delete(match.places)
+    msg = (
+        f"{len(missing)} of the {len(frame.selected)} genes that the model uses are missing in `adata.var_names` "
+        f"({_checks.listed(missing)}) and take their training mean."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def _measured(names: pd.Index, wanted: pd.Index, padded: np.ndarray | None) -> np.ndarray:
+    """Position of each wanted gene, -1 where it was not measured."""
+    found = names.get_indexer(wanted)
+    return found if padded is None else np.where((found >= 0) & padded[found], -1, found)
 
 
 def cell_batches(
@@ -112,10 +156,28 @@ def cell_batches(
         else:
             counted = block if match.library is None else block[:, match.library]
             total = np.asarray(counted.sum(1, dtype=np.float64)).ravel()
-        # a cell without any known gene gets the smallest library there is
-        factor = np.maximum(total, 1.0 if size is None else 0.0) / frame.unit_size
+            # a cell without any known gene gets the smallest library there is
+            total = np.maximum(total, 1.0) / match.library_share
         known = None if batch_index is None else batch_index[rows]
-        yield bipartite_batch(block[:, match.selected], factor, rows, known)
+        yield _model_batch(block[:, match.selected], total / frame.unit_size, rows, known, match, len(frame.selected))
+
+
+def _model_batch(
+    block: sp.csr_matrix,
+    size_factor: np.ndarray,
+    rows: np.ndarray,
+    batch_index: np.ndarray | None,
+    match: GeneMatch,
+    n_genes: int,
+) -> BipartiteBatch:
+    """Batch over all genes of the model from counts of the measured ones, shape (n_cells, n_measured)."""
+    if match.places is None:
+        return bipartite_batch(block, size_factor, rows, batch_index)
+    # places ascend, so each row stays sorted
+    spread = sp.csr_matrix((block.data, match.places[block.indices], block.indptr), shape=(block.shape[0], n_genes))
+    measured = torch.zeros(n_genes)
+    measured[match.places] = 1.0
+    return bipartite_batch(spread, size_factor, rows, batch_index)._replace(measured=measured)
 
 
 def as_index(indices: Any, n_cells: int) -> np.ndarray:

@@ -18,9 +18,12 @@ from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
 from scgpcl.model._batches import check_batch_names
+from scgpcl.model._card import HubCard
+from scgpcl.model._decoder import DecoderTraining
 from scgpcl.model._features import n_selected
-from scgpcl.model._getters import Getters
-from scgpcl.model._training import TwoStageTraining
+from scgpcl.model._query import QueryPreparation
+from scgpcl.model._samples import Samples
+from scgpcl.model._update import QueryUpdate
 from scgpcl.module import SCGPCLModule
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SCGPCL(TwoStageTraining, Getters):
+class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -131,6 +134,7 @@ class SCGPCL(TwoStageTraining, Getters):
         self.gene_names_ = None
         self.selected_genes_ = None
         self.unit_size_ = None
+        self.gene_shares_ = None
         with seeded(self.seed_):
             self.module = SCGPCLModule(
                 n_selected(n_top_genes, n_vars),

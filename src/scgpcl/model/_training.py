@@ -213,7 +213,7 @@ class TwoStageTraining(ModelState):
             start_at_pca(self.module, source, seed=self.seed_)
             self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float(), ratios)
         self.gene_names_, self.selected_genes_ = frame.var_names.to_numpy(), frame.selected.to_numpy()
-        self.unit_size_ = frame.unit_size
+        self.unit_size_, self.gene_shares_ = frame.unit_size, frame.shares
         return source
 
     def _pretrain(

@@ -136,7 +136,7 @@ class SCGPCLModule(BaseModuleClass):
             self.set_n_clusters(model.n_clusters_)
 
     def features(self, batch: BipartiteBatch) -> StandardizedCounts:
-        """Standardised features of a batch."""
+        """Standardised features of a batch; a gene that was not measured has the training mean, which is zero."""
         return standardized_counts(
             batch.graph,
             batch.counts,
@@ -146,6 +146,7 @@ class SCGPCLModule(BaseModuleClass):
             scale=self.feature_scale,
             clip=self.clip,
             links=None if self.link_share is None else BatchLinks(cast("Tensor", batch.batch_index), self.link_share),
+            mask=None if batch.measured is None else batch.measured.unsqueeze(1),
         )
 
     def draw_view(self, generator: torch.Generator) -> View:
@@ -199,7 +200,7 @@ class SCGPCLModule(BaseModuleClass):
         encoded = [(self.encoder.encode(f), f.links) for f in features()]
         z = torch.cat([part for part, _ in encoded])
         batch_index = torch.cat([links.batch for _, links in encoded if links is not None]) if self.n_batch else None
-        self.decoder.hidden.fit_statistics(self.decoder.with_batch(z.unsqueeze(1), batch_index)[:, 0])
+        self.decoder.fit_statistics(z, batch_index)
         if self.projection is not None:
             self.projection.hidden.fit_statistics(z)
         return z

@@ -141,6 +141,19 @@ class Decoder(nn.Module):
         one_hot = functional.one_hot(cast("Tensor", batch_index), self.n_batch).to(x)
         return torch.cat([x, one_hot.unsqueeze(1).expand(-1, x.shape[1], -1)], -1)
 
+    @torch.no_grad()
+    def fit_statistics(self, z: Tensor, batch_index: Tensor | None) -> None:
+        """Set the moments of inference from the latent vectors of all cells.
+
+        Parameters
+        ----------
+        z
+            Shape (n_cells, n_latent).
+        batch_index
+            Experimental batch of each cell, int64, shape (n_cells,), if the decoder knows batches.
+        """
+        self.hidden.fit_statistics(self.with_batch(z.unsqueeze(1), batch_index)[:, 0])
+
     def loss(self, z: Tensor, features: StandardizedCounts, counts: Tensor, size_factor: Tensor) -> Tensor:
         """Mean reconstruction loss over cells, views and genes.
 

@@ -1,11 +1,14 @@
 """Training plans and what happens between epochs."""
 
 from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.train._decoder import BestDecoder, DecoderPlan
 from scgpcl.train._plans import ClusterPlan, PretrainPlan
 from scgpcl.train._stages import StageSettings, fit_stage, merge_histories
 
 __all__ = [
+    "BestDecoder",
     "ClusterPlan",
+    "DecoderPlan",
     "PretrainPlan",
     "PrototypeUpdate",
     "StageSettings",

@@ -58,7 +58,19 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
         return torch.cat([module.encode(batch) for batch in splitter.batches()])
 
 
-class PrototypeUpdate(pl.Callback):
+class _AllCells(pl.Callback):
+    """What both stages need between their epochs: the states of inference, where cells are validated."""
+
+    splitter: BipartiteSplitter
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refresh the gene states, so that validation sees the network as it is after this epoch."""
+        module = cast("PretrainPlan | ClusterPlan", pl_module).module
+        with _evaluating(module):
+            module.refresh(lambda: self.splitter.batches(training_only=True))
+
+
+class PrototypeUpdate(_AllCells):
     """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
 
     Parameters
@@ -126,7 +138,7 @@ class PrototypeUpdate(pl.Callback):
         return found.labels
 
 
-class TargetUpdate(pl.Callback):
+class TargetUpdate(_AllCells):
     """Recompute the target distribution at every epoch and stop when hardly any label changes.
 
     Parameters

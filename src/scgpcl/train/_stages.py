@@ -71,6 +71,8 @@ def fit_stage(
     model.history_, model.is_trained_ = None, False
     # metrics are logged per epoch; small data has fewer steps in one than Lightning's interval, of which it would warn
     trainer_kwargs = {"log_every_n_steps": 1, **settings.trainer_kwargs}
+    if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
+        trainer_kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
     trainer_kwargs["callbacks"] = [*callbacks, *trainer_kwargs.get("callbacks", ())]
     model.module.train()

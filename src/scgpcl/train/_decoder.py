@@ -1,0 +1,104 @@
+"""Training of the decoder alone, on latent vectors that stay."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from scgpcl import _keys
+from scgpcl.train._plans import StagePlan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scgpcl.data import BipartiteBatch
+    from scgpcl.module import SCGPCLModule
+
+
+class DecoderPlan(StagePlan):
+    """Reconstruction from fixed latent vectors with noise, so that the decoder cannot learn single cells by heart.
+
+    Parameters
+    ----------
+    module
+        The network; only its decoder is trained.
+    z
+        Latent vectors of all cells, of whole length, shape (n_cells, n_latent).
+    batch_index
+        Experimental batch of each cell, int64, shape (n_cells,), if the decoder knows batches.
+    noise
+        Standard deviation of the noise, as a multiple of that of each latent dimension.
+    **kwargs
+        See :class:`StagePlan`.
+    """
+
+    stage = 3
+
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        *,
+        z: Tensor,
+        batch_index: Tensor | None = None,
+        noise: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, **kwargs)
+        self.z = z
+        self.batch_index = batch_index
+        self.noise = noise * z.std(0)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser of the decoder."""
+        return torch.optim.AdamW(self.module.decoder.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
+        """Loss of one mini-batch."""
+        z = self.z[batch.cell_index.to(self.z.device)]
+        noise = torch.randn(z.shape, generator=self._generator).to(z)
+        loss = self.module.reconstruction_loss(batch, (z + self.noise * noise).unsqueeze(1).to(batch.counts.device))
+        self.log_losses(batch, loss, {_keys.RECONSTRUCTION_LOSS: loss})
+        return loss
+
+
+class BestDecoder(pl.Callback):
+    """Keep the decoder of the epoch with the smallest validation loss, and stop when it has not fallen for a while.
+
+    Parameters
+    ----------
+    train_index
+        Cells that are trained on, shape (n_training,).
+    patience
+        Epochs without a smaller loss.
+    """
+
+    def __init__(self, train_index: np.ndarray, *, patience: int) -> None:
+        self.train_index = torch.from_numpy(train_index)
+        self.patience = patience
+        self.loss = float("inf")
+        self.epoch = -1
+        self.state: dict[str, Tensor] | None = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the decoder the statistics of inference."""
+        plan = cast("DecoderPlan", pl_module)
+        batch_index = None if plan.batch_index is None else plan.batch_index[self.train_index].to(plan.device)
+        plan.module.decoder.fit_statistics(plan.z[self.train_index].to(plan.device), batch_index)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare with the best epoch; validation has run by now."""
+        loss = float(trainer.callback_metrics[_keys.VALIDATION_LOSS])
+        if loss < self.loss:
+            self.loss, self.epoch = loss, trainer.current_epoch
+            self.state = copy.deepcopy(cast("DecoderPlan", pl_module).module.decoder.state_dict())
+        elif trainer.current_epoch - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the best decoder."""
+        if self.state is not None:
+            cast("DecoderPlan", pl_module).module.decoder.load_state_dict(self.state)
