@@ -248,6 +248,7 @@ def test_settings_seed_gives_the_same_model_twice(adata, fit):
 def test_autotune_runs(adata, tmp_path):
     pytest.importorskip("ray")
     pytest.importorskip("scib_metrics")
+    pytest.importorskip("hyperopt")  # asked for whatever the searcher
     from ray import tune
     from scvi.autotune import run_autotune
 
