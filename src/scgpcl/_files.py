@@ -103,6 +103,18 @@ def read(path: Path) -> ad.AnnData:
         raise InputError(msg) from error
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Give a temporary file that becomes ``path`` at the end; a refusal of the system is an `InputError`."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
+        raise InputError(msg) from error
+    logger.info("Wrote %s.", path)
+
+
 def write(adata: ad.AnnData, path: Path) -> None:
     """Write an h5ad file, which appears, or replaces an older one, when it is complete.
 
@@ -111,13 +123,8 @@ def write(adata: ad.AnnData, path: Path) -> None:
     InputError
         If the system refuses; an older file is untouched then.
     """
-    try:
-        with replacing(path) as temporary:
-            adata.write_h5ad(temporary, compression="gzip")
-    except OSError as error:
-        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
-        raise InputError(msg) from error
-    logger.info("Wrote %s.", path)
+    with _writing(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
 
 
 def write_text(text: str, path: Path) -> None:
@@ -128,14 +135,9 @@ def write_text(text: str, path: Path) -> None:
     InputError
         If the system refuses; an older file is untouched then.
     """
-    try:
-        with replacing(path) as temporary:
-            # Half a surrogate pair, which a name may have, has no place in UTF-8.
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
-        raise InputError(msg) from error
-    logger.info("Wrote %s.", path)
+    with _writing(path) as temporary:
+        # Half a surrogate pair, which a name may have, has no place in UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _check_place(path: Path, suffix: str) -> None:
