@@ -193,9 +193,11 @@ def test_checkpoints_of_scvi_tools_are_models(adata, fit, tmp_path):
     assert loaded.is_trained_
 
 
-def test_lightning_checkpoints_hold_the_network(adata, fit, tmp_path):
+def test_lightning_checkpoints_hold_the_network(adata, fit, tmp_path, monkeypatch):
+    import scvi
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    monkeypatch.setattr(scvi.settings, "logging_dir", tmp_path)  # scvi-tools' own checkpoint goes there
     save = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", monitor=_keys.TRAIN_LOSS)
     train = {"callbacks": [save], "enable_checkpointing": True, "checkpointing_monitor": _keys.TRAIN_LOSS}
     model = fit(adata, train={**train, "default_root_dir": str(tmp_path), "pretrain_max_epochs": 0})
