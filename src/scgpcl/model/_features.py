@@ -238,7 +238,7 @@ def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
 def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarray, *, seed: int) -> np.ndarray:
     """Principal components of log counts that are divided by the square root of each gene's standard deviation.
 
-    With batches these are the batch-corrected features, multiplied by the square root of the standard deviation. Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
+    Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
     variance, the second give noise of quiet genes the same weight. The network has no part in it. With batches the
     features are corrected for them, and the standard deviation is the mean of the batches' own.
 
