@@ -149,7 +149,7 @@ def _principal_axes(module: SCGPCLModule, source: CountSource, n_axes: int, *, s
         index = np.sort(rng.choice(index, MAX_AXES_CELLS, replace=False))
     sparse_part = _sparse_features(module, source, index)
     n_axes = min(n_axes, *(n - 1 for n in sparse_part.shape))
-    if n_axes < 1:
+    if n_axes < 1 or not _varies(sparse_part):
         return None
     if source.batch_index is None:
         axes = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part).components_
@@ -157,7 +157,14 @@ def _principal_axes(module: SCGPCLModule, source: CountSource, n_axes: int, *, s
         offset = -(module.gene_mean / module.gene_std).cpu().numpy()
         centred = _centred(sparse_part, offset, source.batch_index[index])
         axes = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))[2][::-1]
-    return torch.from_numpy(np.ascontiguousarray(axes, dtype=np.float32))
+    return torch.from_numpy(np.array(axes, dtype=np.float32))
+
+
+def _varies(x: sp.csr_matrix) -> bool:
+    """Whether any column of a matrix has more than one value, up to rounding."""
+    x = x.astype(np.float64)
+    mean, square = (np.asarray(values.mean(0)).ravel() for values in (x, x.multiply(x)))
+    return bool((square - mean**2 > 1e-10 * square).any())
 
 
 def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.ndarray) -> LinearOperator:
@@ -262,7 +269,7 @@ def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarra
     weight = np.sqrt(std if std.ndim == 1 else std.mean(0))
     features.data *= weight[features.indices]
     n_axes = min(N_AXES, *(n - 1 for n in features.shape))
-    if n_axes < 1:
+    if n_axes < 1 or not _varies(features):
         return features.toarray()
     rng = np.random.default_rng(derived_seed(seed, 13))
     if source.batch_index is None:
@@ -272,7 +279,7 @@ def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarra
         centred = _centred(features, offset, source.batch_index[index])
         left, length, _ = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))
         scores = (left * length)[:, ::-1]
-    return np.ascontiguousarray(scores, dtype=np.float32)
+    return np.array(scores, dtype=np.float32)
 
 
 def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:

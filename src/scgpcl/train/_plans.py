@@ -62,6 +62,7 @@ class StagePlan(pl.LightningModule):
         self.encoder_lr = encoder_lr
         self.one_cycle = one_cycle
         self._generator = cpu_generator(seed, self.stage)
+        self.step_losses: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> Any:
         """Optimiser with a learning rate of its own for the encoder."""
@@ -90,6 +91,7 @@ class StagePlan(pl.LightningModule):
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Log the mean over the epoch of the total and of each part."""
+        self.step_losses = {name: value.detach() for name, value in parts.items()}
         values = {_keys.TRAIN_LOSS: total.detach()}
         values |= {f"{name}_train": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.cell_index), prog_bar=False)
@@ -150,6 +152,15 @@ class PretrainPlan(StagePlan):
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the prototypes."""
+        checkpoint["prototypes"] = {"prototypes": self.prototypes, "prototype_labels": self.prototype_labels}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the prototypes."""
+        for name, tensors in checkpoint["prototypes"].items():
+            setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
+
     @property
     def wants_prototypes(self) -> bool:
         """Whether the prototype loss counts in the current epoch."""
@@ -200,6 +211,14 @@ class ClusterPlan(StagePlan):
         super().__init__(module, **kwargs)
         self.lambda_reconstruction = lambda_reconstruction
         self.target = torch.empty(0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the target."""
+        checkpoint["target"] = self.target
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the target."""
+        self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
