@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,18 +11,12 @@ import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import estimate_n_clusters, kmeans, select_start
+from scgpcl.cluster import estimate_n_clusters, kmeans, neighborhood, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
-from scgpcl.model._features import (
-    comparison_sample,
-    comparison_space,
-    fit_batches,
-    fit_features,
-    set_features,
-    start_at_pca,
-)
+from scgpcl.model._comparison import comparison_sample, comparison_space
+from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
 from scgpcl.nn import shrink_length
 from scgpcl.pp import library_sizes
@@ -36,7 +31,7 @@ from scgpcl.train import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scgpcl.data import CountSource
 
@@ -104,7 +99,8 @@ class TwoStageTraining(ModelState):
             Further arguments of the splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
             Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan` that differ from the
-            default preset.
+            default preset. Pre-training takes ``n_neighbors`` in place of ``neighborhood``: how many nearest cells, in
+            principal components of the log counts, count as positives of a cell where they share a mini-batch; 0 for none.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -131,6 +127,7 @@ class TwoStageTraining(ModelState):
             "cluster": {**_TRAIN["cluster_plan_kwargs"], **(cluster_plan_kwargs or {})},
         }
         self._check_training(values, accelerator, train_size, early_stopping)
+        _checks.check_range(plans["pretrain"]["n_neighbors"], 0, np.inf, "n_neighbors", whole=True)
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs["early_stopping"] = True
@@ -147,8 +144,9 @@ class TwoStageTraining(ModelState):
                 **(datasplitter_kwargs or {}),
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            self._pretrain(splitter, values, plans["pretrain"], where)
-            self._cluster(splitter, values, plans["cluster"], where)
+            space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
+            self._pretrain(splitter, values, plans["pretrain"], where, space)
+            self._cluster(splitter, values, plans["cluster"], where, space)
         self.is_trained_ = True
         self.annotate()
 
@@ -217,10 +215,18 @@ class TwoStageTraining(ModelState):
         return source
 
     def _pretrain(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], where: Mapping[str, Any]
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: dict[str, Any],
+        where: Mapping[str, Any],
+        space: Callable[[], torch.Tensor],
     ) -> None:
         if values["pretrain_max_epochs"] == 0:
             return
+        n_neighbors = plan.pop("n_neighbors")
+        if n_neighbors > 0:
+            plan["neighborhood"] = neighborhood(space(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
@@ -238,7 +244,12 @@ class TwoStageTraining(ModelState):
         )
 
     def _cluster(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], where: Mapping[str, Any]
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: Mapping[str, Any],
+        where: Mapping[str, Any],
+        space: Callable[[], torch.Tensor],
     ) -> None:
         z = encode_all(self.module, splitter)
         if self.n_clusters_ is None:
@@ -247,7 +258,7 @@ class TwoStageTraining(ModelState):
         k = self.n_clusters_
         if self.module.centers is None:
             self.module.set_n_clusters(k)
-        self._set_start(z, k, splitter.source)
+        self._set_start(z, k, space)
         if values["cluster_max_epochs"] > 0:
             fit_stage(
                 self,
@@ -260,12 +271,12 @@ class TwoStageTraining(ModelState):
         self._sort_centers(z)
         self.module.eval()
 
-    def _set_start(self, z: torch.Tensor, k: int, source: CountSource) -> None:
+    def _set_start(self, z: torch.Tensor, k: int, space: Callable[[], torch.Tensor]) -> None:
         """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
         seed = derived_seed(self.seed_, 21)
         if self.shrinkage == "auto":
             index = comparison_sample(len(z), seed=self.seed_)
-            reference = torch.from_numpy(comparison_space(self.module, source, index, seed=self.seed_)).to(z)
+            reference = space()[torch.from_numpy(index)].to(z)
             start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
             logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
             self.module.set_centers(start.centers, shrinkage=start.power)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from scgpcl import _keys
 from scgpcl._random import cpu_generator
 from scgpcl.cluster import kmeans
-from scgpcl.nn import clustering_loss, instance_loss, prototype_loss
+from scgpcl.nn import Neighborhood, clustering_loss, instance_loss, prototype_loss
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteBatch
@@ -123,6 +123,8 @@ class PretrainPlan(StagePlan):
         Number of clusters that the granularities multiply.
     warmup_epochs
         Epochs before the prototype loss starts.
+    neighborhood
+        Neighbours of each cell that are its positives in the instance loss too; ``None`` leaves its other view alone.
     **kwargs
         See :class:`StagePlan`.
     """
@@ -139,6 +141,7 @@ class PretrainPlan(StagePlan):
         prototypes: PrototypeScope = "epoch",
         granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
         warmup_epochs: int = 0,
+        neighborhood: Neighborhood | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
@@ -147,6 +150,7 @@ class PretrainPlan(StagePlan):
         self.prototype_scope = prototypes
         self.n_prototypes = [max(2, round(g * n_clusters)) for g in granularity]
         self.warmup_epochs = warmup_epochs
+        self.neighborhood = neighborhood
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
 
@@ -162,7 +166,12 @@ class PretrainPlan(StagePlan):
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.project(z)
         if self.lambda_instance > 0:
-            parts[_keys.INSTANCE_LOSS] = instance_loss(projected, tau=self.module.tau, batch_index=batch.batch_index)
+            parts[_keys.INSTANCE_LOSS] = instance_loss(
+                projected,
+                tau=self.module.tau,
+                batch_index=batch.batch_index,
+                neighbors=None if self.neighborhood is None else self._neighbors(batch.cell_index),
+            )
             total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
         if self.wants_prototypes:
             prototypes, labels = self._prototypes_of(batch, projected)
@@ -171,6 +180,13 @@ class PretrainPlan(StagePlan):
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
         self.log_losses(batch, total, parts)
         return total
+
+    def _neighbors(self, index: Tensor) -> Tensor:
+        """Which cells of the mini-batch are neighbours, on its device."""
+        neighborhood = cast("Neighborhood", self.neighborhood)
+        if neighborhood.unit.device != index.device:
+            neighborhood = self.neighborhood = Neighborhood(*(part.to(index.device) for part in neighborhood))
+        return neighborhood.among(index)
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         if self.prototype_scope == "epoch":
