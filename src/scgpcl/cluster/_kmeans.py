@@ -95,7 +95,7 @@ def kmeans_runs(
     tol: float = 1e-4,
     seed: int = 0,
 ) -> KMeansRuns:
-    """Run k-means several times and keep every run; arguments as in :func:`kmeans`."""
+    """Run k-means several times and keep every run; arguments as in :func:`scgpcl.cluster.kmeans`."""
     if x.shape[0] < n_clusters:
         msg = f"Expected at least as many rows as clusters, found {x.shape[0]} rows for {n_clusters} clusters."
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all
 from scgpcl.train._decoder import BestDecoder, DecoderPlan
-from scgpcl.train._plans import ClusterPlan, PretrainPlan
+from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
 from scgpcl.train._stages import StageSettings, fit_stage, merge_histories
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DecoderPlan",
     "PretrainPlan",
     "PrototypeUpdate",
+    "StagePlan",
     "StageSettings",
     "TargetUpdate",
     "encode_all",

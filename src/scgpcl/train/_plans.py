@@ -115,7 +115,7 @@ class PretrainPlan(StagePlan):
     lambda_instance, lambda_prototype
         Weights of the contrastive losses; the reconstruction has weight 1.
     prototypes
-        ``"epoch"``: prototypes of all cells, set once per epoch in :attr:`prototypes`. ``"batch"``: k-means of the
+        ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``. ``"batch"``: k-means of the
         mini-batch at every step, as published.
     granularity
         Numbers of prototypes as multiples of ``n_clusters``.
@@ -126,7 +126,7 @@ class PretrainPlan(StagePlan):
     neighborhood
         Neighbours of each cell that are its positives in the instance loss too; ``None`` leaves its other view alone.
     **kwargs
-        See :class:`StagePlan`.
+        See :class:`scgpcl.train.StagePlan`.
     """
 
     stage = 1
@@ -207,7 +207,7 @@ class ClusterPlan(StagePlan):
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.
     **kwargs
-        See :class:`StagePlan`.
+        See :class:`scgpcl.train.StagePlan`.
     """
 
     stage = 2
