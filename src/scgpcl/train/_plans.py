@@ -62,6 +62,7 @@ class StagePlan(pl.LightningModule):
         self.encoder_lr = encoder_lr
         self.one_cycle = one_cycle
         self._generator = cpu_generator(seed, self.stage)
+        self._logged: dict[str, tuple[Tensor, int]] = {}
 
     def configure_optimizers(self) -> Any:
         """Optimiser with a learning rate of its own for the encoder."""
@@ -87,12 +88,22 @@ class StagePlan(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Give every epoch its own random numbers, whatever came before."""
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch)
+        self._logged = {}
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Log the mean over the epoch of the total and of each part."""
-        values = {_keys.TRAIN_LOSS: total.detach()}
-        values |= {f"{name}_train": value.detach() for name, value in parts.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.cell_index), prog_bar=False)
+        """Log the mean over the cells of the epoch of the total and of each part.
+
+        The sums are kept here and logged with the last mini-batch: Lightning's own bookkeeping of a metric takes longer
+        than many a step on it.
+        """
+        n_cells = len(batch.cell_index)
+        values = {_keys.TRAIN_LOSS: total} | {f"{name}_train": value for name, value in parts.items()}
+        for name, value in values.items():
+            before, n_before = self._logged.get(name, (0.0, 0))
+            self._logged[name] = (before + n_cells * value.detach(), n_before + n_cells)
+        if self.trainer.is_last_batch:
+            means = {name: value / n for name, (value, n) in self._logged.items()}
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def validation_step(self, batch: BipartiteBatch, batch_idx: int) -> None:
         """Log the reconstruction loss of cells that are not trained on."""
