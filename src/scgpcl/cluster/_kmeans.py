@@ -95,7 +95,7 @@ def kmeans_runs(
     tol: float = 1e-4,
     seed: int = 0,
 ) -> KMeansRuns:
-    """Run k-means several times and keep every run; arguments as in :func:`kmeans`."""
+    """Run k-means several times and keep every run; arguments as in :func:`scgpcl.cluster.kmeans`."""
     if n_clusters < 1:
         msg = f"Expected at least one cluster, found `n_clusters={n_clusters}`."
         raise ValueError(msg)

@@ -70,7 +70,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
 def bipartite_loader(
     source: CountSource, index: np.ndarray, *, batch_size: int, seed: int | None = None, num_workers: int = 0
 ) -> DataLoader:
-    """Loader of :class:`BipartiteBatch`.
+    """Loader of :class:`scgpcl.data.BipartiteBatch`.
 
     Parameters
     ----------

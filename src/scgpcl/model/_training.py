@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -11,18 +12,12 @@ import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import estimate_n_clusters, kmeans, select_start
+from scgpcl.cluster import estimate_n_clusters, kmeans, neighborhood, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
-from scgpcl.model._features import (
-    comparison_sample,
-    comparison_space,
-    fit_batches,
-    fit_features,
-    set_features,
-    start_at_pca,
-)
+from scgpcl.model._comparison import comparison_sample, comparison_space
+from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
 from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
 from scgpcl.model._training_checks import check_plan_kwargs, check_split, check_stage_arguments, check_trainer
@@ -42,7 +37,7 @@ from scgpcl.train import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import lightning.pytorch as pl
 
@@ -125,7 +120,8 @@ class TwoStageTraining(ModelState):
             Further arguments of the splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
             Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan` that differ from the
-            default preset.
+            default preset. Pre-training takes ``n_neighbors`` in place of ``neighborhood``: how many nearest cells, in
+            principal components of the log counts, count as positives of a cell where they share a mini-batch; 0 for none.
         checkpoint
             File to write the state of the run to after every epoch; ``None`` writes none.
         resume_from
@@ -193,8 +189,9 @@ class TwoStageTraining(ModelState):
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
             run = _Run(where, path, resumed)
-            self._pretrain(splitter, values, plans["pretrain"], run)
-            self._cluster(splitter, values, plans["cluster"], run)
+            space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
+            self._pretrain(splitter, values, plans["pretrain"], run, space)
+            self._cluster(splitter, values, plans["cluster"], run, space)
         self.is_trained_ = True
         self.annotate()
 
@@ -244,10 +241,18 @@ class TwoStageTraining(ModelState):
         return source
 
     def _pretrain(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], run: _Run
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: dict[str, Any],
+        run: _Run,
+        space: Callable[[], torch.Tensor],
     ) -> None:
         if values["pretrain_max_epochs"] == 0 or (run.resumed is not None and run.resumed.stage > 1):
             return
+        n_neighbors = plan.pop("n_neighbors")
+        if n_neighbors > 0:
+            plan["neighborhood"] = neighborhood(space(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
@@ -260,7 +265,12 @@ class TwoStageTraining(ModelState):
         self._fit(stage, splitter, update, values["pretrain_max_epochs"], run)
 
     def _cluster(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], run: _Run
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: Mapping[str, Any],
+        run: _Run,
+        space: Callable[[], torch.Tensor],
     ) -> None:
         resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
         z = None if resumed is not None else encode_all(self.module, splitter)
@@ -276,7 +286,7 @@ class TwoStageTraining(ModelState):
         if self.module.centers is None:
             self.module.set_n_clusters(k)
         if z is not None:
-            self._set_start(z, k, splitter.source)
+            self._set_start(z, k, space)
         if values["cluster_max_epochs"] > 0:
             stage = ClusterPlan(self.module, seed=self.seed_, **plan)
             update = TargetUpdate(splitter, tol=values["label_tol"])
@@ -301,12 +311,12 @@ class TwoStageTraining(ModelState):
             callbacks.append(EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self)))
         fit_stage(self, plan, splitter, callbacks, settings)
 
-    def _set_start(self, z: torch.Tensor, k: int, source: CountSource) -> None:
+    def _set_start(self, z: torch.Tensor, k: int, space: Callable[[], torch.Tensor]) -> None:
         """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
         seed = derived_seed(self.seed_, 21)
         if self.shrinkage == "auto":
             index = comparison_sample(len(z), seed=self.seed_)
-            reference = torch.from_numpy(comparison_space(self.module, source, index, seed=self.seed_)).to(z)
+            reference = space()[torch.from_numpy(index)].to(z)
             start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
             logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
             self.module.set_centers(start.centers, shrinkage=start.power)

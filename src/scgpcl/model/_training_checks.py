@@ -13,7 +13,7 @@ from scvi.dataloaders import DataSplitter
 from scvi.train import Trainer
 
 from scgpcl.model import _checks
-from scgpcl.train._plans import Optimizer, PrototypeScope, StagePlan
+from scgpcl.train._plans import Optimizer, PretrainPlan, PrototypeScope, StagePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ _PLAN_NUMBERS = {
     "lambda_prototype": 0.0,
     "lambda_reconstruction": 0.0,
 }
-_SET_HERE = {"self", "module", "seed", "n_clusters", "z", "batch_index", "noise", "kwargs"}
+_SET_HERE = {"self", "neighborhood", "module", "seed", "n_clusters", "z", "batch_index", "noise", "kwargs"}
 
 
 def check_stage_arguments(values: Mapping[str, Any]) -> None:
@@ -66,6 +66,8 @@ def check_plan_kwargs(plan: type[StagePlan], kwargs: Any, argument: str) -> None
         If a value is out of its range.
     """
     known = (_names(plan.__init__) | _names(StagePlan.__init__)) - _SET_HERE
+    if plan is PretrainPlan:
+        known |= {"n_neighbors"}
     _check_known(kwargs, known, argument)
     for name, value in (kwargs or {}).items():
         shown = f"{argument}[{name!r}]"
@@ -75,7 +77,7 @@ def check_plan_kwargs(plan: type[StagePlan], kwargs: Any, argument: str) -> None
             _checks.check_one_of(value, get_args(Optimizer), shown)
         elif name == "prototypes":
             _checks.check_one_of(value, get_args(PrototypeScope), shown)
-        elif name == "warmup_epochs":
+        elif name in ("warmup_epochs", "n_neighbors"):
             _checks.check_range(value, 0, np.inf, shown, whole=True)
         elif name == "one_cycle":
             _checks.check_flag(value, shown)

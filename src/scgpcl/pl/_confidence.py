@@ -8,6 +8,7 @@ from pandas.api.types import is_numeric_dtype
 from scgpcl import _keys
 
 from ._obs import categories_of, colors_of
+from ._text import name_ticks, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,9 +81,8 @@ def confidence(
         for x, group in zip(positions, groups, strict=True):
             share = f"{(group < min_confidence).mean():.0%}"
             ax.text(x, 1.01, share, ha="center", va="bottom", fontsize=7, transform=ax.get_xaxis_transform())
-    long_names = max(len(str(name)) for name in names) > 3
-    ax.set_xticks(positions, [str(name) for name in names], rotation=45 if long_names else 0)
-    ax.set(xlabel=key, ylabel="confidence", ylim=(0.0, 1.0))
+    name_ticks(ax, names)
+    ax.set(xlabel=shown(key, 60), ylabel="confidence", ylim=(0.0, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

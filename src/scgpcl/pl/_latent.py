@@ -44,8 +44,8 @@ def latent(
     adata
         Cells with latent vectors.
     key
-        Column of `adata.obs`. Text, categories and booleans are drawn in scanpy's colours (`uns[f"{key}_colors"]` if
-        there), numbers in a continuous scale, and cells without a value in grey.
+        Column of `adata.obs`. Text, categories and booleans are drawn in the colours of `uns[f"{key}_colors"]` if
+        there are any, numbers in a continuous scale, and cells without a value in grey.
     method
         `"umap"` or `"tsne"`.
     basis

@@ -45,19 +45,21 @@ def categories_of(adata: AnnData, key: str) -> pd.Series:
 
 
 def colors_of(adata: AnnData, key: str) -> dict[object, str]:
-    """Colour of each category of `adata.obs[key]`, the one scanpy uses; `adata` is not changed.
+    """Colour of each category of `adata.obs[key]`; `adata` is not changed.
 
-    These are the colours in `adata.uns[f"{key}_colors"]`, which scanpy's plots store, as long as there is one for each
-    category and all are colours, else scanpy's default palette for that many categories.
+    These are the colours in `adata.uns[f"{key}_colors"]`, where users and scanpy's plots put them, as long as there is one
+    for each category and all are colours. Else they are `DISTINCT`, or scanpy's palette for more categories than these.
     """
     from matplotlib.colors import is_color_like
     from scanpy.plotting import palettes
+
+    from ._palette import DISTINCT
 
     # scanpy stores one colour per category, used or not.
     categories = list(adata.obs[key].astype("category").cat.categories)
     stored = adata.uns.get(f"{key}_colors")
     palette = [] if stored is None else [str(color) for color in stored]
     if len(palette) < len(categories) or not all(map(is_color_like, palette)):
-        defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
+        defaults = (DISTINCT, palettes.default_102)
         palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
     return dict(zip(categories, palette, strict=False))
