@@ -25,7 +25,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed-core ## cluster the bundled cells and show the result
-	$(BIN)/scgpcl demo
+	$(BIN)/scgpcl demo --force
 
 test: $(VENV)/.installed-test ## run all tests; ARGS="-k name" passes options to pytest
 	$(BIN)/python -m pytest $(ARGS)

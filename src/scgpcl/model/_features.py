@@ -159,14 +159,21 @@ def fit_axes(
 ) -> np.ndarray | None:
     """Principal axes of features given as sparse part and offset, float32, shape (at most n_axes, n_genes)."""
     n_axes = min(n_axes, *(n - 1 for n in sparse_part.shape))
-    if n_axes < 1:
+    if n_axes < 1 or not _varies(sparse_part):
         return None
     if source.batch_index is None:
         axes = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part).components_
     else:
         centred = _centred(sparse_part, offset, source.batch_index[index])
         axes = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))[2][::-1]
-    return np.ascontiguousarray(axes, dtype=np.float32)
+    return np.array(axes, dtype=np.float32)
+
+
+def _varies(x: sp.csr_matrix) -> bool:
+    """Whether any column of a matrix has more than one value, up to rounding."""
+    x = x.astype(np.float64)
+    mean, square = (np.asarray(values.mean(0)).ravel() for values in (x, x.multiply(x)))
+    return bool((square - mean**2 > 1e-10 * square).any())
 
 
 def feature_offset(module: SCGPCLModule) -> np.ndarray:

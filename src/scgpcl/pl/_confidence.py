@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from pandas.api.types import is_numeric_dtype
 
 from scgpcl import _keys
 
@@ -44,7 +47,7 @@ def confidence(
     KeyError
         If `adata.obs` lacks one of the columns.
     ValueError
-        If no cell has a cluster, or a cell with a cluster has no confidence.
+        If no cell has a cluster, a cell with a cluster has no confidence, or `min_confidence` is no probability.
     """
     import matplotlib.pyplot as plt
 
@@ -52,6 +55,10 @@ def confidence(
     if confidence_key not in adata.obs:
         msg = f"Expected `adata.obs[{confidence_key!r}]`, found the columns {list(adata.obs.columns)}."
         raise KeyError(msg)
+    if not is_numeric_dtype(adata.obs[confidence_key]):
+        msg = f"Expected numbers in `adata.obs[{confidence_key!r}]`, found values of type {adata.obs[confidence_key].dtype}."
+        raise ValueError(msg)
+    _check_probability(min_confidence)
     values = adata.obs[confidence_key].astype(float)
     n_missing = int((values.isna() & clusters.notna()).sum())
     if n_missing:
@@ -78,3 +85,9 @@ def confidence(
     ax.set(xlabel=shown(key, 60), ylabel="confidence", ylim=(0.0, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _check_probability(value: Any) -> None:
+    if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+        msg = f"Expected `min_confidence` to be a number from 0 to 1, found {value!r}."
+        raise ValueError(msg)

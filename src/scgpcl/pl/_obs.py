@@ -1,5 +1,24 @@
+from collections.abc import Hashable
+from typing import Any
+
 import pandas as pd
 from anndata import AnnData
+
+
+def check_arguments(adata: Any, key: Any) -> None:
+    """Require an AnnData and one name.
+
+    Raises
+    ------
+    TypeError
+        If they are something else.
+    """
+    if not isinstance(adata, AnnData):
+        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Pass the AnnData that was annotated."
+        raise TypeError(msg)
+    if not isinstance(key, Hashable):
+        msg = f"Expected the name of one column of `adata.obs`, found {key!r}. Draw the columns one by one."
+        raise TypeError(msg)
 
 
 def categories_of(adata: AnnData, key: str) -> pd.Series:
@@ -9,11 +28,14 @@ def categories_of(adata: AnnData, key: str) -> pd.Series:
     ------
     KeyError
         If `adata.obs` has no such column.
+    TypeError
+        If `adata` is no AnnData, or `key` no name.
     ValueError
         If no cell has a value.
     """
+    check_arguments(adata, key)
     if key not in adata.obs:
-        msg = f"Expected `adata.obs[{key!r}]`, found the columns {list(adata.obs.columns)}."
+        msg = f"Expected `adata.obs[{key!r}]`, found the columns {list(adata.obs.columns)}. Name one of these."
         raise KeyError(msg)
     column = adata.obs[key].astype("category").cat.remove_unused_categories()
     if column.isna().all():

@@ -62,6 +62,7 @@ class StagePlan(pl.LightningModule):
         self.encoder_lr = encoder_lr
         self.one_cycle = one_cycle
         self._generator = cpu_generator(seed, self.stage)
+        self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
     def configure_optimizers(self) -> Any:
@@ -96,6 +97,7 @@ class StagePlan(pl.LightningModule):
         The sums are kept here and logged with the last mini-batch: Lightning's own bookkeeping of a metric takes longer
         than many a step on it.
         """
+        self.step_losses = {name: value.detach() for name, value in parts.items()}
         n_cells = len(batch.cell_index)
         values = {_keys.TRAIN_LOSS: total} | {f"{name}_train": value for name, value in parts.items()}
         for name, value in values.items():
@@ -165,6 +167,15 @@ class PretrainPlan(StagePlan):
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the prototypes."""
+        checkpoint["prototypes"] = {"prototypes": self.prototypes, "prototype_labels": self.prototype_labels}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the prototypes."""
+        for name, tensors in checkpoint["prototypes"].items():
+            setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
+
     @property
     def wants_prototypes(self) -> bool:
         """Whether the prototype loss counts in the current epoch."""
@@ -227,6 +238,14 @@ class ClusterPlan(StagePlan):
         super().__init__(module, **kwargs)
         self.lambda_reconstruction = lambda_reconstruction
         self.target = torch.empty(0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the target."""
+        checkpoint["target"] = self.target
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the target."""
+        self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
