@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import shutil
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -7,6 +8,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 import public_names
+
+HERE = Path(__file__).parent
+# Pages must lie below this folder, notebooks are easier to find at the top.
+shutil.copytree(
+    HERE.parent / "tutorials",
+    HERE / "tutorials",
+    ignore=shutil.ignore_patterns("*.md", "*.py", ".*"),
+    dirs_exist_ok=True,
+)
 
 project = "scgpcl"
 author = "scgpcl developers"
@@ -31,7 +41,7 @@ default_role = "literal"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"
+nb_execution_mode = "off"  # they carry their outputs; `make tutorials` runs them
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -67,6 +77,8 @@ intersphinx_mapping = {name: (page, f"_inventories/{name}.txt") for name, page i
 
 nitpicky = True
 suppress_warnings = ["config.cache"]  # of the function among the values above
+# The types behind `ArrayLike` are private to numpy.
+nitpick_ignore_regex = [("py:class", r"numpy\._typing\..*")]
 nitpick_ignore = [
     ("py:class", "optional"),  # napoleon's word for a parameter with a default
     # In docstrings and annotations of scvi-tools' base class; documented nowhere.

@@ -10,6 +10,8 @@ from scgpcl.nn import Neighborhood
 
 #: Cells among which neighbours are counted; more are sampled.
 MAX_NEIGHBOR_CELLS = 10_000
+#: What a radius gives way, so that rounding does not decide on the farthest neighbour.
+SLACK = 1e-5
 #: Cosines that are in memory at a time.
 BLOCK_COSINES = 20_000_000
 
@@ -41,4 +43,4 @@ def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
     turned = others.t().contiguous()
     step = max(1, BLOCK_COSINES // len(others))
     radius = [(part @ turned).topk(rank, 1).values[:, -1] for part in unit.split(step)]
-    return Neighborhood(unit, torch.cat(radius))
+    return Neighborhood(unit, torch.cat(radius) - SLACK)

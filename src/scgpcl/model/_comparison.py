@@ -55,7 +55,7 @@ def comparison_space(module: SCGPCLModule, source: CountSource, *, seed: int) ->
     features.data *= weight[features.indices]
     rng = np.random.default_rng(derived_seed(seed, 14))
     axes = fit_axes(features, feature_offset(module) * weight, source, index, N_AXES, rng)
-    if axes is None:
-        axes = np.eye(features.shape[1], dtype=np.float32)
+    if axes is None:  # all cells are alike
+        return np.zeros((len(source), 1), dtype=np.float32)
     scores = scores_along(module, source, axes, weight)
     return scores - scores[index].mean(0)

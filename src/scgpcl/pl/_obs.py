@@ -60,6 +60,6 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
     stored = adata.uns.get(f"{key}_colors")
     palette: Sequence[str] = [] if stored is None else [str(color) for color in stored]
     if len(palette) < len(categories) or not all(map(is_color_like, palette)):
-        defaults = (DISTINCT, palettes.default_102)
+        defaults = (list(DISTINCT), palettes.default_102)
         palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
     return dict(zip(categories, palette, strict=False))
