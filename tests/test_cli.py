@@ -135,7 +135,7 @@ def test_options_reach_the_model(run, stub, input_path, tmp_path):
     assert stub.init == {"n_clusters": 5, "seed": 7, **presets.PAPER["model"]}
     assert stub.train == presets.PAPER["train"]
 
-    assert run("cluster", input_path, "-o", output).exit_code == 0
+    assert run("cluster", input_path, "-o", output, "--force").exit_code == 0
     assert stub.setup == {"layer": None, "batch_key": None}
     assert stub.init == {"n_clusters": None, "seed": 0, **presets.DEFAULT["model"]}
     assert stub.train == presets.DEFAULT["train"]

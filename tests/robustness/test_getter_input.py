@@ -11,7 +11,6 @@ import scgpcl
 from scgpcl import cluster, data, metrics, pl, tl
 from scgpcl._files import InputError
 
-QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 GETTERS = (
     "predict",
     "get_latent_representation",
@@ -312,6 +311,8 @@ def test_reports_are_refused_and_older_ones_stay(trained, refused, tmp_path, cas
         act(trained, tmp_path)
 
 
-def test_the_bundled_data_take_no_arguments():
-    with pytest.raises(TypeError):
-        scgpcl.datasets.pbmc3k("other")
+def test_unknown_data_sets_are_refused_and_nothing_is_written(refused, tmp_path):
+    with refused(tmp_path, ValueError, "Expected one of", "'pbmc3k'", "found 'nothing'"):
+        scgpcl.datasets.load("nothing", cache_dir=tmp_path)
+    with refused(tmp_path, ValueError, "found '../pbmc3k'"):
+        scgpcl.datasets.load("../pbmc3k", cache_dir=tmp_path)
