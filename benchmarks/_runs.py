@@ -56,11 +56,17 @@ class Data(NamedTuple):
     std: np.ndarray
 
 
-def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0) -> sp.csr_matrix:
-    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory."""
+def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0, cell_seed: int | None = None) -> sp.csr_matrix:
+    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory.
+
+    With ``cell_seed`` the cells are drawn from a stream of their own, so that blocks of them share the groups' profiles.
+    """
     rng = np.random.default_rng(seed)
-    groups = rng.integers(N_CLUSTERS, size=n_cells)
+    groups = rng.integers(N_CLUSTERS, size=n_cells if cell_seed is None else 0)
     profile = rng.lognormal(0.0, 1.5, n_genes) * rng.lognormal(0.0, 0.7, (N_CLUSTERS, n_genes))
+    if cell_seed is not None:
+        rng = np.random.default_rng([seed, 1, cell_seed])
+        groups = rng.integers(N_CLUSTERS, size=n_cells)
     reads = np.maximum(20, rng.lognormal(np.log(175.0), 0.35, n_cells)).astype(np.int64)
     cells = np.repeat(np.arange(n_cells), reads)
     genes = np.empty(len(cells), dtype=np.int64)
@@ -71,6 +77,11 @@ def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0) -> sp.csr_m
     counts = sp.csr_matrix((np.ones(len(cells), dtype=np.float32), (cells, genes)), shape=(n_cells, n_genes))
     counts.sum_duplicates()
     return counts
+
+
+def simulated_groups(n_cells: int, *, seed: int = 0) -> np.ndarray:
+    """Group of each cell of :func:`simulate` without ``cell_seed``."""
+    return np.random.default_rng(seed).integers(N_CLUSTERS, size=n_cells)
 
 
 def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) -> Data:
