@@ -22,14 +22,15 @@ MAY_IMPORT = {
     "module": {"nn"},
     "train": {"module", "nn", "data", "cluster"},
     "model": {"train", "module", "nn", "data", "cluster", "pp"},
-    "datasets": set(),
+    "datasets": {"_files"},
+    "simulate": set(),
     "metrics": set(),
     "tl": {"model"},
     "pl": {"metrics", "tl"},
     "benchmark": {"model", "metrics", "_files"},
     "_report": {"model", "data", "pp", "pl", "tl", "_summary", "_files"},
 }
-PLAIN = {"_keys", "_random", "presets", "__version__"}
+PLAIN = {"_atomic", "_keys", "_random", "presets", "__version__"}
 
 
 def imports(path: Path) -> set[str]:
@@ -94,7 +95,7 @@ def test_keys_are_written_once():
 
 
 def public_objects():
-    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "tl", "datasets", "benchmark"):
+    for module in ("nn", "cluster", "data", "pp", "train", "metrics", "pl", "tl", "datasets", "benchmark", "simulate"):
         package = importlib.import_module(f"scgpcl.{module}")
         for name in package.__all__:
             yield f"{module}.{name}", getattr(package, name)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, tl, train
+    from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, simulate, tl, train
     from scgpcl._report import report
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
@@ -25,6 +25,7 @@ __all__ = [
     "pp",
     "presets",
     "report",
+    "simulate",
     "tl",
     "train",
 ]

@@ -1,5 +1,7 @@
-"""Data sets that come with the package."""
+"""Labelled data sets: two that come with the package, and those that are downloaded."""
 
-from ._pbmc3k import pbmc3k
+from ._bundled import pbmc3k, worm_neurons
+from ._download import DownloadError
+from ._load import available, load
 
-__all__ = ["pbmc3k"]
+__all__ = ["DownloadError", "available", "load", "pbmc3k", "worm_neurons"]

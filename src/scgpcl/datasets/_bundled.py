@@ -1,0 +1,96 @@
+"""Data sets whose files come with the package."""
+
+from importlib.resources import as_file, files
+
+import anndata as ad
+import numpy as np
+from scipy import sparse
+
+
+def pbmc3k() -> ad.AnnData:
+    """Peripheral blood mononuclear cells of a healthy donor, with published cell types.
+
+    The file comes with the package; nothing is downloaded. Every call reads it anew, so the result is the caller's own.
+
+    Returns
+    -------
+    AnnData of 2638 cells and 13714 genes: those seen in at least three of the 2700 cells before quality control, so one
+    has no count left.
+
+    `.X`
+        Raw UMI counts, CSR float32.
+    `.layers["counts"]`
+        A copy of the same counts, to keep while `.X` is normalised.
+    `.obs["cell_type"]`
+        Nine published types (categorical). They come from clustering and marker genes, not from an independent
+        measurement, so perfect agreement is neither expected nor proof of quality.
+    `.obs_names`, `.var_names`
+        Cell barcodes and gene symbols.
+    `.uns["source"]`
+        Origin, licence and protocol of counts and labels.
+
+    Notes
+    -----
+    Counts: 10x Genomics, "3k PBMCs from a Healthy Donor", Chromium v1 chemistry, Cell Ranger 1.1.0, licence CC BY 4.0.
+    Labels: the guided clustering tutorial of Seurat (Satija lab), also followed by the scanpy tutorial.
+
+    Examples
+    --------
+    >>> adata = scgpcl.datasets.pbmc3k()
+    >>> adata.obs["cell_type"].nunique()
+    9
+    """
+    return _read("pbmc3k.h5ad")
+
+
+def worm_neurons() -> ad.AnnData:
+    """Neurons of the worm *C. elegans* in the second larval stage: very sparse counts with ten published types.
+
+    The complete set of that name in the papers of scDeepCluster and scGPCL. The file comes with the package; nothing is
+    downloaded. Every call reads it anew, so the result is the caller's own.
+
+    Returns
+    -------
+    AnnData of 4186 cells and 13488 genes.
+
+    `.X`
+        Raw UMI counts, CSR float32. A cell has a median of 246.
+    `.layers["counts"]`
+        A copy of the same counts, to keep while `.X` is normalised.
+    `.obs["cell_type"]`
+        Ten published types (categorical) as codes, `type1` to `type10`.
+    `.obs_names`, `.var_names`
+        Made up: the file has no names of types, genes or cells, so markers cannot be looked up.
+    `.uns["source"]`
+        Origin, licence and protocol of counts and labels.
+
+    Notes
+    -----
+    Counts: GEO series GSE98561, sci-RNA-seq (Cao et al. 2017). The neurons with a published type were collected by Tian et
+    al. (2019); their file, from a repository under the Apache licence 2.0, is stored here in another format. The licence
+    text is beside the file.
+
+    References
+    ----------
+    Cao et al. (2017). Comprehensive single-cell transcriptional profiling of a multicellular organism. Science 357, 661.
+
+    Tian et al. (2019). Clustering single-cell RNA-seq data with a model-based deep learning approach. Nature Machine
+    Intelligence 1, 191.
+
+    Examples
+    --------
+    >>> adata = scgpcl.datasets.worm_neurons()
+    >>> adata.shape
+    (4186, 13488)
+    """
+    return _read("worm_neurons.h5ad")
+
+
+def _read(name: str) -> ad.AnnData:
+    with as_file(files(__package__) / "data" / name) as path:
+        adata = ad.read_h5ad(path)
+    # The file stores small integers column-wise, which makes it half the size; users expect CSR float32.
+    counts = sparse.csr_matrix(adata.X, dtype=np.float32)
+    adata.X = counts
+    adata.layers["counts"] = counts.copy()
+    return adata
