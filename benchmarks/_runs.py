@@ -106,7 +106,13 @@ def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) ->
 class PackageRun:
     """Epochs of this package through its own splitter, plans and callbacks; every method returns seconds."""
 
-    def __init__(self, data: Data, configuration: str, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        data: Data,
+        configuration: str,
+        clock: Callable[[], float] = time.perf_counter,
+        components: np.ndarray | None = None,
+    ) -> None:
         self.clock = clock
         changed, batch_size = CONFIGURATIONS[configuration]
         wanted = {**presets.DEFAULT["model"], **changed}
@@ -127,7 +133,8 @@ class PackageRun:
         changed = {**settings["pretrain_plan_kwargs"], **changed}
         near = None
         if changed.pop("n_neighbors") and configuration == "default":
-            components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
+            if components is None:
+                components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
             near = neighborhood(torch.from_numpy(components).float(), settings["pretrain_plan_kwargs"]["n_neighbors"])
         plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)

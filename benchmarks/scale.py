@@ -57,7 +57,9 @@ class ScaleRun:
     """Seconds of the parts of one epoch and of inference."""
 
     def __init__(self, data: Data, n_steps: int | None, clock: str) -> None:
-        self.run = PackageRun(data, "default", CLOCKS[clock])
+        # neighbours are sought in 50 dimensions; which ones does not matter for time
+        axes = np.random.default_rng(0).standard_normal((data.counts.shape[1], 50)).astype(np.float32)
+        self.run = PackageRun(data, "default", CLOCKS[clock], components=data.counts.log1p() @ axes)
         self.n_steps = n_steps
         self.clock = CLOCKS[clock]
 
