@@ -18,14 +18,14 @@ define install
 @touch $@
 endef
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs doctest links tutorials clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed-core ## cluster the bundled cells and show the result
-	$(BIN)/scgpcl demo
+	$(BIN)/scgpcl demo --force
 
 test: $(VENV)/.installed-test ## run all tests; ARGS="-k name" passes options to pytest
 	$(BIN)/python -m pytest $(ARGS)
@@ -38,8 +38,17 @@ lint: $(VENV)/.installed-dev ## check style, format and types
 docs: $(VENV)/.installed-docs ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+doctest: $(VENV)/.installed-test ## run the examples in docstrings
+	$(BIN)/python -m pytest --doctest-modules src/scgpcl $(ARGS)
+
+links: $(VENV)/.installed-docs ## check that links of the documentation lead somewhere; needs a network
+	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/links
+
+tutorials: $(VENV)/.installed-docs ## run the tutorials and keep their outputs; ARGS=tutorials/NAME.ipynb runs one
+	$(BIN)/python tutorials/execute.py $(ARGS)
+
 clean: ## remove build products and caches; .venv stays
-	rm -rf build dist docs/_build docs/generated coverage.xml .coverage .coverage.* \
+	rm -rf build dist docs/_build docs/generated docs/tutorials coverage.xml .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

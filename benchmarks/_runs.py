@@ -11,9 +11,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from benchmarks import _literal
+from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from scgpcl import presets
+from scgpcl.cluster import neighborhood
 from scgpcl.data import BipartiteSplitter, CountSource
 from scgpcl.module import SCGPCLModule
 from scgpcl.pp import gene_statistics, library_sizes, select_genes
@@ -111,9 +113,12 @@ class PackageRun:
         self.splitter = BipartiteSplitter(manager, source, seed=0, batch_size=batch_size, train_size=1.0)
         settings = presets.DEFAULT["train"]
         changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY}
-        plan = PretrainPlan(
-            self.module, n_clusters=N_CLUSTERS, seed=0, **{**settings["pretrain_plan_kwargs"], **changed}
-        )
+        changed = {**settings["pretrain_plan_kwargs"], **changed}
+        near = None
+        if changed.pop("n_neighbors") and configuration == "default":
+            components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
+            near = neighborhood(torch.from_numpy(components).float(), settings["pretrain_plan_kwargs"]["n_neighbors"])
+        plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)
         self._pretrain = (plan, update, plan.configure_optimizers())
         plan = ClusterPlan(self.module, seed=0, **{**settings["cluster_plan_kwargs"], "one_cycle": False})
@@ -139,7 +144,7 @@ class PackageRun:
         return self.clock() - start
 
     def _epoch(self, plan: Any, callback: Any, optimizer: torch.optim.Optimizer) -> float:
-        plan.log = plan.log_dict = lambda *args, **kwargs: None
+        plan.log = plan.log_losses = lambda *args, **kwargs: None
         trainer = SimpleNamespace(current_epoch=0, should_stop=False)
         start = self.clock()
         plan.on_train_epoch_start()

@@ -144,7 +144,7 @@ def test_options_reach_the_model(run, stub, input_path, tmp_path):
 def test_output_replaces_an_older_file_and_keeps_no_registration(run, stub, input_path, tmp_path):
     output = tmp_path / "out.h5ad"
     output.write_text("old")
-    result = run("cluster", input_path, "-o", output)
+    result = run("cluster", input_path, "-o", output, "--force")
     assert result.exit_code == 0
     assert str(output) in result.stdout
     written = ad.read_h5ad(output)
@@ -300,7 +300,7 @@ def test_failed_training_leaves_nothing_and_is_not_hidden(run, stub, input_path,
     output = tmp_path / "out.h5ad"
     output.write_text("old")
     stub.fail = RuntimeError("a defect")
-    result = run("cluster", input_path, "-o", output, "--figures", tmp_path / "figures")
+    result = run("cluster", input_path, "-o", output, "--figures", tmp_path / "figures", "--force")
     # A defect of the package keeps its traceback.
     assert isinstance(result.exception, RuntimeError)
     assert output.read_text() == "old"
@@ -317,7 +317,7 @@ def test_failed_writing_leaves_the_older_file(run, stub, input_path, tmp_path, m
         raise OSError(msg)
 
     monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
-    assert_refused(run("cluster", input_path, "-o", output), "No space left on device", output)
+    assert_refused(run("cluster", input_path, "-o", output, "--force"), "No space left on device", output)
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 

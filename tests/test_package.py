@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "benchmark": {"model", "metrics", "_files"},
     "_report": {"model", "data", "pp", "pl", "tl", "_summary", "_files"},
 }
-PLAIN = {"_keys", "_random", "presets", "__version__"}
+PLAIN = {"_atomic", "_keys", "_random", "presets", "__version__"}
 
 
 def imports(path: Path) -> set[str]:

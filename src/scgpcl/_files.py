@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import h5py
 
+from scgpcl._atomic import replacing
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,21 @@ def check_folder(path: Path) -> None:
     _check_writable(path if path.exists() else path.parent)
 
 
+def check_free(paths: Iterable[Path], *, force: bool) -> None:
+    """Require that no file is replaced, unless that is wanted.
+
+    Raises
+    ------
+    InputError
+        If there is one.
+    """
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        msg = f"Expected no file at {there[0]}, found one{more}. Pass --force to replace it, or choose another name."
+        raise InputError(msg)
+
+
 def read(path: Path) -> ad.AnnData:
     """Read an h5ad file.
 
@@ -104,7 +121,7 @@ def read(path: Path) -> ad.AnnData:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Path]:
+def writing(path: Path) -> Iterator[Path]:
     """Give a temporary file that becomes ``path`` at the end; a refusal of the system is an `InputError`."""
     try:
         with replacing(path) as temporary:
@@ -123,7 +140,7 @@ def write(adata: ad.AnnData, path: Path) -> None:
     InputError
         If the system refuses; an older file is untouched then.
     """
-    with _writing(path) as temporary:
+    with writing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 
 
@@ -135,7 +152,7 @@ def write_text(text: str, path: Path) -> None:
     InputError
         If the system refuses; an older file is untouched then.
     """
-    with _writing(path) as temporary:
+    with writing(path) as temporary:
         # Half a surrogate pair, which a name may have, has no place in UTF-8.
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
@@ -157,14 +174,3 @@ def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         msg = f"Expected a folder that can be written to, found {folder}. Choose another one."
         raise InputError(msg)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Temporary name beside `path` that takes its place if the block succeeds, and is removed if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 
 from scgpcl import _keys, metrics, pl, tl
+from scgpcl._files import writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from scgpcl.model import SCGPCL
+
+
+#: Files that `write_figures` and `write_table` may write.
+FIGURE_FILES = ("umap.png", "history.png", "markers.png", "clusters.csv")
 
 
 def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFrame | None:
@@ -120,7 +125,8 @@ def _figure_of(ax: Axes) -> Figure:
 def _save(figure: Figure, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with writing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
     plt.close(figure)
     return path
 
@@ -128,5 +134,6 @@ def _save(figure: Figure, path: Path) -> Path:
 def write_table(table: pd.DataFrame, folder: Path) -> Path:
     """Write the table of clusters to `clusters.csv`; the file's path."""
     path = folder / "clusters.csv"
-    table.to_csv(path, index=False, float_format="%.4f")
+    with writing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f")
     return path

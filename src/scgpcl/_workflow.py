@@ -9,6 +9,7 @@ from scgpcl import _keys, datasets, metrics, presets, tl
 from scgpcl._files import (
     InputError,
     check_folder,
+    check_free,
     check_input_path,
     check_output_path,
     check_report_path,
@@ -16,7 +17,7 @@ from scgpcl._files import (
     write,
 )
 from scgpcl._report import report as write_report
-from scgpcl._summary import cluster_table, rank, write_figures, write_table
+from scgpcl._summary import FIGURE_FILES, cluster_table, rank, write_figures, write_table
 from scgpcl.model import SCGPCL
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def cluster_file(
     figures: Path | None = None,
     report: Path | None = None,
     preset: str = "default",
+    force: bool = False,
 ) -> Result:
     """Cluster the cells of an h5ad file and write them with the results to another one.
 
@@ -86,6 +88,8 @@ def cluster_file(
         HTML page to write, see `scgpcl.report`; `None` writes none.
     preset
         `"default"` or `"paper"`.
+    force
+        Replace files that are there.
 
     Returns
     -------
@@ -105,6 +109,8 @@ def cluster_file(
         check_folder(figures)
     if report is not None:
         check_report_path(report)
+    written = [output_path, *([] if report is None else [report])]
+    check_free(written if figures is None else [*written, *(figures / name for name in FIGURE_FILES)], force=force)
     adata = read(input_path)
     model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
     write(adata, output_path)
@@ -122,15 +128,17 @@ def cluster_file(
     return Result(table, files, seconds, {})
 
 
-def demo(out_dir: Path, *, seed: int = 0) -> Result:
+def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
     """Cluster the bundled blood cells and leave results, figures and a table in a folder.
 
     Parameters
     ----------
     out_dir
-        Folder, made if missing. Files of an earlier run in it are replaced.
+        Folder, made if missing.
     seed
         Seed of everything random.
+    force
+        Replace the files of an earlier run.
 
     Returns
     -------
@@ -139,14 +147,15 @@ def demo(out_dir: Path, *, seed: int = 0) -> Result:
     Raises
     ------
     InputError
-        If the folder cannot be made or written to.
+        If the folder cannot be made or written to, or holds files of an earlier run.
     """
     check_folder(out_dir)
+    output_path = out_dir / "pbmc3k_scgpcl.h5ad"
+    check_free([output_path, *(out_dir / name for name in FIGURE_FILES)], force=force)
     adata = datasets.pbmc3k()
     n_types = adata.obs[CELL_TYPE].nunique()
     model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default")
     out_dir.mkdir(exist_ok=True)
-    output_path = out_dir / "pbmc3k_scgpcl.h5ad"
     write(adata, output_path)
     markers = rank(adata, _keys.CLUSTER, layer=COUNTS)
     genes = {} if markers is None else tl.top_markers(markers)

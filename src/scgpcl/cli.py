@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+#: Largest seed that everything random takes.
+MAX_SEED = 2**32 - 1
 
 
 class Preset(StrEnum):
@@ -51,13 +56,14 @@ def main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results and figures.")] = Path("scgpcl_demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier run.")] = False,
 ) -> None:
     """Cluster 2638 blood cells that come with the package and compare with their published types."""
     with _command():
         from scgpcl import _workflow
 
-        result = _workflow.demo(out, seed=seed)
+        result = _workflow.demo(out, seed=seed, force=force)
     _report(result, title="Blood cells (10x Genomics PBMC 3k)")
 
 
@@ -68,10 +74,11 @@ def cluster(
     n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated if not given.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the counts; X if not given.")] = None,
     batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="One HTML page with everything.")] = None,
     preset: Annotated[Preset, typer.Option(help="Configuration: ours, or the published one.")] = Preset.default,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another one."""
     with _command():
@@ -87,6 +94,7 @@ def cluster(
             figures=figures,
             report=report,
             preset=preset.value,
+            force=force,
         )
     _report(result, title=str(output.name))
 
@@ -157,10 +165,17 @@ def _shown_log(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _end(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)
+
+
 @contextmanager
 def _command() -> Iterator[None]:
     """Run a command: figures without a display, no messages meant for programmers, one line for an error."""
     os.environ.setdefault("MPLBACKEND", "Agg")
+    main = threading.current_thread() is threading.main_thread()
+    # SIGTERM as an exception, so that unfinished files are removed
+    before = signal.signal(signal.SIGTERM, _end) if main else None
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
     lightning.setLevel(logging.ERROR)
@@ -172,11 +187,16 @@ def _command() -> Iterator[None]:
 
             try:
                 yield
+            except KeyboardInterrupt:
+                typer.echo("Interrupted; nothing half-written was left behind.", err=True)
+                raise typer.Exit(130) from None
             except InputError as error:
                 typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
                 raise typer.Exit(2) from None
     finally:
         lightning.setLevel(level)
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _report(result: "Result", *, title: str) -> None:

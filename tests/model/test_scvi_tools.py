@@ -94,7 +94,7 @@ def test_truncated_model_file_is_refused(model, adata, tmp_path):
     model.save(tmp_path / "m")
     file = tmp_path / "m" / "model.pt"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="Expected a saved model.*found a damaged file"):
         scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
 
 

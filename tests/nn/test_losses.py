@@ -35,6 +35,49 @@ def test_instance_loss_is_right_at_every_temperature(tau):
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 / tau * 1e-2)
 
 
+@pytest.mark.parametrize("tau", [0.02, 0.25])
+@pytest.mark.parametrize("batches", [False, True])
+def test_instance_loss_with_neighbors_equals_a_slow_loop(tau, batches):
+    z = torch.randn(8, 2, 5, dtype=torch.float64, requires_grad=True)
+    near = (torch.rand(8, 8) < 0.3).double().triu(1)
+    near = near + near.t()
+    near[0], near[:, 0] = 0.0, 0.0  # a cell without neighbours
+    batch = torch.tensor([0, 1] * 4) if batches else None
+    rows = [(i, z[i, v]) for v in range(2) for i in range(8)]
+    total = 0.0
+    for a, (i, row) in enumerate(rows):
+        mass = sum(
+            math.exp((cosine(row, other) - 1) / tau)
+            for b, (j, other) in enumerate(rows)
+            if b != a and (batch is None or batch[i] == batch[j])
+        )
+        positives = [other for b, (j, other) in enumerate(rows) if b != a and (j == i or near[i, j])]
+        total -= sum((cosine(row, p) - 1) / tau - math.log(mass) for p in positives) / len(positives)
+
+    def ours(x):
+        return instance_loss(x, tau=tau, batch_index=batch, neighbors=near)
+
+    assert ours(z).item() == pytest.approx(total / 16, rel=1e-9)
+    assert torch.autograd.gradcheck(ours, z, atol=1e-4)
+
+
+def test_cells_without_neighbors_leave_the_instance_loss_as_it_is():
+    z = torch.randn(9, 2, 4)
+    torch.testing.assert_close(instance_loss(z, tau=0.25, neighbors=torch.zeros(9, 9)), instance_loss(z, tau=0.25))
+
+
+def test_neighbors_pull_cells_together():
+    z = torch.randn(30, 2, 8, requires_grad=True)
+    near = torch.zeros(30, 30)
+    near[0, 1] = near[1, 0] = 1.0
+    cos = torch.nn.functional.cosine_similarity
+    for neighbors, sign in ((None, -1), (near, 1)):
+        (gradient,) = torch.autograd.grad(instance_loss(z, tau=0.25, neighbors=neighbors), z)
+        moved = z.detach() - 0.1 * gradient
+        change = cos(moved[0, 0], moved[1, 0], dim=0) - cos(z[0, 0], z[1, 0], dim=0)
+        assert sign * change > 0
+
+
 def test_instance_loss_falls_when_views_agree():
     z = torch.randn(50, 1, 16)
     same, other = torch.cat([z, z], 1), torch.cat([z, z.flip(0)], 1)

@@ -30,10 +30,10 @@ def test_colors_of_a_missing_category_are_skipped(clustered):
     assert _colors(pl.cluster_sizes(clustered)) == ["#ff0000", "#0000ff"]
 
 
-def test_has_scanpys_default_colors(clustered):
-    from scanpy.plotting.palettes import default_20
+def test_default_colors_are_the_distinct_ones(clustered):
+    from scgpcl.pl._palette import DISTINCT
 
-    assert _colors(pl.cluster_sizes(clustered)) == [to_hex(color) for color in default_20[:3]]
+    assert _colors(pl.cluster_sizes(clustered)) == [to_hex(color) for color in DISTINCT[:3]]
 
 
 def test_leaves_the_cells_unchanged_and_takes_axes(clustered):

@@ -33,11 +33,24 @@ def test_one_violin_per_cluster_with_its_median(sure):
 
 
 def test_takes_the_colors_scanpy_stored(sure):
-    from scanpy.plotting.palettes import default_20
+    from scgpcl.pl._palette import DISTINCT
 
-    assert _colors(pl.confidence(sure)) == [to_hex(color) for color in default_20[:3]]
+    assert _colors(pl.confidence(sure)) == [to_hex(color) for color in DISTINCT[:3]]
     sure.uns["scgpcl_cluster_colors"] = ["#ff0000", "#00ff00", "#0000ff"]
     assert _colors(pl.confidence(sure)) == ["#ff0000", "#00ff00", "#0000ff"]
+
+
+def test_long_names_and_formulas_are_drawn_as_in_the_other_pictures(sure):
+    names = {"0": "$\\frac{", "1": "a name " * 20, "2": "2"}
+    sure.obs["my $key"] = sure.obs["scgpcl_cluster"].astype(str).map(names).astype("category")
+    texts = []
+    for draw in (pl.confidence, pl.cluster_sizes):
+        ax = draw(sure, key="my $key")
+        ax.figure.canvas.draw()  # an unfinished formula fails here
+        texts.append([(tick.get_text(), tick.get_rotation()) for tick in ax.get_xticklabels()])
+        assert ax.get_xlabel() == r"my \$key"
+    assert texts[0] == texts[1]
+    assert max(len(text) for text, _ in texts[0]) <= 31
 
 
 def test_least_confidence_is_drawn_with_the_share_below_it(sure):

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from scgpcl import _files, _keys, _summary
 from scgpcl.model import _checks
 from scgpcl.pl._obs import categories_of
+from scgpcl.tl._markers import check_table
 
 from ._content import cite, cluster_rows, facts, methods, settings, short, software
 from ._figures import figures
@@ -68,8 +69,10 @@ def report(
         If `adata` lacks a column, the layer with the counts or the latent vectors.
     RuntimeError
         If the model is not trained.
+    TypeError
+        If an argument is of another kind.
     ValueError
-        If the path cannot be written to.
+        If the path cannot be written to, or the seed is out of range.
 
     Examples
     --------
@@ -78,6 +81,13 @@ def report(
     """
     path = Path(path)
     _files.check_report_path(path)
+    _checks.check_is_adata(adata)
+    _checks.check_seed(seed)
+    if markers is not None:
+        check_table(markers)
+    if not hasattr(model, "is_trained_"):
+        msg = f"Expected `model` to be a trained SCGPCL, found {type(model).__name__}. Pass the model itself."
+        raise TypeError(msg)
     if not (model.is_trained_ and model.history_):
         msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
         raise RuntimeError(msg)

@@ -4,6 +4,7 @@ from scgpcl.cluster._agreement import adjusted_rand
 from scgpcl.cluster._init import Start, cosine_silhouette, select_start
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import NClusters, estimate_n_clusters
+from scgpcl.cluster._neighbors import neighborhood
 
 __all__ = [
     "KMeansResult",
@@ -16,5 +17,6 @@ __all__ = [
     "kmeans",
     "kmeans_runs",
     "nearest",
+    "neighborhood",
     "select_start",
 ]

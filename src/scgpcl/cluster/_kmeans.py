@@ -62,7 +62,7 @@ def kmeans(
     Raises
     ------
     ValueError
-        If there are fewer rows than clusters.
+        If there are fewer rows than clusters, or no clusters.
     """
     runs = kmeans_runs(x, n_clusters, n_runs=n_init, init=init, max_iter=max_iter, tol=tol, seed=seed)
     best = runs.centers[int(runs.inertia.argmin())]
@@ -95,7 +95,10 @@ def kmeans_runs(
     tol: float = 1e-4,
     seed: int = 0,
 ) -> KMeansRuns:
-    """Run k-means several times and keep every run; arguments as in :func:`kmeans`."""
+    """Run k-means several times and keep every run; arguments as in :func:`scgpcl.cluster.kmeans`."""
+    if n_clusters < 1:
+        msg = f"Expected at least one cluster, found `n_clusters={n_clusters}`."
+        raise ValueError(msg)
     if x.shape[0] < n_clusters:
         msg = f"Expected at least as many rows as clusters, found {x.shape[0]} rows for {n_clusters} clusters."
         raise ValueError(msg)

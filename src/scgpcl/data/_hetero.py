@@ -30,7 +30,16 @@ def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
     Graph with node types ``cell`` and ``gene`` (``num_nodes`` and ``name``), and edge types
     ``("cell", "expresses", "gene")`` and ``("gene", "rev_expresses", "cell")``, each with ``edge_index`` of shape
     (2, n_edges) and ``edge_attr``, the counts, of shape (n_edges, 1).
+
+    Raises
+    ------
+    KeyError
+        If the layer does not exist.
     """
+    if layer is not None and layer not in adata.layers:
+        found = [key for key in adata.layers if key is not None]
+        msg = f"Expected `adata.layers[{layer!r}]`, found the layers {found}. Pass `layer=None` to use `adata.X`."
+        raise KeyError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     coo = sp.coo_matrix(sp.csr_matrix(x))
     stored = coo.data != 0

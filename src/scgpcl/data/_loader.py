@@ -40,14 +40,14 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     index
         Cells to draw from, shape (n_cells,).
     batch_size
-        Largest size of a batch.
+        Largest size of a batch; one more where a cell would else be alone.
     seed
         With a seed the cells are shuffled anew in every epoch; without, they keep their order.
     """
 
     def __init__(self, index: np.ndarray, batch_size: int, *, seed: int | None = None) -> None:
         self.index = np.asarray(index)
-        self.n_batches = max(1, -(-len(self.index) // batch_size))
+        self.n_batches = max(1, min(-(-len(self.index) // batch_size), len(self.index) // 2))
         self.seed = seed
         self.epoch = 0
 
@@ -70,7 +70,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
 def bipartite_loader(
     source: CountSource, index: np.ndarray, *, batch_size: int, seed: int | None = None, num_workers: int = 0
 ) -> DataLoader:
-    """Loader of :class:`BipartiteBatch`.
+    """Loader of :class:`scgpcl.data.BipartiteBatch`.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class BipartiteSplitter(DataSplitter):
-    """Split cells once for both stages and yield :class:`BipartiteBatch`.
+    """Split cells once for both stages and yield :class:`scgpcl.data.BipartiteBatch`.
 
     Parameters
     ----------

@@ -90,9 +90,26 @@ def annotate(
     # sizes keep their names as text keys, so that the table can be written to h5ad
     sizes = {str(name): int(count) for name, count in labels.value_counts().items()}
     in_model = adata.var_names.isin(selected)
-    adata.obsm[key.latent] = latent
-    adata.obsm[key.probability] = values
-    adata.obs[key.cluster] = labels
-    adata.obs[key.confidence] = values.max(1)
-    adata.var[key.selected] = in_model
-    adata.uns[key.uns] = {"params": parameters, "cluster_sizes": sizes}
+    _write_all(
+        (adata.obsm, key.latent, latent),
+        (adata.obsm, key.probability, values),
+        (adata.obs, key.cluster, labels),
+        (adata.obs, key.confidence, values.max(1)),
+        (adata.var, key.selected, in_model),
+        (adata.uns, key.uns, {"params": parameters, "cluster_sizes": sizes}),
+    )
+
+
+def _write_all(*entries: tuple[Any, str, Any]) -> None:
+    """Write entries of mappings; if one fails or Ctrl-C comes, give back all that was there before."""
+    before = [(place, name, place[name] if name in place else None, name in place) for place, name, _ in entries]
+    try:
+        for place, name, value in entries:
+            place[name] = value
+    except BaseException:
+        for place, name, value, was_there in before:
+            if was_there:
+                place[name] = value
+            elif name in place:
+                del place[name]
+        raise

@@ -58,6 +58,23 @@ class ModelState(BaseModelClass):
     unit_size_: float | None
     gene_shares_: np.ndarray | None
 
+    def _start(self, adata: AnnData | None, registry: dict | None) -> None:
+        """Start the base class.
+
+        Raises
+        ------
+        ValueError
+            If the AnnData is not registered.
+        """
+        try:
+            BaseModelClass.__init__(self, adata, registry)
+        except ValueError as error:
+            msg = (
+                f"Expected an AnnData that is registered, found one that is not: {error} "
+                "Call `SCGPCL.setup_anndata(adata)` first, on this very object."
+            )
+            raise ValueError(msg) from error
+
     @property
     def _frame(self) -> GeneFrame | None:
         names, selected, unit, shares = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_

@@ -83,7 +83,7 @@ class HubCard(ModelState):
     ) -> ModelCard:
         """Make a model card for :class:`scvi.hub.HubModel`.
 
-        scvi-tools' own :class:`scvi.hub.HubModelCardHelper` writes cards for its own models only.
+        scvi-tools' own ``scvi.hub.HubModelCardHelper`` writes cards for its own models only.
 
         Parameters
         ----------

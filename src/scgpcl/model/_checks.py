@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 
 from scgpcl.data import row_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
 #: Names listed in a message before it is cut.
 MAX_NAMES = 5
+#: Largest count: above it single precision, in which the model computes, skips whole numbers.
+MAX_COUNT = 2**24
+#: Largest seed: what numpy, torch and scanpy all take.
+MAX_SEED = 2**32 - 1
 
 
 def listed(names: Any) -> str:
@@ -23,6 +28,22 @@ def listed(names: Any) -> str:
     names = [str(name) for name in names]
     text = ", ".join(repr(name) for name in names[:MAX_NAMES])
     return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
+
+
+def check_is_adata(adata: Any, argument: str = "adata") -> None:
+    """Require an AnnData.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(adata, AnnData):
+        msg = (
+            f"Expected `{argument}` to be an AnnData, found {type(adata).__name__}. Read one with "
+            "`anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
+        )
+        raise TypeError(msg)
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
@@ -37,6 +58,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     TypeError
         If the storage is not supported.
     """
+    _check_key(layer, "layer")
     place = _place(layer)
     if layer is not None and layer not in adata.layers:
         msg = (
@@ -66,20 +88,37 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     return x
 
 
-def check_counts(x: Any, layer: str | None) -> None:
+def check_counts(x: Any, layer: str | None, *, min_cells: int = 2) -> None:
     """Require finite, non-negative whole numbers and no empty cells.
+
+    Parameters
+    ----------
+    x
+        Counts in any storage, shape (n_cells, n_genes).
+    layer
+        Where they come from.
+    min_cells
+        Fewest cells: a model learns from two or more, and labels single ones.
 
     Raises
     ------
+    TypeError
+        If the entries are no numbers.
     ValueError
         If any entry or cell breaks the rule.
     """
     place = _place(layer)
-    if x.shape[0] < 2 or x.shape[1] < 2:
-        msg = f"Expected at least 2 cells and 2 genes in {place}, found {x.shape[0]} cells and {x.shape[1]} genes."
+    if x.shape[0] < min_cells or x.shape[1] < 2:
+        msg = (
+            f"Expected at least {min_cells} cells and 2 genes in {place}, "
+            f"found {x.shape[0]} cells and {x.shape[1]} genes."
+        )
         raise ValueError(msg)
-    if not np.issubdtype(x.dtype, np.number) and x.dtype != bool:
-        msg = f"Expected counts in {place}, found values of type {x.dtype}."
+    if x.dtype.kind not in "buif" or x.dtype == np.float16:
+        msg = (
+            f"Expected counts in {place}, found values of type {x.dtype}. "
+            f"Convert them, if they are counts: `{place} = {place}.astype('float32')`."
+        )
         raise TypeError(msg)
     empty = []
     start = 0
@@ -105,6 +144,12 @@ def _check_values(values: np.ndarray, place: str) -> None:
         msg = (
             f"Expected counts of zero or more in {place}, found {values.min():g}. "
             "Scaled or centred data cannot be used: name the layer with raw counts with `layer=`."
+        )
+        raise ValueError(msg)
+    if values.size and values.max() > MAX_COUNT:
+        msg = (
+            f"Expected counts of at most {MAX_COUNT} in {place}, which single precision holds exactly, found "
+            f"{values.max():g}. Check that these are counts of molecules or reads."
         )
         raise ValueError(msg)
     fraction = values != np.floor(values)
@@ -141,16 +186,21 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
     ValueError
         If it has missing values.
     """
+    _check_key(key, argument)
     if key is None:
         return
     if key not in adata.obs:
         msg = (
-            f"Expected `{argument}={key!r}` to be a column of `adata.obs`, found columns [{listed(adata.obs.columns)}]."
+            f"Expected `{argument}={key!r}` to be a column of `adata.obs`, found columns [{listed(adata.obs.columns)}]. "
+            f"Name one of these, or pass `{argument}=None`."
         )
         raise KeyError(msg)
     n_missing = int(adata.obs[key].isna().sum())
     if n_missing:
-        msg = f"Expected a value for every cell in `adata.obs[{key!r}]`, found {n_missing} missing ones."
+        msg = (
+            f"Expected a value for every cell in `adata.obs[{key!r}]`, found {n_missing} missing ones. "
+            f"Fill them in or drop these cells: `adata[adata.obs[{key!r}].notna()].copy()`."
+        )
         raise ValueError(msg)
 
 
@@ -167,7 +217,10 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
         return
     values = adata.obs[key]
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values <= 0).any():
-        msg = f"Expected positive finite numbers in `adata.obs[{key!r}]`, found {listed(values.unique())}."
+        msg = (
+            f"Expected positive finite numbers in `adata.obs[{key!r}]`, found {listed(values.unique())}. "
+            "Pass `size_factor_key=None` to use library sizes."
+        )
         raise ValueError(msg)
 
 
@@ -229,10 +282,52 @@ def check_range(value: float, low: float, high: float, argument: str, *, whole: 
         If it lies outside or is no (whole) number.
     """
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        bounds = f"of at least {low:g}" if np.isinf(high) else f"from {low:g} to {high:g}"
-        msg = f"Expected `{argument}` to be {kind} {bounds}, found {value!r}."
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or np.isinf(value):
+        kind = "a whole number" if whole else "a finite number" if np.isinf(high) else "a number"
+        bounds = "" if np.isinf(low) else f" of at least {low:g}" if np.isinf(high) else f" from {low:g} to {high:g}"
+        msg = f"Expected `{argument}` to be {kind}{bounds}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_flag(value: Any, argument: str) -> None:
+    """Require True or False.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        msg = f"Expected `{argument}` to be True or False, found {value!r}."
+        raise TypeError(msg)
+
+
+def check_seed(seed: Any, argument: str = "seed") -> None:
+    """Require a whole number that all sources of randomness take.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+        msg = f"Expected `{argument}` to be a whole number from 0 to {MAX_SEED}, found {seed!r}."
+        raise ValueError(msg)
+
+
+def check_key_added(key: Any, argument: str = "key_added") -> None:
+    """Require a name that AnnData and its files take.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no text, or empty, or has a slash, which h5ad files read as a path.
+    """
+    if not isinstance(key, str):
+        msg = f"Expected `{argument}` to be text, found {key!r}."
+        raise TypeError(msg)
+    if not key or "/" in key:
+        msg = f"Expected `{argument}` to be a name without a slash, found {key!r}: a file could not hold it."
         raise ValueError(msg)
 
 
@@ -259,6 +354,12 @@ def check_not_view(adata: AnnData) -> None:
     if adata.is_view:
         msg = "Expected an AnnData of its own, found a view of another. Call `adata = adata.copy()` first."
         raise ValueError(msg)
+
+
+def _check_key(key: Any, argument: str) -> None:
+    if not isinstance(key, Hashable):
+        msg = f"Expected `{argument}` to be one name or None, found {key!r}. Pass the name itself."
+        raise TypeError(msg)
 
 
 def _layers(adata: AnnData) -> list[str]:

@@ -12,6 +12,7 @@ from scgpcl._random import derived_seed, seeded
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._training import TwoStageTraining
+from scgpcl.model._training_checks import check_plan_kwargs, check_trainer
 from scgpcl.train import BestDecoder, DecoderPlan, StageSettings, fit_stage
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class DecoderTraining(TwoStageTraining):
         _checks.check_range(validation_size, 0.01, 0.5, "validation_size")
         _checks.check_range(patience, 1, np.inf, "patience", whole=True)
         _checks.check_range(noise, 0.0, np.inf, "noise")
-        self._check_training({**_TRAIN, "batch_size": batch_size}, accelerator, 1.0, early_stopping=False)
+        self._check_training({**_TRAIN, "batch_size": batch_size})
+        check_trainer(accelerator, devices, trainer_kwargs)
+        check_plan_kwargs(DecoderPlan, plan_kwargs, "plan_kwargs")
         if self.module.decoder.reconstruction != "zinb":
             msg = 'Expected a model with `reconstruction="zinb"`, found one without a distribution of counts.'
             raise ValueError(msg)

@@ -29,10 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_AXES_CELLS = 20_000
 #: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
 SELECTION_TOTAL = 1e4
-#: Principal axes that the encoder starts at, and of the space that partitions are compared in.
+#: Principal axes that the encoder starts at.
 N_AXES = 50
-#: Cells that partitions are compared on; more are sampled.
-MAX_COMPARED_CELLS = 10_000
 #: Groups within which batches are compared, how often both are found anew, and principal axes that cells are grouped on.
 N_GROUPS = 15
 GROUP_ROUNDS = 3
@@ -147,17 +145,40 @@ def _principal_axes(module: SCGPCLModule, source: CountSource, n_axes: int, *, s
     index = np.arange(len(source))
     if len(index) > MAX_AXES_CELLS:
         index = np.sort(rng.choice(index, MAX_AXES_CELLS, replace=False))
-    sparse_part = _sparse_features(module, source, index)
+    axes = fit_axes(sparse_features(module, source, index), feature_offset(module), source, index, n_axes, rng)
+    return None if axes is None else torch.from_numpy(axes)
+
+
+def fit_axes(
+    sparse_part: sp.csr_matrix,
+    offset: np.ndarray,
+    source: CountSource,
+    index: np.ndarray,
+    n_axes: int,
+    rng: np.random.Generator,
+) -> np.ndarray | None:
+    """Principal axes of features given as sparse part and offset, float32, shape (at most n_axes, n_genes)."""
     n_axes = min(n_axes, *(n - 1 for n in sparse_part.shape))
-    if n_axes < 1:
+    if n_axes < 1 or not _varies(sparse_part):
         return None
     if source.batch_index is None:
         axes = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part).components_
     else:
-        offset = -(module.gene_mean / module.gene_std).cpu().numpy()
         centred = _centred(sparse_part, offset, source.batch_index[index])
         axes = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))[2][::-1]
-    return torch.from_numpy(np.ascontiguousarray(axes, dtype=np.float32))
+    return np.array(axes, dtype=np.float32)
+
+
+def _varies(x: sp.csr_matrix) -> bool:
+    """Whether any column of a matrix has more than one value, up to rounding."""
+    x = x.astype(np.float64)
+    mean, square = (np.asarray(values.mean(0)).ravel() for values in (x, x.multiply(x)))
+    return bool((square - mean**2 > 1e-10 * square).any())
+
+
+def feature_offset(module: SCGPCLModule) -> np.ndarray:
+    """Feature of a zero count, shape (n_genes,) or (n_batch, n_genes)."""
+    return -(module.gene_mean / module.gene_std).cpu().numpy()
 
 
 def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.ndarray) -> LinearOperator:
@@ -210,73 +231,31 @@ def fit_batches(module: SCGPCLModule, source: CountSource, *, seed: int) -> torc
         axes = _principal_axes(module, source, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
         if turn == GROUP_ROUNDS or axes is None or len(source) <= N_GROUPS:
             break
-        scores = _scores(module, source, axes)
-        groups = kmeans(scores, N_GROUPS, n_init=GROUPS_INIT, seed=derived_seed(seed, 13)).labels.numpy()
+        scores = scores_along(module, source, axes.numpy())
+        groups = kmeans(
+            torch.from_numpy(scores), N_GROUPS, n_init=GROUPS_INIT, seed=derived_seed(seed, 13)
+        ).labels.numpy()
     return torch.from_numpy(moments.ratio).float()
 
 
-def _scores(module: SCGPCLModule, source: CountSource, axes: torch.Tensor) -> torch.Tensor:
-    """Features of all cells along axes, shape (n_cells, n_axes)."""
+def scores_along(
+    module: SCGPCLModule, source: CountSource, axes: np.ndarray, weight: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """Weighted features of all cells along axes, up to one constant per axis, float32, shape (n_cells, n_axes)."""
+    turned = (weight * axes).T.astype(np.float64)
+    offset = feature_offset(module) @ turned
     parts = []
-    turned = axes.t().double().numpy()
-    offset = -(module.gene_mean / module.gene_std).cpu().double().numpy() @ turned
     for start in range(0, len(source), MAX_AXES_CELLS):
         index = np.arange(start, min(start + MAX_AXES_CELLS, len(source)))
-        own = _sparse_features(module, source, index) @ turned
-        parts.append(torch.from_numpy(own + offset[cast("np.ndarray", source.batch_index)[index]]))
-    return torch.cat(parts).float()
+        own = sparse_features(module, source, index) @ turned
+        parts.append(own if source.batch_index is None else own + offset[source.batch_index[index]])
+    return np.concatenate(parts).astype(np.float32)
 
 
-def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
-    """Cells that partitions are compared on, ascending positions, shape (at most ``MAX_COMPARED_CELLS``,)."""
-    if n_cells <= MAX_COMPARED_CELLS:
-        return np.arange(n_cells)
-    rng = np.random.default_rng(derived_seed(seed, 12))
-    return np.sort(rng.choice(n_cells, MAX_COMPARED_CELLS, replace=False))
-
-
-def comparison_space(module: SCGPCLModule, source: CountSource, index: np.ndarray, *, seed: int) -> np.ndarray:
-    """Principal components of log counts that are divided by the square root of each gene's standard deviation.
-
-    Half-way between components of centred and of standardised features: the first are ruled by the genes of largest
-    variance, the second give noise of quiet genes the same weight. The network has no part in it. With batches the
-    features are corrected for them, and the standard deviation is the mean of the batches' own.
-
-    Parameters
-    ----------
-    module
-        Module whose feature moments are set.
-    source
-        Counts of all cells.
-    index
-        Cells, ascending, shape (n_wanted,).
-    seed
-        Seed of the solver.
-
-    Returns
-    -------
-    float32, shape (n_wanted, at most ``N_AXES``).
-    """
-    features = _sparse_features(module, source, index)
-    std = module.gene_std.cpu().numpy()
-    weight = np.sqrt(std if std.ndim == 1 else std.mean(0))
-    features.data *= weight[features.indices]
-    n_axes = min(N_AXES, *(n - 1 for n in features.shape))
-    if n_axes < 1:
-        return features.toarray()
-    rng = np.random.default_rng(derived_seed(seed, 13))
-    if source.batch_index is None:
-        scores = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit_transform(features)
-    else:
-        offset = -(module.gene_mean.cpu().numpy() / std) * weight
-        centred = _centred(features, offset, source.batch_index[index])
-        left, length, _ = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))
-        scores = (left * length)[:, ::-1]
-    return np.ascontiguousarray(scores, dtype=np.float32)
-
-
-def _sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:
-    block = source.rows(index)
+def sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:
+    """Features of some cells less those of a zero count, as sparse as the counts, shape (n_wanted, n_genes)."""
+    block = source.rows(index).astype(np.float32)
+    block.sort_indices()  # sums then do not depend on how the counts are stored
     mean, std = module.gene_mean.cpu().numpy(), module.gene_std.cpu().numpy()
     cells = np.repeat(source.size_factor[index], np.diff(block.indptr))
     at: tuple[np.ndarray, ...] = (block.indices,)

@@ -70,7 +70,7 @@ class Getters(ModelState):
         """
         latent = [
             self.module.shorten(self.module.encode(b)).cpu()
-            for b in self._batches(adata, indices, batch_size or ENCODE_BATCH, transform_batch)
+            for b in self._batches(adata, indices, _size(batch_size, ENCODE_BATCH), transform_batch)
         ]
         return torch.cat(latent).numpy() if latent else np.empty((0, self.module.n_latent), dtype=np.float32)
 
@@ -107,6 +107,7 @@ class Getters(ModelState):
             If ``min_confidence`` is no probability, or is given together with ``soft``.
         """
         _checks.check_min_confidence(min_confidence)
+        _checks.check_flag(soft, "soft")
         if soft and min_confidence is not None:
             msg = (
                 f"Expected `min_confidence` for names of clusters only, found {min_confidence!r} with `soft=True`. "
@@ -173,11 +174,11 @@ class Getters(ModelState):
         """
         self._trained_frame()
         if library_size != "latent":
-            _checks.check_range(library_size, 0.0, np.inf, "library_size")
+            _checks.check_range(library_size, 1e-9, np.inf, "library_size")
         genes, columns = self._gene_columns(gene_list)
         parts = []
         targets = self._target_batches(transform_batch)
-        for batch in self._batches(adata, indices, batch_size or DECODE_BATCH, unseen=transform_batch is not None):
+        for batch in self._batches(adata, indices, _size(batch_size, DECODE_BATCH), unseen=transform_batch is not None):
             mean = torch.zeros(())
             for target in targets:
                 mu = self._decode(batch, target).mu
@@ -208,7 +209,7 @@ class Getters(ModelState):
         ``"dropout"`` (logits), each of shape (n_cells, n_genes).
         """
         self._trained_frame()
-        parts = [self._decode(batch) for batch in self._batches(adata, indices, batch_size or DECODE_BATCH)]
+        parts = [self._decode(batch) for batch in self._batches(adata, indices, _size(batch_size, DECODE_BATCH))]
         names = ("mean", "dispersions", "dropout")
         empty = torch.empty(0, self.module.n_genes)
         stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
@@ -230,7 +231,10 @@ class Getters(ModelState):
         selected = self._trained_frame().selected
         if gene_list is None:
             return selected, slice(None)
-        genes = pd.Index(gene_list)
+        if isinstance(gene_list, str) or not hasattr(gene_list, "__iter__"):
+            msg = f"Expected `gene_list` to be a list of genes, found {gene_list!r}. Pass `gene_list=[{gene_list!r}]`."
+            raise TypeError(msg)
+        genes = pd.Index(list(gene_list))
         columns = selected.get_indexer(genes)
         if (columns < 0).any():
             msg = (
@@ -258,11 +262,12 @@ class Getters(ModelState):
         if adata is None:
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
+        _checks.check_is_adata(adata)
         layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
         match = self._match(adata)
         x = _checks.counts_of(adata, layer)
         if new:
-            _checks.check_counts(x, layer)
+            _checks.check_counts(x, layer, min_cells=1)
             _checks.check_size_factors(adata, size_key)
             warn_of_missing(match, frame)
         batch_index = self._batch_index(adata, transform_batch, unseen=unseen)
@@ -275,3 +280,7 @@ class Getters(ModelState):
         if adata is not self.adata and _keys.PADDED in adata.var:
             padded = adata.var[_keys.PADDED].to_numpy(dtype=bool)
         return match_genes(adata.var_names, self._trained_frame(), padded=padded)
+
+
+def _size(batch_size: int | None, default: int) -> int:
+    return default if batch_size is None else batch_size

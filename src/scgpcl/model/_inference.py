@@ -191,6 +191,9 @@ def as_index(indices: Any, n_cells: int) -> np.ndarray:
     if indices is None:
         return np.arange(n_cells)
     index = np.asarray(indices)
+    if index.ndim != 1:
+        msg = f"Expected `indices` in one dimension, found {indices!r}. Pass a list of positions, such as `[0]`, or a mask."
+        raise IndexError(msg)
     if index.dtype == bool:
         if len(index) != n_cells:
             msg = f"Expected a mask of {n_cells} cells in `indices`, found one of {len(index)}."

@@ -56,6 +56,7 @@ class QueryPreparation(BaseModelClass):
             reference_model = os.fspath(reference_model)
         if return_reference_var_names:
             return ArchesMixin.prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+        _checks.check_is_adata(adata)
         _checks.check_not_view(adata)
         _checks.check_names(adata.var_names, "var_names")
         measured = adata.var_names

@@ -67,10 +67,12 @@ class Samples(Getters):
         import sparse
 
         _checks.check_range(n_samples, 1, np.inf, "n_samples", whole=True)
+        if seed is not None:
+            _checks.check_seed(seed)
         genes, columns = self._gene_columns(gene_list)
         drawn = []
         with seeded(derived_seed(self.seed_ if seed is None else seed, 40)):
-            for batch in self._batches(adata, indices, batch_size or DECODE_BATCH):
+            for batch in self._batches(adata, indices, DECODE_BATCH if batch_size is None else batch_size):
                 # drawn on the CPU: the same counts on every device, and the device's random state is the user's
                 mu, theta, zi_logits = (value[:, columns].cpu() for value in self._decode(batch))
                 px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)

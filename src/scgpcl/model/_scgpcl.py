@@ -23,6 +23,7 @@ from scgpcl.model._decoder import DecoderTraining
 from scgpcl.model._features import n_selected
 from scgpcl.model._query import QueryPreparation
 from scgpcl.model._samples import Samples
+from scgpcl.model._saving import Persistence
 from scgpcl.model._update import QueryUpdate
 from scgpcl.module import SCGPCLModule
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
+class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -122,7 +123,7 @@ class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
         registry: dict | None = None,
     ) -> None:
         _check_arguments(locals())
-        super().__init__(adata, registry)
+        self._start(adata, registry)
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.n_clusters_curve_ = None
@@ -193,6 +194,7 @@ class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
             ``adata`` is a view.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        _checks.check_is_adata(adata)
         _checks.check_not_view(adata)
         _checks.check_names(adata.obs_names, "obs_names")
         _checks.check_names(adata.var_names, "var_names")
@@ -241,10 +243,12 @@ class SCGPCL(QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
         """
         frame = self._trained_frame()
         _checks.check_min_confidence(min_confidence)
+        _checks.check_key_added(key_added)
         target = self.adata if adata is None else adata
         if target is None:
             msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
             raise ValueError(msg)
+        _checks.check_is_adata(target)
         _checks.check_not_view(target)
         latent = self.get_latent_representation(target, transform_batch=transform_batch)
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
@@ -269,6 +273,15 @@ def _version() -> str:
 def _check_arguments(values: dict[str, Any]) -> None:
     """Refuse bad model arguments before any work."""
     adata = values["adata"]
+    if adata is None and values["registry"] is None:
+        msg = "Expected an AnnData, found none. Pass one that `SCGPCL.setup_anndata(adata)` has registered."
+        raise ValueError(msg)
+    if adata is not None:
+        _checks.check_is_adata(adata)
+    if values["seed"] is not None:
+        _checks.check_seed(values["seed"])
+    for name in ("projection", "use_graph"):
+        _checks.check_flag(values[name], name)
     _checks.check_n_clusters(values["n_clusters"], None if adata is None else adata.n_obs)
     _checks.check_one_of(values["gene_flavor"], ("seurat", "variance"), "gene_flavor")
     _checks.check_one_of(values["dispersion"], ("gene", "gene-cell"), "dispersion")

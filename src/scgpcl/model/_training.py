@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import estimate_n_clusters, kmeans, select_start
+from scgpcl.cluster import estimate_n_clusters, kmeans, neighborhood, select_start
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._base import ModelState
-from scgpcl.model._features import (
-    comparison_sample,
-    comparison_space,
-    fit_batches,
-    fit_features,
-    set_features,
-    start_at_pca,
-)
+from scgpcl.model._comparison import comparison_sample, comparison_space
+from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
+from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
+from scgpcl.model._training_checks import check_plan_kwargs, check_split, check_stage_arguments, check_trainer
 from scgpcl.nn import shrink_length
 from scgpcl.pp import library_sizes
 from scgpcl.train import (
     ClusterPlan,
+    EpochCheckpoint,
     PretrainPlan,
     PrototypeUpdate,
     StageSettings,
     TargetUpdate,
     encode_all,
     fit_stage,
+    read_checkpoint,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
+    from collections.abc import Callable, Mapping
+
+    import lightning.pytorch as pl
 
     from scgpcl.data import CountSource
+    from scgpcl.train import RunState
+    from scgpcl.train._plans import StagePlan
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,14 @@ CENTERS_INIT = 20
 #: Number that the granularities of the prototypes multiply while the number of clusters is not known.
 PRETRAIN_CLUSTERS = 10
 _TRAIN = presets.DEFAULT["train"]
+
+
+class _Run(NamedTuple):
+    """One call of ``train``: where it runs, and the checkpoints that it writes and goes on from."""
+
+    where: dict[str, Any]
+    checkpoint: Path | None
+    resumed: RunState | None
 
 
 class TwoStageTraining(ModelState):
@@ -71,11 +84,14 @@ class TwoStageTraining(ModelState):
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         pretrain_plan_kwargs: Mapping[str, Any] | None = None,
         cluster_plan_kwargs: Mapping[str, Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train both stages and write the result to the registered AnnData.
 
         Called again, training goes on from the state it has reached. If the second stage fails, the first one is kept.
+        The AnnData is annotated at the end, whole or not at all.
 
         Parameters
         ----------
@@ -104,7 +120,14 @@ class TwoStageTraining(ModelState):
             Further arguments of the splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
             Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan` that differ from the
-            default preset.
+            default preset. Pre-training takes ``n_neighbors`` in place of ``neighborhood``: how many nearest cells, in
+            principal components of the log counts, count as positives of a cell where they share a mini-batch; 0 for none.
+        checkpoint
+            File to write the state of the run to after every epoch; ``None`` writes none.
+        resume_from
+            Such a file: the run goes on after the epoch that it was written at. The model, the data and the arguments
+            must be those of the run that wrote it; on a CPU the result is then the same bit for bit as without the
+            interruption. It may be the file of ``checkpoint``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -114,8 +137,16 @@ class TwoStageTraining(ModelState):
 
         Raises
         ------
+        FileNotFoundError
+            If ``resume_from`` is no file.
+        FloatingPointError
+            If a loss is NaN or infinite; the weights are those from before that epoch then.
+        OSError
+            If a checkpoint cannot be written.
+        TypeError
+            If an argument is unknown or of another kind, before any work.
         ValueError
-            If an argument is out of range, before any work.
+            If an argument is out of range, or the checkpoint is damaged or of another model, before any work.
         """
         values: dict[str, Any] = {
             "agreement": agreement,
@@ -126,11 +157,21 @@ class TwoStageTraining(ModelState):
         values |= {"pretrain_max_epochs": max_epochs if pretrain_max_epochs is None else pretrain_max_epochs}
         values |= {"cluster_max_epochs": max_epochs if cluster_max_epochs is None else cluster_max_epochs}
         values = {name: _TRAIN[name] if value is None else value for name, value in values.items()}
+        self._check_training(values)
+        n_cells = self.adata.n_obs
+        check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
+        _checks.check_flag(shuffle_set_split, "shuffle_set_split")
+        check_trainer(accelerator, devices, trainer_kwargs)
+        check_plan_kwargs(PretrainPlan, pretrain_plan_kwargs, "pretrain_plan_kwargs")
+        check_plan_kwargs(ClusterPlan, cluster_plan_kwargs, "cluster_plan_kwargs")
+        path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
+        resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
+        if resumed is not None:
+            check_run(resumed, run_values(self))
         plans = {
             "pretrain": {**_TRAIN["pretrain_plan_kwargs"], **(pretrain_plan_kwargs or {})},
             "cluster": {**_TRAIN["cluster_plan_kwargs"], **(cluster_plan_kwargs or {})},
         }
-        self._check_training(values, accelerator, train_size, early_stopping)
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs["early_stopping"] = True
@@ -147,37 +188,20 @@ class TwoStageTraining(ModelState):
                 **(datasplitter_kwargs or {}),
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            self._pretrain(splitter, values, plans["pretrain"], where)
-            self._cluster(splitter, values, plans["cluster"], where)
+            run = _Run(where, path, resumed)
+            space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
+            self._pretrain(splitter, values, plans["pretrain"], run, space)
+            self._cluster(splitter, values, plans["cluster"], run, space)
         self.is_trained_ = True
         self.annotate()
 
-    def _check_training(
-        self, values: Mapping[str, Any], accelerator: str, train_size: float | None, early_stopping: bool
-    ) -> None:
+    def _check_training(self, values: Mapping[str, Any]) -> None:
         if self.adata is None:
             msg = "Expected a model with an AnnData, found one loaded without. Load it with `adata=` to train on."
             raise ValueError(msg)
-        for name in ("pretrain_max_epochs", "cluster_max_epochs"):
-            _checks.check_range(values[name], 0, np.inf, name, whole=True)
-        _checks.check_range(values["batch_size"], 2, np.inf, "batch_size", whole=True)
-        _checks.check_range(values["agreement_patience"], 1, np.inf, "agreement_patience", whole=True)
-        _checks.check_range(values["agreement"], 0.0, np.inf, "agreement")
-        _checks.check_range(values["label_tol"], 0.0, 1.0, "label_tol")
+        check_stage_arguments(values)
         _checks.check_n_clusters(self.n_clusters_, self.adata.n_obs)
         _checks.check_can_estimate(self.n_clusters_, self.adata.n_obs)
-        if early_stopping and (train_size is None or train_size >= 1.0):
-            msg = (
-                "Expected `train_size` below 1 with `early_stopping=True`, found no cells to validate on. "
-                "Pass `train_size=0.9`, or leave early stopping off: the stages stop when their labels have settled."
-            )
-            raise ValueError(msg)
-        if accelerator == "mps":
-            msg = (
-                'Expected an accelerator with sparse matrices, found "mps", for which PyTorch has none. '
-                'Pass `accelerator="cpu"`.'
-            )
-            raise ValueError(msg)
 
     def _prepare(self) -> CountSource:
         """Fix genes, feature moments and the encoder's start at the first call; give the counts of the model's genes."""
@@ -217,10 +241,18 @@ class TwoStageTraining(ModelState):
         return source
 
     def _pretrain(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], where: Mapping[str, Any]
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: dict[str, Any],
+        run: _Run,
+        space: Callable[[], torch.Tensor],
     ) -> None:
-        if values["pretrain_max_epochs"] == 0:
+        if values["pretrain_max_epochs"] == 0 or (run.resumed is not None and run.resumed.stage > 1):
             return
+        n_neighbors = plan.pop("n_neighbors")
+        if n_neighbors > 0:
+            plan["neighborhood"] = neighborhood(space(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
@@ -229,43 +261,62 @@ class TwoStageTraining(ModelState):
             patience=values["agreement_patience"],
             seed=derived_seed(self.seed_, 20),
         )
-        fit_stage(
-            self,
-            PretrainPlan(self.module, n_clusters=k, seed=self.seed_, **plan),
-            splitter,
-            [update],
-            StageSettings(values["pretrain_max_epochs"], **where),
-        )
+        stage = PretrainPlan(self.module, n_clusters=k, seed=self.seed_, **plan)
+        self._fit(stage, splitter, update, values["pretrain_max_epochs"], run)
 
     def _cluster(
-        self, splitter: BipartiteSplitter, values: Mapping[str, Any], plan: Mapping[str, Any], where: Mapping[str, Any]
+        self,
+        splitter: BipartiteSplitter,
+        values: Mapping[str, Any],
+        plan: Mapping[str, Any],
+        run: _Run,
+        space: Callable[[], torch.Tensor],
     ) -> None:
-        z = encode_all(self.module, splitter)
-        if self.n_clusters_ is None:
-            self.n_clusters_, self.n_clusters_curve_ = estimate_n_clusters(z, seed=derived_seed(self.seed_, 22))
+        resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
+        z = None if resumed is not None else encode_all(self.module, splitter)
+        if resumed is not None:
+            self.n_clusters_ = resumed.model["n_clusters"]
+            self.n_clusters_curve_ = table_of(resumed.model["curve"])
+        elif self.n_clusters_ is None:
+            self.n_clusters_, self.n_clusters_curve_ = estimate_n_clusters(
+                cast("torch.Tensor", z), seed=derived_seed(self.seed_, 22)
+            )
             logger.info("Estimated %d clusters from the pre-trained latent space.", self.n_clusters_)
-        k = self.n_clusters_
+        k = cast("int", self.n_clusters_)
         if self.module.centers is None:
             self.module.set_n_clusters(k)
-        self._set_start(z, k, splitter.source)
+        if z is not None:
+            self._set_start(z, k, space)
         if values["cluster_max_epochs"] > 0:
-            fit_stage(
-                self,
-                ClusterPlan(self.module, seed=self.seed_, **plan),
-                splitter,
-                [TargetUpdate(splitter, tol=values["label_tol"])],
-                StageSettings(values["cluster_max_epochs"], **where),
-            )
+            stage = ClusterPlan(self.module, seed=self.seed_, **plan)
+            update = TargetUpdate(splitter, tol=values["label_tol"])
+            self._fit(stage, splitter, update, values["cluster_max_epochs"], run._replace(resumed=resumed))
+        if z is None or values["cluster_max_epochs"] > 0:
             z = encode_all(self.module, splitter)
         self._sort_centers(z)
         self.module.eval()
 
-    def _set_start(self, z: torch.Tensor, k: int, source: CountSource) -> None:
+    def _fit(self, plan: StagePlan, splitter: BipartiteSplitter, update: pl.Callback, epochs: int, run: _Run) -> None:
+        """Fit a stage, from its start or from a checkpoint, and write checkpoints if asked to."""
+        settings = StageSettings(epochs, **run.where)
+        if run.resumed is not None:
+            self.history_ = run.resumed.history
+            if run.resumed.stopped or run.resumed.epochs >= epochs:
+                self.module.load_state_dict(run.resumed.weights)
+                self.module.eval()
+                return
+            settings = settings._replace(resume_from=run.resumed.path, first_epoch=run.resumed.epochs)
+        callbacks = [update]
+        if run.checkpoint is not None:
+            callbacks.append(EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self)))
+        fit_stage(self, plan, splitter, callbacks, settings)
+
+    def _set_start(self, z: torch.Tensor, k: int, space: Callable[[], torch.Tensor]) -> None:
         """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
         seed = derived_seed(self.seed_, 21)
         if self.shrinkage == "auto":
             index = comparison_sample(len(z), seed=self.seed_)
-            reference = torch.from_numpy(comparison_space(self.module, source, index, seed=self.seed_)).to(z)
+            reference = space()[torch.from_numpy(index)].to(z)
             start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
             logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
             self.module.set_centers(start.centers, shrinkage=start.power)

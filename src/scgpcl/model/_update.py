@@ -11,8 +11,10 @@ import scipy.sparse as sp
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
 from scgpcl.data import BipartiteSplitter, CountSource
+from scgpcl.model import _checks
 from scgpcl.model._getters import ENCODE_BATCH, Getters
 from scgpcl.model._training import TwoStageTraining
+from scgpcl.model._training_checks import check_plan_kwargs, check_trainer
 from scgpcl.train import ClusterPlan, StageSettings, TargetUpdate, encode_all, fit_stage
 
 if TYPE_CHECKING:
@@ -86,9 +88,14 @@ class QueryUpdate(TwoStageTraining, Getters):
         self._trained_frame()
         values: dict[str, Any] = {"cluster_max_epochs": max_epochs, "batch_size": batch_size, "label_tol": label_tol}
         values = dict(_TRAIN) | {name: value for name, value in values.items() if value is not None}
-        self._check_training(values, accelerator, 1.0, early_stopping=False)
+        self._check_training(values)
+        check_trainer(accelerator, devices, trainer_kwargs)
+        check_plan_kwargs(ClusterPlan, plan_kwargs, "plan_kwargs")
         if trainer_kwargs.get("early_stopping"):
-            msg = "Expected no `early_stopping` in `update`, which keeps no cells to validate on. Lower `max_epochs`."
+            msg = (
+                "Expected no `early_stopping` in `update`, found it set: no cells are kept to validate on. "
+                "Lower `max_epochs`."
+            )
             raise ValueError(msg)
         source = _joined(self._query_source(query), self._prepare())
         # of a manager the splitter only asks how many cells there are
@@ -107,6 +114,7 @@ class QueryUpdate(TwoStageTraining, Getters):
 
     def _query_source(self, query: AnnData) -> CountSource:
         """Counts of the model's genes and size factors of new cells."""
+        _checks.check_is_adata(query, "query")
         match = self._match(query)
         if match.places is not None:
             n_genes = self.module.n_genes

@@ -2,7 +2,7 @@
 
 from scgpcl.nn._aggregate import Bipartite, neighbor_mean, spmm
 from scgpcl.nn._assignment import clustering_loss, soft_assign, target_distribution
-from scgpcl.nn._contrast import instance_loss, prototype_loss
+from scgpcl.nn._contrast import Neighborhood, instance_loss, prototype_loss
 from scgpcl.nn._conv import BipartiteSAGEConv
 from scgpcl.nn._decoder import Decoder, HiddenLayer, ProjectionHead, ZINBParameters
 from scgpcl.nn._encoder import BipartiteEncoder
@@ -19,6 +19,7 @@ __all__ = [
     "BipartiteSAGEConv",
     "Decoder",
     "HiddenLayer",
+    "Neighborhood",
     "NodeBatchNorm",
     "ProjectionHead",
     "StandardizedCounts",

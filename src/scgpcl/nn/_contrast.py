@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,64 @@ from torch.nn import functional
 MIN_FUSED_TAU = 0.05
 
 
+class Neighborhood(NamedTuple):
+    """Which cells are each other's nearest, without a list of them: a direction and a radius for each cell.
+
+    Parameters
+    ----------
+    unit
+        Unit vectors of all cells, shape (n_cells, n).
+    radius
+        Cosine of each cell's farthest neighbour, shape (n_cells,).
+    """
+
+    unit: Tensor
+    radius: Tensor
+
+    def among(self, index: Tensor) -> Tensor:
+        """1 where one of two cells has the other among its nearest, else 0; zero diagonal.
+
+        Parameters
+        ----------
+        index
+            Cells, int64, shape (n_wanted,).
+
+        Returns
+        -------
+        float, shape (n_wanted, n_wanted).
+        """
+        unit, radius = self.unit[index], self.radius[index]
+        near = unit @ unit.t() >= torch.minimum(radius.unsqueeze(0), radius.unsqueeze(1))
+        near.fill_diagonal_(False)
+        return near.to(unit.dtype)
+
+
+class _Positives(NamedTuple):
+    """Rows that each row is pulled to: its other view, and both views of its cell's neighbours, all with one weight.
+
+    The matrix T of the weights is never made: a row of T sums to one and has at most 1 + 2 d equal entries, where
+    d is the number of neighbours.
+    """
+
+    near: Tensor | None
+
+    def pull(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """T R and T' R for the rows R of both views, shapes (2 n_cells, n)."""
+        if self.near is None:
+            partner = rows.roll(len(rows) // 2, 0)
+            return partner, partner
+        weight = (1.0 / (1.0 + 2.0 * self.near.sum(1, keepdim=True))).repeat(2, 1)
+        weighted = weight * rows
+        return weight * self._sum(rows), self._sum(weighted)
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        first, second = rows.chunk(2)
+        near = torch.as_tensor(self.near) @ (first + second)
+        return torch.cat([second + near, first + near])
+
+
 class _InfoNCE(torch.autograd.Function):
-    r"""Mean InfoNCE of unit rows whose positive is half their number away, and its gradient.
+    r"""Mean InfoNCE of the unit rows of two views, and its gradient.
 
     With :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, zero on the diagonal and where
     rows are not compared, and D its row sums, E is symmetric, so
@@ -21,9 +77,9 @@ class _InfoNCE(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, tau: float, alike: Tensor | None) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, tau: float, alike: Tensor | None, near: Tensor | None) -> Tensor:
         n_rows, n = rows.shape
-        partner = rows.roll(n_rows // 2, 0)
+        target, turned = _Positives(near).pull(rows)
         similarity = torch.addmm(rows.new_full((), -1.0 / tau), rows / tau, rows.t()).exp_()
         similarity.diagonal().zero_()
         if alike is not None:
@@ -31,20 +87,23 @@ class _InfoNCE(torch.autograd.Function):
         mass = similarity.sum(1, keepdim=True)
         ctx.scale = 1.0 / (tau * n_rows)
         both = similarity @ torch.cat([rows, rows / mass], 1)
-        ctx.save_for_backward(both[:, :n] / mass + both[:, n:] - 2.0 * partner)
-        return (mass.log().mean() + 1.0 / tau) - (rows * partner).sum() * ctx.scale
+        ctx.save_for_backward(both[:, :n] / mass + both[:, n:] - target - turned)
+        return (mass.log().mean() + 1.0 / tau) - (rows * target).sum() * ctx.scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (grad * ctx.scale), None, None
+        return gradient * (grad * ctx.scale), None, None, None
 
 
-def instance_loss(z: Tensor, *, tau: float, batch_index: Tensor | None = None) -> Tensor:
+def instance_loss(
+    z: Tensor, *, tau: float, batch_index: Tensor | None = None, neighbors: Tensor | None = None
+) -> Tensor:
     """InfoNCE between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
 
     For each of the 2B rows the positive is the other view of the same cell; the denominator has every other row and
-    never the row itself.
+    never the row itself. With neighbours a row has several positives, whose log-probabilities are averaged (as the outer
+    form of Khosla et al. 2020; neighbours as positives as in Wan, Chen and Deng 2022).
 
     Parameters
     ----------
@@ -55,6 +114,8 @@ def instance_loss(z: Tensor, *, tau: float, batch_index: Tensor | None = None) -
     batch_index
         Experimental batch of each cell, shape (n_cells,). With it only cells of the same batch are each other's
         negatives: what tells batches apart then helps no row to find its positive.
+    neighbors
+        1 for two cells that are positives of each other, else 0; symmetric, zero diagonal, shape (n_cells, n_cells).
 
     Returns
     -------
@@ -67,13 +128,13 @@ def instance_loss(z: Tensor, *, tau: float, batch_index: Tensor | None = None) -
         twice = batch_index.repeat(2)
         alike = twice.unsqueeze(0) == twice.unsqueeze(1)
     if tau >= MIN_FUSED_TAU:
-        return _InfoNCE.apply(rows, tau, alike)
+        return _InfoNCE.apply(rows, tau, alike, neighbors)
     logits = rows @ rows.t() / tau
     logits.diagonal().fill_(-torch.inf)
     if alike is not None:
         logits.masked_fill_(~alike, -torch.inf)
-    positive = torch.arange(2 * n_cells, device=z.device).roll(n_cells)
-    return functional.cross_entropy(logits, positive)
+    target, _ = _Positives(neighbors).pull(rows)
+    return (logits.logsumexp(1) - (rows * target).sum(1) / tau).mean()
 
 
 def prototype_loss(z: Tensor, prototypes: list[Tensor], labels: list[Tensor], *, tau: float) -> Tensor:

@@ -33,7 +33,7 @@ class BatchLinks(NamedTuple):
         Parameters
         ----------
         x, keep
-            See :func:`neighbor_mean`: vectors of the genes and the genes kept in each view.
+            See :func:`scgpcl.nn.neighbor_mean`: vectors of the genes and the genes kept in each view.
 
         Returns
         -------
@@ -128,7 +128,7 @@ def standardized_counts(
     clip
         Largest standardised value.
     mask, links
-        See :class:`StandardizedCounts`.
+        See :class:`scgpcl.nn.StandardizedCounts`.
     """
     genes = graph.indices.long()
     at = (genes,) if links is None else (links.batch[graph.rows], genes)

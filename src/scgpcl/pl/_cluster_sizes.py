@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from scgpcl import _keys
 
 from ._obs import categories_of, colors_of
-from ._text import shown
+from ._text import name_ticks, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,22 +39,14 @@ def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None =
 
     sizes = categories_of(adata, key).value_counts(sort=False)
     colors = colors_of(adata, key)
-    names = [shown(name) for name in sizes.index]
-    long_names = max(len(name) for name in names) > 3
+    names = list(sizes.index)
     if ax is None:
         _, ax = plt.subplots(
             figsize=(max(3.5, (0.45 if len(names) <= 15 else 0.3) * len(names) + 1.2), 3.2), layout="constrained"
         )
-    # Positions, not names: two categories may read the same as text (1 and "1").
-    bars = ax.bar(range(len(names)), sizes.to_numpy(), color=[colors[name] for name in sizes.index], width=0.8)
+    bars = ax.bar(range(len(names)), sizes.to_numpy(), color=[colors[name] for name in names], width=0.8)
     ax.bar_label(bars, padding=2, fontsize=8, rotation=90 if len(names) > 15 else 0)
-    ax.set_xticks(
-        range(len(names)),
-        names,
-        rotation=45 if long_names else 0,
-        ha="right" if long_names else "center",
-        rotation_mode="anchor" if long_names else None,
-    )
+    name_ticks(ax, names)
     ax.set(xlabel=shown(key, 60), ylabel="cells")
     ax.margins(x=0.02, y=0.18 if len(names) > 15 else 0.1)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from pandas.api.types import is_numeric_dtype
 
 from scgpcl import _keys
 
 from ._obs import categories_of, colors_of
+from ._text import name_ticks, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +47,7 @@ def confidence(
     KeyError
         If `adata.obs` lacks one of the columns.
     ValueError
-        If no cell has a cluster, or a cell with a cluster has no confidence.
+        If no cell has a cluster, a cell with a cluster has no confidence, or `min_confidence` is no probability.
     """
     import matplotlib.pyplot as plt
 
@@ -51,6 +55,10 @@ def confidence(
     if confidence_key not in adata.obs:
         msg = f"Expected `adata.obs[{confidence_key!r}]`, found the columns {list(adata.obs.columns)}."
         raise KeyError(msg)
+    if not is_numeric_dtype(adata.obs[confidence_key]):
+        msg = f"Expected numbers in `adata.obs[{confidence_key!r}]`, found values of type {adata.obs[confidence_key].dtype}."
+        raise ValueError(msg)
+    _check_probability(min_confidence)
     values = adata.obs[confidence_key].astype(float)
     n_missing = int((values.isna() & clusters.notna()).sum())
     if n_missing:
@@ -73,8 +81,13 @@ def confidence(
         for x, group in zip(positions, groups, strict=True):
             share = f"{(group < min_confidence).mean():.0%}"
             ax.text(x, 1.01, share, ha="center", va="bottom", fontsize=7, transform=ax.get_xaxis_transform())
-    long_names = max(len(str(name)) for name in names) > 3
-    ax.set_xticks(positions, [str(name) for name in names], rotation=45 if long_names else 0)
-    ax.set(xlabel=key, ylabel="confidence", ylim=(0.0, 1.0))
+    name_ticks(ax, names)
+    ax.set(xlabel=shown(key, 60), ylabel="confidence", ylim=(0.0, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _check_probability(value: Any) -> None:
+    if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+        msg = f"Expected `min_confidence` to be a number from 0 to 1, found {value!r}."
+        raise ValueError(msg)

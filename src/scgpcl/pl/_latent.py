@@ -44,8 +44,8 @@ def latent(
     adata
         Cells with latent vectors.
     key
-        Column of `adata.obs`. Text, categories and booleans are drawn in scanpy's colours (`uns[f"{key}_colors"]` if
-        there), numbers in a continuous scale, and cells without a value in grey.
+        Column of `adata.obs`. Text, categories and booleans are drawn in the colours of `uns[f"{key}_colors"]` if
+        there are any, numbers in a continuous scale, and cells without a value in grey.
     method
         `"umap"` or `"tsne"`.
     basis
@@ -69,12 +69,15 @@ def latent(
     KeyError
         If `adata` lacks the column, the latent vectors or the basis.
     ValueError
-        If no cell has a value, or there are fewer than three cells, or `method` is another.
+        If no cell has a value, or there are fewer than three cells, or `method` or `seed` is another.
     """
     import matplotlib.pyplot as plt
 
     if method not in METHODS:
         msg = f"Expected `method` to be one of {METHODS}, found {method!r}."
+        raise ValueError(msg)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        msg = f"Expected `seed` to be a whole number from 0 to {2**32 - 1}, found {seed!r}."
         raise ValueError(msg)
     groups = categories_of(adata, key)
     continuous = _is_continuous(adata.obs[key])

@@ -58,8 +58,8 @@ def markers(
     import matplotlib.pyplot as plt
     import scanpy as sc
 
-    if n_genes < 1:
-        msg = f"Expected `n_genes` to be at least 1, found {n_genes}."
+    if isinstance(n_genes, bool) or not isinstance(n_genes, int) or n_genes < 1:
+        msg = f"Expected `n_genes` to be a whole number of at least 1, found {n_genes!r}."
         raise ValueError(msg)
     if table is None:
         table = rank_markers(adata, key, layer=layer, key_added=None)

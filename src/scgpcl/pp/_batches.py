@@ -73,7 +73,7 @@ def batch_moments(
     scale
         Factor of the counts over size factors before the logarithm.
     prior
-        Pseudo-cells of the shrinkage, see :func:`batch_shifts`, :func:`batch_variances` and :func:`batch_ratios`.
+        Pseudo-cells of the shrinkage, of shifts, of variances and of ratios alike.
     """
     if groups is None:
         groups = np.zeros(len(source), dtype=np.int64)

@@ -8,6 +8,9 @@ import numpy as np
 
 from scgpcl.data import row_blocks
 
+#: Share of the mean square below which a variance is rounding.
+ROUNDING = 1e-12
+
 
 class GeneStatistics(NamedTuple):
     """Moments of every gene over cells, float64, each of shape (n_genes,).
@@ -79,7 +82,11 @@ def gene_statistics(
                 of_batch[i] += np.bincount(at, weights=values, minlength=n_batch * n_genes)
         start = stop
     means = sums / n_cells
-    raw_var, norm_var, log_var = (np.maximum(means[i + 1] - means[i] ** 2, 0.0) for i in (0, 2, 4))
+    # what is left of the difference in a constant gene is rounding; as a variance it would blow the gene up
+    raw_var, norm_var, log_var = (
+        np.where(means[i + 1] - means[i] ** 2 > ROUNDING * means[i + 1], means[i + 1] - means[i] ** 2, 0.0)
+        for i in (0, 2, 4)
+    )
     if batch_index is not None and n_batch > 1:
         size = np.maximum(np.bincount(batch_index), 1.0)[:, None]
         total = of_batch.reshape(4, n_batch, n_genes)

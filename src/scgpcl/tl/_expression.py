@@ -21,6 +21,7 @@ def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
     ValueError
         If there are fewer than two clusters, or two that read the same.
     """
+    _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
             f"Expected clusters in `adata.obs[{key!r}]`, found the columns [{_checks.listed(adata.obs.columns)}]. "

@@ -82,7 +82,9 @@ def rank_markers(
     _checks.check_one_of(method, _METHODS, "method")
     if n_genes is not None:
         _checks.check_range(n_genes, 1, float("inf"), "n_genes", whole=True)
+    _checks.check_is_adata(adata)
     if key_added is not None:
+        _checks.check_key_added(key_added)
         _checks.check_not_view(adata)
     expression = log_normalized(adata, key, layer=layer)
     sizes = expression.obs[key].value_counts(sort=False)
@@ -124,12 +126,39 @@ def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: f
     Returns
     -------
     Names of genes by cluster, best first; a cluster may have fewer, or none.
+
+    Raises
+    ------
+    TypeError
+        If `table` is no such result.
+    ValueError
+        If a number is out of range.
     """
+    check_table(table)
+    _checks.check_range(n_genes, 1, float("inf"), "n_genes", whole=True)
+    _checks.check_range(min_log_fold_change, float("-inf"), float("inf"), "min_log_fold_change")
     marking = table[(table["score"] > 0) & (table["log_fold_change"] >= min_log_fold_change)]
     genes: dict[str, list[str]] = {str(name): [] for name in table["cluster"].cat.categories}
     for name, rows in marking.groupby("cluster", observed=True):
         genes[str(name)] = rows["gene"].head(n_genes).tolist()
     return genes
+
+
+def check_table(table: Any) -> None:
+    """Require a result of :func:`rank_markers`.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    columns = ("cluster", "gene", "score", "log_fold_change")
+    if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
+        found = f"columns [{_checks.listed(table.columns)}]" if isinstance(table, pd.DataFrame) else repr(table)
+        msg = (
+            f"Expected a table with the columns {columns}, found {found}. Make it with `scgpcl.tl.rank_markers(adata)`."
+        )
+        raise TypeError(msg)
 
 
 def _tidy(result: dict[str, Any], tested: list[str], clusters: pd.Index) -> pd.DataFrame:

@@ -92,6 +92,9 @@ def name_clusters(
     """
     _checks.check_range(max_p_value, 0.0, 1.0, "max_p_value")
     _checks.check_range(n_random, 1, np.inf, "n_random", whole=True)
+    _checks.check_seed(seed)
+    _checks.check_key_added(key_added)
+    _checks.check_is_adata(adata)
     _checks.check_not_view(adata)
     columns = _columns_of(markers, adata.var_names)
     expression = log_normalized(adata, key, layer=layer)

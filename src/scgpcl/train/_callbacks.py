@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -99,6 +99,15 @@ class PrototypeUpdate(_AllCells):
         self._labels: Tensor | None = None
         self._agreed = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Labels, centres and agreement so far, for a checkpoint."""
+        return {"centers": self._centers, "labels": self._labels, "agreed": self._agreed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._centers, self._labels = state_dict["centers"], state_dict["labels"]
+        self._agreed = state_dict["agreed"]
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
         plan = cast("PretrainPlan", pl_module)
@@ -153,6 +162,14 @@ class TargetUpdate(_AllCells):
         self.splitter = splitter
         self.tol = tol
         self._labels: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Labels so far, for a checkpoint."""
+        return {"labels": self._labels}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._labels = state_dict["labels"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the target that the epoch pulls to."""

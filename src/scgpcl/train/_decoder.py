@@ -33,7 +33,7 @@ class DecoderPlan(StagePlan):
     noise
         Standard deviation of the noise, as a multiple of that of each latent dimension.
     **kwargs
-        See :class:`StagePlan`.
+        See :class:`scgpcl.train.StagePlan`.
     """
 
     stage = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from scgpcl import _keys
 from scgpcl._random import cpu_generator
 from scgpcl.cluster import kmeans
-from scgpcl.nn import clustering_loss, instance_loss, prototype_loss
+from scgpcl.nn import Neighborhood, clustering_loss, instance_loss, prototype_loss
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteBatch
@@ -62,6 +62,8 @@ class StagePlan(pl.LightningModule):
         self.encoder_lr = encoder_lr
         self.one_cycle = one_cycle
         self._generator = cpu_generator(seed, self.stage)
+        self.step_losses: dict[str, Tensor] = {}
+        self._logged: dict[str, tuple[Tensor, int]] = {}
 
     def configure_optimizers(self) -> Any:
         """Optimiser with a learning rate of its own for the encoder."""
@@ -87,12 +89,23 @@ class StagePlan(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Give every epoch its own random numbers, whatever came before."""
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch)
+        self._logged = {}
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Log the mean over the epoch of the total and of each part."""
-        values = {_keys.TRAIN_LOSS: total.detach()}
-        values |= {f"{name}_train": value.detach() for name, value in parts.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.cell_index), prog_bar=False)
+        """Log the mean over the cells of the epoch of the total and of each part.
+
+        The sums are kept here and logged with the last mini-batch: Lightning's own bookkeeping of a metric takes longer
+        than many a step on it.
+        """
+        self.step_losses = {name: value.detach() for name, value in parts.items()}
+        n_cells = len(batch.cell_index)
+        values = {_keys.TRAIN_LOSS: total} | {f"{name}_train": value for name, value in parts.items()}
+        for name, value in values.items():
+            before, n_before = self._logged.get(name, (0.0, 0))
+            self._logged[name] = (before + n_cells * value.detach(), n_before + n_cells)
+        if self.trainer.is_last_batch:
+            means = {name: value / n for name, (value, n) in self._logged.items()}
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def validation_step(self, batch: BipartiteBatch, batch_idx: int) -> None:
         """Log the reconstruction loss of cells that are not trained on."""
@@ -115,7 +128,7 @@ class PretrainPlan(StagePlan):
     lambda_instance, lambda_prototype
         Weights of the contrastive losses; the reconstruction has weight 1.
     prototypes
-        ``"epoch"``: prototypes of all cells, set once per epoch in :attr:`prototypes`. ``"batch"``: k-means of the
+        ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``. ``"batch"``: k-means of the
         mini-batch at every step, as published.
     granularity
         Numbers of prototypes as multiples of ``n_clusters``.
@@ -123,8 +136,10 @@ class PretrainPlan(StagePlan):
         Number of clusters that the granularities multiply.
     warmup_epochs
         Epochs before the prototype loss starts.
+    neighborhood
+        Neighbours of each cell that are its positives in the instance loss too; ``None`` leaves its other view alone.
     **kwargs
-        See :class:`StagePlan`.
+        See :class:`scgpcl.train.StagePlan`.
     """
 
     stage = 1
@@ -139,6 +154,7 @@ class PretrainPlan(StagePlan):
         prototypes: PrototypeScope = "epoch",
         granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
         warmup_epochs: int = 0,
+        neighborhood: Neighborhood | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
@@ -147,8 +163,18 @@ class PretrainPlan(StagePlan):
         self.prototype_scope = prototypes
         self.n_prototypes = [max(2, round(g * n_clusters)) for g in granularity]
         self.warmup_epochs = warmup_epochs
+        self.neighborhood = neighborhood
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the prototypes."""
+        checkpoint["prototypes"] = {"prototypes": self.prototypes, "prototype_labels": self.prototype_labels}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the prototypes."""
+        for name, tensors in checkpoint["prototypes"].items():
+            setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
 
     @property
     def wants_prototypes(self) -> bool:
@@ -162,7 +188,12 @@ class PretrainPlan(StagePlan):
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.project(z)
         if self.lambda_instance > 0:
-            parts[_keys.INSTANCE_LOSS] = instance_loss(projected, tau=self.module.tau, batch_index=batch.batch_index)
+            parts[_keys.INSTANCE_LOSS] = instance_loss(
+                projected,
+                tau=self.module.tau,
+                batch_index=batch.batch_index,
+                neighbors=None if self.neighborhood is None else self._neighbors(batch.cell_index),
+            )
             total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
         if self.wants_prototypes:
             prototypes, labels = self._prototypes_of(batch, projected)
@@ -171,6 +202,13 @@ class PretrainPlan(StagePlan):
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
         self.log_losses(batch, total, parts)
         return total
+
+    def _neighbors(self, index: Tensor) -> Tensor:
+        """Which cells of the mini-batch are neighbours, on its device."""
+        neighborhood = cast("Neighborhood", self.neighborhood)
+        if neighborhood.unit.device != index.device:
+            neighborhood = self.neighborhood = Neighborhood(*(part.to(index.device) for part in neighborhood))
+        return neighborhood.among(index)
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         if self.prototype_scope == "epoch":
@@ -191,7 +229,7 @@ class ClusterPlan(StagePlan):
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.
     **kwargs
-        See :class:`StagePlan`.
+        See :class:`scgpcl.train.StagePlan`.
     """
 
     stage = 2
@@ -200,6 +238,14 @@ class ClusterPlan(StagePlan):
         super().__init__(module, **kwargs)
         self.lambda_reconstruction = lambda_reconstruction
         self.target = torch.empty(0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the target."""
+        checkpoint["target"] = self.target
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the target."""
+        self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,9 +13,11 @@ import pandas as pd
 from scvi.train import TrainRunner
 
 from scgpcl import _keys
+from scgpcl.train._guard import FiniteLosses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import lightning.pytorch as pl
     from scvi.model.base import BaseModelClass
@@ -37,12 +41,18 @@ class StageSettings(NamedTuple):
         See :class:`lightning.pytorch.Trainer`.
     trainer_kwargs
         Further arguments of :class:`scvi.train.Trainer`.
+    resume_from
+        Checkpoint of the stage to go on from.
+    first_epoch
+        Epochs of the stage that are done by then.
     """
 
     max_epochs: int
     accelerator: str
     devices: int | list[int] | str
     trainer_kwargs: dict[str, Any]
+    resume_from: Path | None = None
+    first_epoch: int = 0
 
 
 def fit_stage(
@@ -66,6 +76,11 @@ def fit_stage(
         What the stage does between its epochs.
     settings
         Where and how long it runs.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss is NaN or infinite; the weights are those from before that epoch then.
     """
     before = model.history_
     model.history_, model.is_trained_ = None, False
@@ -74,10 +89,12 @@ def fit_stage(
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         trainer_kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
-    trainer_kwargs["callbacks"] = [*callbacks, *trainer_kwargs.get("callbacks", ())]
+    trainer_kwargs["callbacks"] = [FiniteLosses(), *callbacks, *trainer_kwargs.get("callbacks", ())]
+    if settings.resume_from is not None:
+        trainer_kwargs["ckpt_path"] = str(settings.resume_from)
     model.module.train()
     try:
-        with _quiet():
+        with _quiet(), _interruptible():
             runner = TrainRunner(
                 model,
                 training_plan=plan,
@@ -90,26 +107,44 @@ def fit_stage(
             logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, runner.device, settings.max_epochs)
             runner()
     finally:
-        model.history_ = merge_histories(before, model.history_, stage=plan.stage)
+        model.history_ = merge_histories(before, model.history_, stage=plan.stage, first_epoch=settings.first_epoch)
         model.is_trained_ = model.is_trained_ or before is not None
         model.module.eval()
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C reach the caller as what it is: Lightning ends the process instead, and ignores Ctrl-C from then on."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out what Lightning says at every fit: its banner of devices, its advertising, a deprecation of its own."""
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
-def merge_histories(before: History | None, after: History | None, *, stage: int) -> History:
+def merge_histories(before: History | None, after: History | None, *, stage: int, first_epoch: int = 0) -> History:
     """Append a stage's metrics to those before, with epochs counted on.
 
     Parameters
@@ -118,13 +153,15 @@ def merge_histories(before: History | None, after: History | None, *, stage: int
         Metric name -> table with index ``epoch`` and one column of the metric's name; ``None`` is empty.
     stage
         Number of the appended stage, kept per epoch under ``"stage"``.
+    first_epoch
+        Number of the first epoch in ``after``: not 0 where the stage went on from a checkpoint.
 
     Returns
     -------
     All metrics of both, each at the epochs at which it was logged.
     """
     before, after = dict(before or {}), dict(after or {})
-    start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1)
+    start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1) - first_epoch
     epochs = sorted({int(epoch) for table in after.values() for epoch in table.index})
     after[_keys.STAGE] = pd.DataFrame({_keys.STAGE: stage}, index=pd.Index(epochs, name="epoch", dtype="int64"))
     for name, table in after.items():

@@ -81,7 +81,29 @@ BAD_SETUP = {
     "one cell": (lambda a: a[:1].copy(), {}, ValueError, "found 1 cells"),
     "one gene": (lambda a: a[:, :1].copy(), {}, ValueError, "1 genes"),
     "view": (lambda a: a[:50], {}, ValueError, "adata.copy()"),
+    "complex": (lambda a: with_x(a, a.X.toarray().astype(complex)), {}, TypeError, "complex128.*astype"),
+    "half precision": (lambda a: with_x(a, a.X.toarray().astype("float16")), {}, TypeError, "float16.*astype"),
+    "text counts": (lambda a: with_x(a, np.full(a.shape, "1")), {}, TypeError, "<U1"),
+    "objects": (lambda a: with_x(a, np.ones(a.shape, dtype=object)), {}, TypeError, "object"),
+    "more than single precision holds": (lambda a: changed(a, 2.0**25), {}, ValueError, "at most 16777216.*3.35544e"),
+    "overflow": (lambda a: with_x(a, a.X.toarray().astype(float) * 1e200), {}, ValueError, "single precision"),
+    "list of layers": (lambda a: a, {"layer": ["counts"]}, TypeError, "`layer` to be one name"),
+    "list of batches": (lambda a: a, {"batch_key": ["batch"]}, TypeError, "`batch_key` to be one name"),
+    "nan size": (
+        lambda a: with_obs(a, size=[np.nan] + [1.0] * 119),
+        {"size_factor_key": "size"},
+        ValueError,
+        "1 missing.*drop these cells",
+    ),
+    "inf size": (lambda a: with_obs(a, size=np.inf), {"size_factor_key": "size"}, ValueError, "found 'inf'"),
+    "flags as size": (lambda a: with_obs(a, size=True), {"size_factor_key": "size"}, ValueError, "found 'True'"),
 }
+
+
+@pytest.mark.parametrize("thing", [None, "a.h5ad", np.ones((3, 3)), pd.DataFrame(np.ones((3, 3)))], ids=repr)
+def test_what_is_no_anndata_is_refused(thing):
+    with pytest.raises(TypeError, match="Expected `adata` to be an AnnData, found .* Read one with"):
+        scgpcl.SCGPCL.setup_anndata(thing)
 
 
 @pytest.mark.parametrize("case", BAD_SETUP)
@@ -143,6 +165,18 @@ BAD_MODEL = {
     "shrinkage": ({"shrinkage": 2}, ValueError, "shrinkage"),
     "genes": ({"n_top_genes": 1}, ValueError, "n_top_genes"),
     "share of genes": ({"n_top_genes": -0.5}, ValueError, "n_top_genes"),
+    "all genes as text": ({"n_top_genes": "all"}, ValueError, "found 'all'"),
+    "nan clusters": ({"n_clusters": np.nan}, TypeError, "found nan"),
+    "negative seed": ({"seed": -1}, ValueError, "`seed` to be a whole number from 0.*found -1"),
+    "seed as text": ({"seed": "a"}, ValueError, "found 'a'"),
+    "seed with a fraction": ({"seed": 1.5}, ValueError, "found 1.5"),
+    "seed too large": ({"seed": 2**70}, ValueError, "4294967295"),
+    "infinite tau": ({"tau": np.inf}, ValueError, "finite number.*found inf"),
+    "nan tau": ({"tau": np.nan}, ValueError, "found nan"),
+    "infinite alpha": ({"alpha": np.inf}, ValueError, "found inf"),
+    "projection": ({"projection": "yes"}, TypeError, "True or False, found 'yes'"),
+    "graph": ({"use_graph": None}, TypeError, "True or False, found None"),
+    "no shrinkage": ({"shrinkage": None}, ValueError, "found None"),
 }
 
 
@@ -162,6 +196,35 @@ BAD_TRAIN = {
     "mps": ({"accelerator": "mps"}, 'accelerator="cpu"'),
     "agreement": ({"agreement_patience": 0}, "agreement_patience"),
     "tolerance": ({"label_tol": 2.0}, "label_tol"),
+    "epochs as text": ({"max_epochs": "3"}, "found '3'"),
+    "nan epochs": ({"max_epochs": np.nan}, "found nan"),
+    "flag as epochs": ({"max_epochs": True}, "found True"),
+    "whole batch": ({"batch_size": "all"}, "found 'all'"),
+    "no training": ({"train_size": 0}, "`train_size`.*found 0"),
+    "too much training": ({"train_size": 1.5}, "found 1.5"),
+    "nan training": ({"train_size": np.nan}, "found nan"),
+    "one training cell": ({"train_size": 0.001}, "at least 2 cells to train on.*Raise it"),
+    "validation": ({"train_size": 0.8, "validation_size": 0.5}, "sum to 1.*Lower one"),
+    "validation of all": ({"validation_size": 0.5}, "sum to 1"),
+    "unknown accelerator": ({"accelerator": "warp"}, "'auto'.*found 'warp'"),
+    "accelerator as a number": ({"accelerator": 3}, "found 3"),
+    "no device": ({"devices": 0}, "at least 1.*found 0"),
+    "devices as text": ({"devices": "two"}, "found 'two'"),
+    "rate": ({"pretrain_plan_kwargs": {"lr": -1.0}}, r"`pretrain_plan_kwargs\['lr'\]`.*found -1"),
+    "rate as text": ({"cluster_plan_kwargs": {"lr": "small"}}, "found 'small'"),
+    "optimiser": ({"pretrain_plan_kwargs": {"optimizer": "SGD"}}, "'AdamW', 'Adadelta'.*found 'SGD'"),
+    "no granularity": ({"pretrain_plan_kwargs": {"granularity": ()}}, r"\(1.0, 1.5, 2.0\), found \(\)"),
+    "granularity of zero": ({"pretrain_plan_kwargs": {"granularity": (0,)}}, "found 0"),
+    "prototypes": ({"pretrain_plan_kwargs": {"prototypes": "never"}}, "'epoch', 'batch'.*found 'never'"),
+    "weight": ({"pretrain_plan_kwargs": {"lambda_instance": np.nan}}, "found nan"),
+    "negative weight": ({"cluster_plan_kwargs": {"lambda_reconstruction": -1}}, "found -1"),
+    "warm-up": ({"pretrain_plan_kwargs": {"warmup_epochs": -1}}, "found -1"),
+    "workers": ({"datasplitter_kwargs": {"num_workers": -1}}, "found -1"),
+    "parts": ({"datasplitter_kwargs": {"external_indexing": [np.arange(3)]}}, "each of the 120 cells once.*1 arrays"),
+    "parts with cells that do not exist": (
+        {"datasplitter_kwargs": {"external_indexing": [np.arange(300), np.array([], int), np.array([], int)]}},
+        "300 positions",
+    ),
 }
 
 
@@ -175,15 +238,27 @@ def test_bad_train_arguments_are_refused(adata, case, untouched):
     assert not model.is_trained_
 
 
-@pytest.mark.parametrize(
-    "getter",
-    ["predict", "get_latent_representation", "get_normalized_expression", "get_likelihood_parameters", "annotate"],
-)
-def test_untrained_model_is_refused(adata, getter, untouched):
+UNKNOWN_TRAIN = {
+    "trainer": ({"max_epoch": 3}, "found 'max_epoch'. Check the spelling"),
+    "plan": ({"pretrain_plan_kwargs": {"lrr": 1}}, "found 'lrr'. It takes encoder_lr"),
+    "fixed here": ({"pretrain_plan_kwargs": {"n_clusters": 4}}, "found 'n_clusters'"),
+    "plan of the other stage": ({"cluster_plan_kwargs": {"warmup_epochs": 1}}, "found 'warmup_epochs'"),
+    "no dictionary": ({"pretrain_plan_kwargs": [1]}, r"dictionary of arguments by name, found \[1\]"),
+    "splitter": ({"datasplitter_kwargs": {"workers": 1}}, "found 'workers'. It takes"),
+    "callbacks": ({"callbacks": 3}, "list of Lightning callbacks, found 3"),
+    "a function as callback": ({"callbacks": [print]}, "list of Lightning callbacks"),
+    "flag": ({"shuffle_set_split": "no"}, "True or False, found 'no'"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN_TRAIN)
+def test_unknown_train_arguments_are_refused_before_any_work(adata, case, untouched):
+    kwargs, message = UNKNOWN_TRAIN[case]
     scgpcl.SCGPCL.setup_anndata(adata)
     model = scgpcl.SCGPCL(adata, 3)
-    with untouched(adata), pytest.raises(RuntimeError, match="model.train"):
-        getattr(model, getter)()
+    with untouched(adata), pytest.raises(TypeError, match=message):
+        model.train(**kwargs)
+    assert model.gene_names_ is None
 
 
 def test_counts_normalised_after_setup_are_refused(adata, untouched):
@@ -197,36 +272,9 @@ def test_counts_normalised_after_setup_are_refused(adata, untouched):
 
 
 def test_model_needs_setup(adata):
-    with pytest.raises(ValueError, match="setup_anndata"):
+    with pytest.raises(ValueError, match="Expected an AnnData that is registered.*Call `SCGPCL.setup_anndata"):
         scgpcl.SCGPCL(adata, 3)
-
-
-def test_new_cells_are_checked_like_training_cells(adata, fit, untouched):
-    model = fit(adata, setup={"batch_key": "batch"})
-    query = ad.AnnData(adata.X.copy(), obs=adata.obs[["batch"]].copy(), var=adata.var[[]].copy())
-    for spoil, error, message in [
-        (lambda q: changed(q, -2.0), ValueError, "found -2"),
-        (no_cell, ValueError, "empty cells"),
-        (lambda q: with_obs(q, batch="c"), ValueError, "'c'"),
-        (lambda q: ad.AnnData(q.X, obs=pd.DataFrame(index=q.obs_names), var=q.var), KeyError, "batch_key"),
-    ]:
-        bad = spoil(query.copy())
-        with untouched(bad), pytest.raises(error, match=message):
-            model.predict(bad)
-
-
-@pytest.mark.parametrize(
-    ("indices", "message"), [([500], "below 120"), ([0.5], "whole numbers"), ([True], "mask of 120")]
-)
-def test_bad_indices_are_refused(adata, fit, indices, message):
-    model = fit(adata)
-    with pytest.raises(IndexError, match=message):
-        model.predict(indices=indices)
-
-
-def test_genes_without_counts_and_constant_genes_are_legal(adata, fit):
-    x = adata.X.toarray()
-    x[:, 5] = 0
-    x[:, 6] = 3
-    adata.X = sp.csr_matrix(x)
-    assert np.isfinite(fit(adata).get_latent_representation()).all()
+    with pytest.raises(ValueError, match="Expected an AnnData, found none"):
+        scgpcl.SCGPCL()
+    with pytest.raises(TypeError, match="found DataFrame"):
+        scgpcl.SCGPCL(pd.DataFrame(), 3)

@@ -1,0 +1,35 @@
+"""Colours of groups that can be told apart with any colour vision, as far as their number allows."""
+
+#: The first six are those of Okabe and Ito (2008) that stand out from white; each further one is the colour of a grid that
+#: is farthest (CIE 1976 distance) from white, light grey and all before it, in the least favourable of normal, protan,
+#: deutan and tritan vision as simulated by Machado, Oliveira and Fernandes (2009).
+DISTINCT = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#8010F0",
+    "#503010",
+    "#302090",
+    "#A0F080",
+    "#701040",
+    "#F01050",
+    "#9070F0",
+    "#503070",
+    "#10F0A0",
+    "#F0E010",
+    "#506070",
+    "#606020",
+    "#B0B050",
+    "#8020C0",
+    "#B020A0",
+    "#80C0A0",
+    "#A01040",
+    "#F0C0F0",
+    "#F07080",
+    "#E0B080",
+    "#907050",
+    "#9090F0",
+)

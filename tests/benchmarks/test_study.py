@@ -1,0 +1,104 @@
+import importlib
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+import scgpcl
+from scgpcl.train import PretrainPlan
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    return importlib.import_module("benchmarks.search")
+
+
+@pytest.fixture
+def readout(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    return importlib.import_module("benchmarks.readout")
+
+
+def test_every_variant_changes_something_that_exists(search):
+    model = inspect.signature(scgpcl.SCGPCL).parameters
+    module = inspect.signature(scgpcl.SCGPCL(_cells(20), n_clusters=2).module.__class__).parameters
+    train = inspect.signature(scgpcl.SCGPCL.train).parameters
+    plan = inspect.signature(PretrainPlan).parameters
+    plain = {name: search.settings(name) for name in ("default", "paper")}
+    for name in [*search.VARIANTS, *search.PAPER_VARIANTS]:
+        for_model, for_train = search.settings(name)
+        assert set(for_model) <= set(model) | set(module)
+        assert set(for_train) <= set(train)
+        known = set(plan) | set(inspect.signature(PretrainPlan.__mro__[1]).parameters)
+        assert set(for_train["pretrain_plan_kwargs"]) <= known
+        same = (for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
+        assert same == (name in {"default", "paper", "lambda2_0.5", "paper_lambda2_0.05"})
+
+
+def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeypatch):
+    adata = _cells(120)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.setitem(search.VARIANTS, "short", ({}, {}, {"pretrain_max_epochs": 2, "cluster_max_epochs": 1}))
+    rows = search.run(tmp_path / "cells.h5ad", "short", 0, tmp_path)
+    assert [(row["stage"], row["epochs"]) for row in rows] == [("pretrain", 2), ("cluster", 1)]
+
+    truth = adata.obs.pop("cell_type").to_numpy()
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, n_clusters=len(set(truth)), seed=0)
+    model.train(pretrain_max_epochs=2, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert rows[1]["ari"] == round(adjusted_rand_score(truth, model.predict()), 4)
+    z = np.load(tmp_path / "short~cells~0.npy")
+    assert z.shape == (120, 64)
+    assert np.linalg.norm(z, axis=1).std() > 0.05  # vectors shortened to unit length would all be alike
+
+
+def test_summary_uses_the_runs_that_all_variants_have(search):
+    table = pd.DataFrame(
+        [("a", "x", 0, 0.2), ("a", "x", 1, 0.4), ("a", "y", 0, 0.9), ("b", "x", 0, 0.5), ("b", "x", 1, 0.5)],
+        columns=["variant", "dataset", "seed", "ari"],
+    ).assign(stage="cluster", epochs=3, seconds=1.0)
+    means = search.summary(table)
+    assert means.loc[("a", "cluster"), "ari"] == pytest.approx(0.3)  # without y, which b has not been run on
+    assert means.loc[("a", "cluster"), "runs"] == 2
+
+
+def test_candidates_of_separate_groups(readout):
+    rng = np.random.default_rng(0)
+    truth = np.repeat(list("abc"), 40)
+    z = torch.from_numpy(np.repeat(10 * np.eye(3), 40, 0) + rng.normal(size=(120, 3))).float()
+    table = readout.candidates(z, {"other": z}, truth, seed=0)
+    assert len(table) == len(readout.POWERS) * readout.N_KEPT
+    best = table.loc[table["latent"].idxmax()]
+    assert best["ari"] == 1.0
+    assert best["other"] == best["latent"] == pytest.approx(silhouette_score(z, truth, metric="cosine"), abs=1e-4)
+
+
+def test_readout_summary_equals_a_slow_loop(readout):
+    rng = np.random.default_rng(0)
+    parts = []
+    for dataset in "xy":
+        for seed in (0, 1):
+            part = pd.DataFrame({"run": rng.permutation(120), "rank": np.arange(120), "ari": rng.random(120)})
+            part = part.assign(variant="default", dataset=dataset, seed=seed, power=0.0)
+            parts.append(part.assign(**{name: rng.random(120) for name in readout.SPACES}))
+    table = pd.concat(parts, ignore_index=True)
+    found = readout.summary(table)
+    for n_runs, n_compared in readout.RULES:
+        wanted = []
+        for part in parts:
+            rows = [row for row in part.to_dict("records") if row["run"] < n_runs]
+            rows = sorted(rows, key=lambda row: row["rank"])[:n_compared]
+            wanted.append(max(rows, key=lambda row: row["half"])["ari"])
+        assert found.loc["half", ("ari", f"{n_compared} of {n_runs}")] == pytest.approx(np.mean(wanted))
+
+
+def _cells(n):
+    adata = scgpcl.datasets.pbmc3k()[::20][:n].copy()
+    adata = adata[:, np.asarray((adata.X > 0).sum(0)).ravel() > 2].copy()
+    scgpcl.SCGPCL.setup_anndata(adata)
+    return adata
