@@ -256,7 +256,7 @@ class SCGPCLModule(BaseModuleClass):
         return self.decoder.loss(z, features, batch.counts, batch.size_factor)
 
     def loss(
-        self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], generative_outputs: Any, **kwargs: Any
+        self, tensors: BipartiteBatch, inference_outputs: dict[str, Any], generative_outputs: Any, **kwargs: Any
     ) -> LossOutput:
         """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
         loss = self.reconstruction_loss(tensors, inference_outputs["z"], inference_outputs.get("features"))
