@@ -52,7 +52,7 @@ def execute(path: Path, max_seconds: float) -> float:
             tidy(cell)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
     }
     nbformat.write(notebook, path)
     return seconds

@@ -10,6 +10,8 @@ from torch import Tensor
 
 #: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
 MAX_FIT_CELLS = 100_000
+#: Rows that are compared with centres at a time.
+NEAREST_ROWS = 1 << 16
 
 
 class KMeansResult(NamedTuple):
@@ -124,9 +126,13 @@ def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     -------
     Labels, int64, and squared distances, each of shape (n_rows,).
     """
-    distance = _half_distance(x, centers.unsqueeze(0))[:, 0]
-    value, labels = distance.min(1)
-    return labels, (2.0 * value + x.square().sum(1)).clamp(min=0.0)
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distance = x.new_empty(len(x))
+    for start in range(0, len(x), NEAREST_ROWS):
+        rows = slice(start, start + NEAREST_ROWS)
+        value, labels[rows] = _half_distance(x[rows], centers.unsqueeze(0))[:, 0].min(1)
+        distance[rows] = (2.0 * value + x[rows].square().sum(1)).clamp(min=0.0)
+    return labels, distance
 
 
 def _half_distance(x: Tensor, centers: Tensor) -> Tensor:

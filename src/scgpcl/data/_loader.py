@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,6 +68,22 @@ class EvenBatchSampler(Sampler[np.ndarray]):
         yield from np.array_split(index, self.n_batches)
 
 
+class _AheadLoader(DataLoader):
+    """Loader that cuts out the next batch in a thread while the caller works on the last one."""
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return batches if self.num_workers else _one_ahead(batches)
+
+
+def _one_ahead(batches: Iterator[BipartiteBatch]) -> Iterator[BipartiteBatch]:
+    with ThreadPoolExecutor(1, thread_name_prefix="scgpcl-batches") as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
 def bipartite_loader(
     source: CountSource, index: np.ndarray, *, batch_size: int, seed: int | None = None, num_workers: int = 0
 ) -> DataLoader:
@@ -83,9 +100,9 @@ def bipartite_loader(
     seed
         Shuffle with this seed; ``None`` keeps the order.
     num_workers
-        Worker processes.
+        Worker processes; without any, a thread is one batch ahead.
     """
-    return DataLoader(
+    return _AheadLoader(
         _Blocks(source),
         sampler=EvenBatchSampler(index, batch_size, seed=seed),
         batch_size=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
+#: Cells assigned to clusters at a time.
+ASSIGNED_ROWS = 1 << 16
 #: Cells decoded at a time: the result is dense over genes.
 DECODE_BATCH = 512
 
@@ -68,11 +70,15 @@ class Getters(ModelState):
         ValueError
             If genes that the model uses are missing, if counts are not counts, or if the model does not know a batch.
         """
-        latent = [
-            self.module.shorten(self.module.encode(b)).cpu()
-            for b in self._batches(adata, indices, _size(batch_size, ENCODE_BATCH), transform_batch)
-        ]
-        return torch.cat(latent).numpy() if latent else np.empty((0, self.module.n_latent), dtype=np.float32)
+        batches = self._batches(adata, indices, _size(batch_size, ENCODE_BATCH), transform_batch)
+        cells = cast("AnnData", self.adata if adata is None else adata)
+        latent = np.empty((len(as_index(indices, cells.n_obs)), self.module.n_latent), dtype=np.float32)
+        start = 0
+        for batch in batches:
+            stop = start + len(batch.cell_index)
+            latent[start:stop] = self.module.shorten(self.module.encode(batch)).cpu().numpy()
+            start = stop
+        return latent
 
     def predict(
         self,
@@ -121,7 +127,8 @@ class Getters(ModelState):
 
     @torch.no_grad()
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
-        q = self.module.soft_assign(torch.from_numpy(z).to(self.module.device)).cpu().numpy()
+        parts = torch.from_numpy(z).split(ASSIGNED_ROWS)
+        q = torch.cat([self.module.soft_assign(rows.to(self.module.device)).cpu() for rows in parts]).numpy()
         return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
 
     @torch.no_grad()

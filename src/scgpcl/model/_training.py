@@ -327,7 +327,7 @@ class TwoStageTraining(ModelState):
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> None:
         """Order the centres by the number of their cells, the largest first."""
-        q = self.module.soft_assign(self.module.shorten(z))
+        q = self.module.assign_all(z)
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from scgpcl.nn._decoder import Dispersion, Reconstruction
 
 
+#: Latent vectors that are assigned to clusters at a time.
+ASSIGNED_ROWS = 1 << 16
+
+
 class SCGPCLModule(BaseModuleClass):
     """Graph encoder, ZINB decoder and Student-t cluster centres.
 
@@ -172,6 +176,11 @@ class SCGPCLModule(BaseModuleClass):
         """Assignment probabilities of shortened latent vectors, shape (n_cells, n_clusters)."""
         return soft_assign(z, cast("Tensor", self.centers), alpha=self.alpha)
 
+    @torch.no_grad()
+    def assign_all(self, z: Tensor) -> Tensor:
+        """Assignment probabilities of any number of latent vectors of whole length, shape (n_cells, n_clusters)."""
+        return torch.cat([self.soft_assign(self.shorten(rows)) for rows in z.split(ASSIGNED_ROWS)])
+
     @auto_move_data
     @torch.no_grad()
     def encode(self, batch: BipartiteBatch) -> Tensor:
@@ -196,10 +205,16 @@ class SCGPCLModule(BaseModuleClass):
         def features() -> Iterable[StandardizedCounts]:
             return (self.features(_to(batch, device)) for batch in batches())
 
-        self.encoder.fit_states(features)
-        encoded = [(self.encoder.encode(f), f.links) for f in features()]
-        z = torch.cat([part for part, _ in encoded])
-        batch_index = torch.cat([links.batch for _, links in encoded if links is not None]) if self.n_batch else None
+        n_cells = self.encoder.fit_states(features)
+        z = self.gene_mean.new_empty(n_cells, self.n_latent)
+        batch_index = torch.empty(n_cells, dtype=torch.int64, device=device) if self.n_batch else None
+        start = 0
+        for part in features():
+            rows = slice(start, start + part.graph.n_cells)
+            z[rows] = self.encoder.encode(part)
+            if batch_index is not None:
+                batch_index[rows] = cast("BatchLinks", part.links).batch
+            start = rows.stop
         self.decoder.fit_statistics(z, batch_index)
         if self.projection is not None:
             self.projection.hidden.fit_statistics(z)
@@ -209,14 +224,15 @@ class SCGPCLModule(BaseModuleClass):
         return {"batch": tensors}
 
     @auto_move_data
-    def inference(self, batch: BipartiteBatch, view: View | None = None) -> dict[str, Tensor]:
+    def inference(self, batch: BipartiteBatch, view: View | None = None) -> dict[str, Any]:
         """Encode a batch whose cells are each other's context.
 
         Returns
         -------
-        ``z`` of shape (n_cells, n_views, n_latent).
+        ``z`` of shape (n_cells, n_views, n_latent), and the ``features`` that it was encoded from.
         """
-        return {"z": self.encoder(self.features(batch), view)}
+        features = self.features(batch)
+        return {"z": self.encoder(features, view), "features": features}
 
     def _get_generative_input(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any
@@ -232,15 +248,18 @@ class SCGPCLModule(BaseModuleClass):
         mu, theta, zi_logits = self.decoder(z, size_factor, batch_index)
         return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
 
-    def reconstruction_loss(self, batch: BipartiteBatch, z: Tensor) -> Tensor:
-        """Mean reconstruction loss of views of shape (n_cells, n_views, n_latent)."""
-        return self.decoder.loss(z, self.features(batch), batch.counts, batch.size_factor)
+    def reconstruction_loss(
+        self, batch: BipartiteBatch, z: Tensor, features: StandardizedCounts | None = None
+    ) -> Tensor:
+        """Mean reconstruction loss of views of shape (n_cells, n_views, n_latent); ``features`` saves computing them."""
+        features = self.features(batch) if features is None else features
+        return self.decoder.loss(z, features, batch.counts, batch.size_factor)
 
     def loss(
-        self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], generative_outputs: Any, **kwargs: Any
+        self, tensors: BipartiteBatch, inference_outputs: dict[str, Any], generative_outputs: Any, **kwargs: Any
     ) -> LossOutput:
         """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
-        loss = self.reconstruction_loss(tensors, inference_outputs["z"])
+        loss = self.reconstruction_loss(tensors, inference_outputs["z"], inference_outputs.get("features"))
         return LossOutput(loss=loss, n_obs_minibatch=len(tensors.cell_index))
 
     @torch.no_grad()

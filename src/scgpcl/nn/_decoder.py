@@ -19,6 +19,8 @@ Dispersion = Literal["gene", "gene-cell"]
 Reconstruction = Literal["zinb", "mse"]
 
 
+#: Rows whose moments are taken in float64 at a time.
+MOMENT_ROWS = 1 << 16
 #: Smallest mean and dropout logit that the decoder starts at where it starts at the data's means.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0
@@ -53,11 +55,17 @@ class HiddenLayer(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, z: Tensor) -> None:
         """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
-        z = z.double()
-        covariance = torch.cov(z.t(), correction=0)
+        total = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            total += rows.double().sum(0)
+        mean = total / len(z)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            centred = rows - mean
+            covariance.addmm_(centred.t(), centred, alpha=1.0 / len(z))
         weight = self.linear.weight.double()
         variance = ((weight @ covariance) * weight).sum(1)
-        self.norm.set_statistics(weight @ z.mean(0) + self.linear.bias, variance)
+        self.norm.set_statistics(weight @ mean + self.linear.bias, variance)
 
 
 class ProjectionHead(nn.Module):

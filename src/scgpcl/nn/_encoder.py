@@ -142,14 +142,19 @@ class BipartiteEncoder(nn.Module):
         return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)
 
     @torch.no_grad()
-    def fit_states(self, batches: Callable[[], Iterable[StandardizedCounts]]) -> None:
+    def fit_states(self, batches: Callable[[], Iterable[StandardizedCounts]]) -> int:
         """Compute exact statistics and gene states from all cells, one pass per layer.
 
         Parameters
         ----------
         batches
             Called once per layer; gives the features of all training cells, in mini-batches.
+
+        Returns
+        -------
+        Number of training cells.
         """
+        n_cells = 0
         gene: Tensor = self.gene_embedding
         cell: _Affine | None = None  # None stands for F itself, before the first layer
         for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
@@ -163,6 +168,7 @@ class BipartiteEncoder(nn.Module):
             if layer < len(self.gene_convs) and self.use_graph:
                 to_genes = _after(cell, self.gene_convs[layer].lin_l.weight)
             moments = _stream(batches(), before, to_genes)
+            n_cells = moments.n_cells
             norm.set_statistics(moments.mean, moments.var)
             scale, shift = norm.affine()
             cell = _Affine(
@@ -175,6 +181,7 @@ class BipartiteEncoder(nn.Module):
             self.state_message.copy_(cell.message)
         self.state_weight.copy_(cell.weight)
         self.state_shift.copy_(cell.shift)
+        return n_cells
 
     def _next_gene(self, layer: int, gene: Tensor, moments: _Moments) -> Tensor:
         conv, norm = self.gene_convs[layer], self.gene_norms[layer]
@@ -208,6 +215,7 @@ class BipartiteEncoder(nn.Module):
 
 
 class _Moments(NamedTuple):
+    n_cells: int
     mean: Tensor
     var: Tensor
     to_genes: Tensor
@@ -241,7 +249,7 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
     if to_genes is not None:
         message = message / degree.clamp(min=1.0)
     dtype = before.shift.dtype
-    return _Moments(mean.to(dtype), var.to(dtype), message)
+    return _Moments(n_cells, mean.to(dtype), var.to(dtype), message)
 
 
 def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:

@@ -88,6 +88,6 @@ def confidence(
 
 
 def _check_probability(value: Any) -> None:
-    if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+    if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
         msg = f"Expected `min_confidence` to be a number from 0 to 1, found {value!r}."
         raise ValueError(msg)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Restarts of the first k-means of the pre-training; later epochs start from the centres before.
 FIRST_INIT = 10
+#: Latent vectors that are projected at a time.
+PROJECTED_ROWS = 1 << 16
 
 
 @contextmanager
@@ -112,13 +114,15 @@ class PrototypeUpdate(_AllCells):
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
-            self._update(plan, encode_all(plan.module, self.splitter))
+            z = encode_all(plan.module, self.splitter)
+            self._update(plan, z, normalize(z, dim=1))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
         plan = cast("PretrainPlan", pl_module)
         z = encode_all(plan.module, self.splitter)
-        labels = self._cluster(normalize(z, dim=1), self.n_clusters)
+        rows = normalize(z, dim=1)
+        labels = self._cluster(rows, self.n_clusters)
         if self._labels is not None:
             agreement = adjusted_rand(self._labels, labels)
             plan.log(_keys.LABEL_AGREEMENT, agreement)
@@ -128,18 +132,19 @@ class PrototypeUpdate(_AllCells):
                 trainer.should_stop = True
         self._labels = labels
         if plan.prototype_scope == "epoch" and plan.lambda_prototype > 0:
-            self._update(plan, z)
+            self._update(plan, z, rows)
 
-    def _update(self, plan: PretrainPlan, z: Tensor) -> None:
+    def _update(self, plan: PretrainPlan, z: Tensor, rows: Tensor) -> None:
         """Cluster the latent vectors at every granularity; prototypes are mean projections of their cells."""
-        rows = normalize(z, dim=1)
-        with _evaluating(plan.module), torch.no_grad():
-            projected = normalize(plan.module.project(z.unsqueeze(1))[:, 0], dim=1)
         plan.prototype_labels = [self._cluster(rows, k) for k in plan.n_prototypes if k <= len(rows)]
-        plan.prototypes = []
-        for labels in plan.prototype_labels:
-            total = projected.new_zeros(int(labels.max()) + 1, projected.shape[1]).index_add_(0, labels, projected)
-            plan.prototypes.append(normalize(total, dim=1))
+        totals = [z.new_zeros(int(labels.max()) + 1, z.shape[1]) for labels in plan.prototype_labels]
+        with _evaluating(plan.module), torch.no_grad():
+            for start in range(0, len(z), PROJECTED_ROWS):
+                part = slice(start, start + PROJECTED_ROWS)
+                projected = normalize(plan.module.project(z[part].unsqueeze(1))[:, 0], dim=1)
+                for labels, total in zip(plan.prototype_labels, totals, strict=True):
+                    total.index_add_(0, labels[part], projected)
+        plan.prototypes = [normalize(total, dim=1) for total in totals]
 
     def _cluster(self, rows: Tensor, n_clusters: int) -> Tensor:
         found = kmeans(rows, n_clusters, n_init=FIRST_INIT, init=self._centers.get(n_clusters), seed=self.seed)
@@ -186,8 +191,6 @@ class TargetUpdate(_AllCells):
             trainer.should_stop = True
 
     def _update(self, plan: ClusterPlan) -> Tensor:
-        z = encode_all(plan.module, self.splitter)
-        with torch.no_grad():
-            q = plan.module.soft_assign(plan.module.shorten(z))
+        q = plan.module.assign_all(encode_all(plan.module, self.splitter))
         plan.target = target_distribution(q)
         return q.argmax(1)

@@ -183,8 +183,9 @@ class PretrainPlan(StagePlan):
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch under two random views."""
-        z = self.module.inference(batch, self.module.draw_view(self._generator))["z"]
-        parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z)}
+        encoded = self.module.inference(batch, self.module.draw_view(self._generator))
+        z = encoded["z"]
+        parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, encoded["features"])}
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.project(z)
         if self.lambda_instance > 0:
@@ -249,11 +250,12 @@ class ClusterPlan(StagePlan):
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
-        z = self.module.inference(batch)["z"]
+        encoded = self.module.inference(batch)
+        z = encoded["z"]
         q = self.module.soft_assign(self.module.shorten(z[:, 0]))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
-            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z),
+            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, encoded["features"]),
         }
         total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]
         self.log_losses(batch, total, parts)
