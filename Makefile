@@ -18,17 +18,29 @@ define install
 @touch $@
 endef
 
-.PHONY: help demo test lint docs doctest links tutorials clean
+.PHONY: help demo test test-all lint docs doctest links tutorials clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed-core ## cluster the bundled cells and show the result
 	$(BIN)/scgpcl demo --force
 
 test: $(VENV)/.installed-test ## run all tests; ARGS="-k name" passes options to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+# Each interpreter has an environment of its own, .venv-3.12 and so on, with the versions of constraints.txt.
+test-all: ## run all tests with every Python from 3.11 to 3.13 that this machine has
+	@found=; for v in 3.11 3.12 3.13; do p=; \
+		for c in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do \
+			if $$c -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' >/dev/null 2>&1; \
+			then p=$$c; break; fi; \
+		done; \
+		test -n "$$p" || { echo "Python $$v: none here, left out"; continue; }; \
+		found=1; echo "Python $$v: $$p"; \
+		$(MAKE) --no-print-directory test VENV=.venv-$$v PYTHON=$$p ARGS="$(ARGS)" || exit 1; \
+	done; test -n "$$found"
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(BIN)/ruff check .
@@ -50,7 +62,7 @@ tutorials: $(VENV)/.installed-docs ## run the tutorials and keep their outputs; 
 clean: ## remove build products and caches; .venv stays
 	rm -rf build dist docs/_build docs/generated docs/tutorials coverage.xml .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \

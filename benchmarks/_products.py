@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Product(NamedTuple):
-    """Sizes of one product: (rows, inner) times (inner, columns), with bytes of scalar type ``dtype``."""
+    """Sizes of one product: (rows, inner) times (inner, columns), of one scalar type."""
 
     rows: int
     inner: int

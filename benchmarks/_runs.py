@@ -58,11 +58,17 @@ class Data(NamedTuple):
     std: np.ndarray
 
 
-def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0) -> sp.csr_matrix:
-    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory."""
+def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0, cell_seed: int | None = None) -> sp.csr_matrix:
+    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory.
+
+    With ``cell_seed`` the cells are drawn from a stream of their own, so that blocks of them share the groups' profiles.
+    """
     rng = np.random.default_rng(seed)
-    groups = rng.integers(N_CLUSTERS, size=n_cells)
+    groups = rng.integers(N_CLUSTERS, size=n_cells if cell_seed is None else 0)
     profile = rng.lognormal(0.0, 1.5, n_genes) * rng.lognormal(0.0, 0.7, (N_CLUSTERS, n_genes))
+    if cell_seed is not None:
+        rng = np.random.default_rng([seed, 1, cell_seed])
+        groups = rng.integers(N_CLUSTERS, size=n_cells)
     reads = np.maximum(20, rng.lognormal(np.log(175.0), 0.35, n_cells)).astype(np.int64)
     cells = np.repeat(np.arange(n_cells), reads)
     genes = np.empty(len(cells), dtype=np.int64)
@@ -73,6 +79,11 @@ def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0) -> sp.csr_m
     counts = sp.csr_matrix((np.ones(len(cells), dtype=np.float32), (cells, genes)), shape=(n_cells, n_genes))
     counts.sum_duplicates()
     return counts
+
+
+def simulated_groups(n_cells: int, *, seed: int = 0) -> np.ndarray:
+    """Group of each cell of :func:`simulate` without ``cell_seed``."""
+    return np.random.default_rng(seed).integers(N_CLUSTERS, size=n_cells)
 
 
 def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) -> Data:
@@ -95,7 +106,13 @@ def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) ->
 class PackageRun:
     """Epochs of this package through its own splitter, plans and callbacks; every method returns seconds."""
 
-    def __init__(self, data: Data, configuration: str, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        data: Data,
+        configuration: str,
+        clock: Callable[[], float] = time.perf_counter,
+        components: np.ndarray | None = None,
+    ) -> None:
         self.clock = clock
         changed, batch_size = CONFIGURATIONS[configuration]
         wanted = {**presets.DEFAULT["model"], **changed}
@@ -116,7 +133,8 @@ class PackageRun:
         changed = {**settings["pretrain_plan_kwargs"], **changed}
         near = None
         if changed.pop("n_neighbors") and configuration == "default":
-            components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
+            if components is None:
+                components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
             near = neighborhood(torch.from_numpy(components).float(), settings["pretrain_plan_kwargs"]["n_neighbors"])
         plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)

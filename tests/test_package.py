@@ -140,3 +140,17 @@ def test_import_brings_no_jax_that_scvi_does_not():
         [sys.executable, "-W", "ignore", "-c", c], capture_output=True, text=True, check=True
     )
     assert run(code).stdout == run(before).stdout
+
+
+def test_importing_adds_less_than_a_second_to_scvi():
+    """Seconds of the processor, and the best of three tries, since machines do other work too."""
+    code = (
+        "import time, scvi; start = time.process_time(); import scgpcl; scgpcl.SCGPCL; "
+        "print(time.process_time() - start)"
+    )
+
+    def seconds():
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    assert any(seconds() < 1.0 for _ in range(3))

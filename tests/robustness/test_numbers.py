@@ -1,5 +1,7 @@
 """Finite numbers for extreme counts and logits, right gradients, and a stop at the first loss that is none."""
 
+import math
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -75,7 +77,9 @@ def test_the_likelihood_of_extreme_outputs_is_that_of_scvi_and_does_not_overflow
     px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=torch.tensor([logit, 0.0]).double())
     wanted = -px.log_prob(torch.tensor([float(count), 1.0]).double()).mean()
     if mu.min() > 1e-4:  # below, scvi-tools' own epsilon of 1e-8 in its logarithms shows
-        assert loss.item() == pytest.approx(wanted.item(), rel=1e-3, abs=1e-3)
+        # log-gamma of a million is 1e7, of which single precision keeps seven digits
+        rounding = 2 * torch.finfo(torch.float32).eps * math.lgamma(count + 1)
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-3, abs=1e-3 + rounding)
 
 
 class Poison(pl.Callback):

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scgpcl.nn._precision import in_single_precision
+
 
 class Bipartite(NamedTuple):
     """Edges between the cells of a mini-batch and all genes, stored in both directions.
@@ -88,6 +90,7 @@ class _SpMM(torch.autograd.Function):
         return _product(ctx.backward_csr, grad.contiguous()), None, None
 
 
+@in_single_precision
 def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: bool = False) -> Tensor:
     """Multiply the sparse cells x genes matrix, or its transpose, with a dense one.
 

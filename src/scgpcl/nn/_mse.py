@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scgpcl.nn._precision import in_single_precision
 from scgpcl.nn._slices import OutputGradients, output_slices
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _FusedMSE(torch.autograd.Function):
         return (*(saved * (grad * ctx.scale) for saved in ctx.saved_tensors), None, None, None, None)
 
 
+@in_single_precision
 def fused_mse_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor, values: Tensor, offset: Tensor, graph: Bipartite
 ) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scgpcl.nn._precision import in_single_precision
 from scgpcl.nn._slices import OutputGradients, OutputSlice, output_slices, slice_size
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ class _FusedZINB(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
+@in_single_precision
 def fused_zinb_loss(
     hidden: Tensor,
     weight: Tensor,

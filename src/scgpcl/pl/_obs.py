@@ -1,4 +1,4 @@
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,7 +58,7 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
     # scanpy stores one colour per category, used or not.
     categories = list(adata.obs[key].astype("category").cat.categories)
     stored = adata.uns.get(f"{key}_colors")
-    palette = [] if stored is None else [str(color) for color in stored]
+    palette: Sequence[str] = [] if stored is None else [str(color) for color in stored]
     if len(palette) < len(categories) or not all(map(is_color_like, palette)):
         defaults = (list(DISTINCT), palettes.default_102)
         palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))

@@ -130,6 +130,11 @@ class EpochCheckpoint(pl.Callback):
 def read_checkpoint(path: Path) -> RunState:
     """Read a checkpoint, which holds plain values and tensors only and runs no code.
 
+    Parameters
+    ----------
+    path
+        The file.
+
     Raises
     ------
     FileNotFoundError

@@ -1,0 +1,88 @@
+"""Seconds, memory and agreement with the labels of this package beside scVI and Leiden, in one run.
+
+    python -m benchmarks.peers worm_neuron.h5ad pbmc4k.h5ad --cells 30000 --out peers
+
+Methods are those of `scgpcl benchmark`, each run in a process of its own: `scgpcl` (default), `scvi-kmeans` (its default
+number of epochs, k-means on its latent space), `scvi-short` (as many epochs as our two stages may take together) and
+`pca-leiden` (at the number of types). Files hold counts in X and types in `obs["cell_type"]`; `--cells` adds simulated
+ones. Results are on disk after each run, and a run goes on where it stopped.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import scvi
+import torch
+
+from scgpcl import presets
+from scgpcl.benchmark import Clustering, register, run
+from scgpcl.benchmark.methods.pca_kmeans import kmeans
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+METHODS = ("scgpcl", "pca-leiden", "scvi-short", "scvi-kmeans")
+EPOCHS = presets.DEFAULT["train"]["pretrain_max_epochs"] + presets.DEFAULT["train"]["cluster_max_epochs"]
+COLUMNS = {"train_seconds": "seconds", "peak_memory_mb": "memory, MB", "ari": "ARI", "n_clusters": "clusters"}
+
+
+@register("scvi-short")
+def scvi_short(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    """scVI on all genes given, for as many epochs as ours; k-means with 20 restarts on its latent space."""
+    import scanpy as sc
+
+    n_genes = presets.DEFAULT["model"]["n_top_genes"]
+    if adata.n_vars > n_genes:  # the genes of `scvi-kmeans`
+        expression = adata.copy()
+        sc.pp.normalize_total(expression, target_sum=1e4)
+        sc.pp.log1p(expression)
+        sc.pp.highly_variable_genes(expression, n_top_genes=n_genes, flavor="seurat")
+        adata = adata[:, expression.var["highly_variable"]].copy()
+    scvi.settings.seed = seed
+    scvi.model.SCVI.setup_anndata(adata, batch_key=batch_key)
+    model = scvi.model.SCVI(adata)
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    model.train(max_epochs=EPOCHS, accelerator=accelerator, enable_progress_bar=False)
+    z = model.get_latent_representation()
+    return Clustering(kmeans(z, n_clusters, seed=seed), z)
+
+
+def write_simulated(n_cells: int, folder: Path) -> Path:
+    """Write simulated counts with the group of each cell; gives the file."""
+    import anndata
+    from benchmarks._runs import simulate, simulated_groups
+
+    path = folder / f"simulated_{n_cells}.h5ad"
+    if not path.exists():
+        adata = anndata.AnnData(simulate(n_cells))
+        adata.obs_names = [f"cell{i}" for i in range(n_cells)]
+        adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
+        adata.obs["cell_type"] = [f"group {g}" for g in simulated_groups(n_cells)]
+        adata.write_h5ad(path)
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="*")
+    parser.add_argument("--cells", type=int, nargs="*", default=[])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    folder = args.out / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [*args.data, *(write_simulated(n, folder) for n in args.cells)]
+    table = run(files, args.methods, out=args.out / "runs", seeds=args.seeds, threads=args.threads, progress=False)
+    means = table.groupby(["dataset", "method"], sort=False)[list(COLUMNS)].mean().rename(columns=COLUMNS).reset_index()
+    text = means.round(3).to_csv(sep="|", index=False).splitlines()
+    rows = [text[0], "|".join(["---"] * means.shape[1]), *text[1:]]
+    print("\n".join(f"| {row.replace('|', ' | ')} |" for row in rows))
+    for _, row in table[table["error"].notna()].iterrows():
+        print(f"{row['dataset']}, {row['method']}: {row['error']}")
+
+
+if __name__ == "__main__":
+    main()
