@@ -90,7 +90,10 @@ nitpick_ignore = [
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
+    "navbar_persistent": [],  # the sidebar has a field for searching
     "path_to_docs": "docs",
     "repository_branch": "main",
     "repository_url": "https://github.com/scgpcl/scgpcl",

@@ -50,6 +50,7 @@ ALONE = {
     "Axes": "matplotlib.axes.Axes",
     "Figure": "matplotlib.figure.Figure",
     "Tensor": "torch.Tensor",
+    "History": "dict",
     "Path": "pathlib.Path",
 }
 

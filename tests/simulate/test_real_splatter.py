@@ -66,6 +66,30 @@ def test_with_the_truths_of_splatter_genes_and_cells_have_its_counts(simulator, 
     assert np.corrcoef(totals)[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("name", ["Sig1", "Batch8"])
+def test_genes_groups_and_cells_have_the_laws_of_splatter(simulator, data_dir, name):
+    """What is drawn before the counts, against the truths that Splatter stored."""
+    obs, var, source = _truths(data_dir / "simulated" / f"{name}.h5ad")
+    parameters = simulate.SplatParameters(**_lists(simulator.parameters_of(source)))
+    _, sites = _splatter._draw_latents(parameters, 0)
+    factors = np.array([var[f"DEFacGroup{k + 1}"] for k in range(parameters.n_groups)])
+    pairs = [
+        (obs["ExpLibSize"], sites["lib_size"]),
+        (var["BaseGeneMean"], sites["base_mean"]),
+        (var["OutlierFactor"][var["OutlierFactor"] != 1], sites["outlier_factor"][sites["outlier_factor"] != 1]),
+        (factors[factors != 1], sites["de_factor"][sites["de_factor"] != 1]),
+    ]
+    if parameters.n_batches > 1:
+        pairs.append((np.ravel([var[f"BatchFacBatch{b + 1}"] for b in range(3)]), sites["batch_factor"]))
+    for theirs, ours in pairs:
+        # Genes without a count, less than two in a hundred, are not in the file.
+        assert (
+            stats.ks_2samp(theirs, np.ravel(ours)).statistic
+            < 1.95 * np.sqrt(1 / len(theirs) + 1 / np.size(ours)) + 0.02
+        )
+    assert abs((factors != 1).mean() - (sites["de_factor"] != 1).mean()) < 0.02
+
+
 def test_another_draw_looks_like_the_reference(simulator, imbalanced):
     """Genes are drawn anew as well, so the tolerances are those between two seeds."""
     other = simulate.imbalance(0.1, seed=0, true_counts=False)
@@ -88,11 +112,22 @@ def test_another_draw_looks_like_the_reference(simulator, imbalanced):
     assert simulator.compare(imbalanced, wrong)["log variance at a mean"] > 0.2
 
 
-def test_pca_and_kmeans_find_the_groups_as_well(simulator, imbalanced):
-    other = simulate.imbalance(0.1, seed=0, true_counts=False)
-    theirs = simulator.pca_kmeans_ari(imbalanced, imbalanced.obs["cell_type"])
+@pytest.mark.filterwarnings("ignore:zero-centering a sparse array:UserWarning")
+@pytest.mark.parametrize("name", ["Imb1", "Batch8"])
+def test_pca_and_kmeans_find_the_groups_as_well(simulator, data_dir, name):
+    """All groups in one set, hardly any in the other, where k-means follows the batches."""
+    reference = ad.read_h5ad(data_dir / "simulated" / f"{name}.h5ad")
+    other = simulator.like(reference, seed=0)
+    theirs = simulator.pca_kmeans_ari(reference, reference.obs["cell_type"])
     ours = simulator.pca_kmeans_ari(other, other.obs["group"])
     assert abs(ours - theirs) < 0.05
+
+
+def _truths(path):
+    adata = ad.read_h5ad(path, backed="r")
+    result = adata.obs.copy(), adata.var.copy(), dict(adata.uns["source"])
+    adata.file.close()
+    return result
 
 
 def _variance(counts):

@@ -44,10 +44,10 @@ def pbmc3k() -> ad.AnnData:
 
 
 def worm_neurons() -> ad.AnnData:
-    """Neurons of the worm *C. elegans* in the second larval stage: very sparse counts with ten published types.
+    """Neurons of worm larvae: very sparse counts with ten published types.
 
-    The complete set of that name in the papers of scDeepCluster and scGPCL. The file comes with the package; nothing is
-    downloaded. Every call reads it anew, so the result is the caller's own.
+    Second larval stage of *Caenorhabditis elegans*; the complete set of the papers of scDeepCluster and scGPCL. The file
+    comes with the package; nothing is downloaded. Every call reads it anew, so the result is the caller's own.
 
     Returns
     -------

@@ -112,7 +112,7 @@ class Persistence(ModelState):
         prefix: str | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Read a model that :meth:`save` has written.
+        """Read a model that :meth:`scgpcl.SCGPCL.save` has written.
 
         ``model.pt`` is a pickle file, which can run any code when it is read. Load only files you trust, or files that
         were written with ``save(..., safe=True)``, which are recognised by their names.

@@ -83,6 +83,7 @@ def splat_model(parameters: SplatParameters) -> Any:
 
     Examples
     --------
+    >>> import jax, numpyro
     >>> parameters = scgpcl.simulate.SplatParameters(n_genes=50, batch_cells=(20,), group_prob=(0.5, 0.5))
     >>> predictive = numpyro.infer.Predictive(scgpcl.simulate.splat_model, num_samples=1)
     >>> predictive(jax.random.key(0), parameters)["counts"].shape
