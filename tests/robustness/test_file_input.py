@@ -196,7 +196,6 @@ def test_a_table_and_a_missing_folder_are_refused(saved, tmp_path):
 PLACES = {
     "there already": (lambda f: {"dir_path": f / "pickle"}, ValueError, "already exists", "overwrite=True"),
     "a file": (lambda f: {"dir_path": f / "pickle" / "model.pt", "overwrite": True}, ValueError, "already exists"),
-    "no folder around": (lambda f: {"dir_path": f / "no" / "m"}, FileNotFoundError, "existing folder", "Make it first"),
     "safe as text": (lambda f: {"dir_path": f / "m", "safe": "yes"}, TypeError, "`safe`", "found 'yes'"),
 }
 

@@ -53,7 +53,7 @@ class Persistence(ModelState):
         Parameters
         ----------
         dir_path
-            The folder.
+            The folder; folders around it that do not exist are made.
         prefix
             Start of the names of the files.
         overwrite
@@ -83,9 +83,8 @@ class Persistence(ModelState):
                 "Pass `overwrite=True` to replace the model in it."
             )
             raise ValueError(msg)
-        if not folder.absolute().parent.is_dir():
-            msg = f"Expected an existing folder to make {folder.name} in, found none at {folder.parent}. Make it first."
-            raise FileNotFoundError(msg)
+        # as the base class does: checkpoints of scvi-tools count on it
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         self.file_format_ = {"format": FORMAT, "scgpcl": version("scgpcl")}
         stale = [PICKLE_NAME] if safe else [JSON_NAME, WEIGHTS_NAME]
         with _whole(folder, [f"{prefix or ''}{name}" for name in stale]) as temporary:
