@@ -34,7 +34,7 @@ def test_every_variant_changes_something_that_exists(search):
         for_model, for_train = search.settings(name)
         assert set(for_model) <= set(model) | set(module)
         assert set(for_train) <= set(train)
-        known = set(plan) | set(inspect.signature(PretrainPlan.__mro__[1]).parameters)
+        known = {"n_neighbors"} | set(plan) | set(inspect.signature(PretrainPlan.__mro__[1]).parameters)
         assert set(for_train["pretrain_plan_kwargs"]) <= known
         same = (for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
         assert same == (name in {"default", "paper", "lambda2_0.5", "paper_lambda2_0.05"})

@@ -23,7 +23,7 @@ def in_single_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Tensor:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*(_single(arg) for arg in args), **{name: _single(arg) for name, arg in kwargs.items()})
