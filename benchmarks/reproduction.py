@@ -112,7 +112,7 @@ def draw_losses(data: Path, figure: Path, threads: int) -> None:
         losses = ("reconstruction_loss", "instance_loss", "prototype_loss", "clustering_loss")
         for ax, loss in zip(axes, losses, strict=True):
             values = model.history_[f"{loss}_train"].dropna()
-            ax.plot(values.index, values.iloc[:, 0], lw=1.5)
+            ax.plot(values.index, values.iloc[:, 0], lw=1.5, marker="o", ms=3)
             ax.set(title=f"{name}\n{loss.replace('_', ' ')}", xlabel="epoch")
             ax.title.set_fontsize(8)
             ax.spines[["top", "right"]].set_visible(False)

@@ -151,7 +151,12 @@ def test_an_interrupted_command_leaves_no_half_file(folder, files_of, monkeypatc
     monkeypatch.setattr(_workflow, "_fit", fit)
     monkeypatch.setattr(ad.AnnData, "write_h5ad", half)
     before, handler = files_of(folder), signal.getsignal(signal.SIGTERM)
-    result = run("cluster", "in.h5ad", "-o", "old.h5ad", "--force")
+    # a process that a shell starts in the background ignores Ctrl-C
+    keyboard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run("cluster", "in.h5ad", "-o", "old.h5ad", "--force")
+    finally:
+        signal.signal(signal.SIGINT, keyboard)
     assert result.exit_code == code
     assert files_of(folder) == before
     assert signal.getsignal(signal.SIGTERM) is handler
