@@ -75,12 +75,14 @@ class CountSource:
         """Counts of some cells in the order asked for, a new float32 matrix of shape (len(index), n_genes)."""
         if not self._on_disk:
             block = self._x[index].astype(np.float32, copy=False)
-            block.sort_indices()  # sums in one order, whatever that of the file
-            return block
-        unique, back = np.unique(index, return_inverse=True)  # files are read in ascending order only
-        in_a_row = len(unique) > 0 and unique[-1] - unique[0] == len(unique) - 1
-        wanted = slice(unique[0], unique[-1] + 1) if in_a_row else unique  # one read instead of one per row
-        block = sp.csr_matrix(self._x[wanted], dtype=np.float32)
-        if not np.array_equal(back, np.arange(len(index))):
-            block = block[back]
-        return block if self._columns is None else block[:, self._columns]
+        else:
+            unique, back = np.unique(index, return_inverse=True)  # files are read in ascending order only
+            in_a_row = len(unique) > 0 and unique[-1] - unique[0] == len(unique) - 1
+            wanted = slice(unique[0], unique[-1] + 1) if in_a_row else unique  # one read instead of one per row
+            block = sp.csr_matrix(self._x[wanted], dtype=np.float32)
+            if not np.array_equal(back, np.arange(len(index))):
+                block = block[back]
+            if self._columns is not None:
+                block = block[:, self._columns]
+        block.sort_indices()  # sums in one order, whatever that of the file
+        return block

@@ -254,8 +254,7 @@ def scores_along(
 
 def sparse_features(module: SCGPCLModule, source: CountSource, index: np.ndarray) -> sp.csr_matrix:
     """Features of some cells less those of a zero count, as sparse as the counts, shape (n_wanted, n_genes)."""
-    block = source.rows(index).astype(np.float32)
-    block.sort_indices()  # sums then do not depend on how the counts are stored
+    block = source.rows(index)
     mean, std = module.gene_mean.cpu().numpy(), module.gene_std.cpu().numpy()
     cells = np.repeat(source.size_factor[index], np.diff(block.indptr))
     at: tuple[np.ndarray, ...] = (block.indices,)
