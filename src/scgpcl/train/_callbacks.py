@@ -114,15 +114,13 @@ class PrototypeUpdate(_AllCells):
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
-            z = encode_all(plan.module, self.splitter)
-            self._update(plan, z, normalize(z, dim=1))
+            self._update(plan, encode_all(plan.module, self.splitter))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
         plan = cast("PretrainPlan", pl_module)
         z = encode_all(plan.module, self.splitter)
-        rows = normalize(z, dim=1)
-        labels = self._cluster(rows, self.n_clusters)
+        labels = self._cluster(z, self.n_clusters)
         if self._labels is not None:
             agreement = adjusted_rand(self._labels, labels)
             plan.log(_keys.LABEL_AGREEMENT, agreement)
@@ -132,11 +130,11 @@ class PrototypeUpdate(_AllCells):
                 trainer.should_stop = True
         self._labels = labels
         if plan.prototype_scope == "epoch" and plan.lambda_prototype > 0:
-            self._update(plan, z, rows)
+            self._update(plan, z)
 
-    def _update(self, plan: PretrainPlan, z: Tensor, rows: Tensor) -> None:
+    def _update(self, plan: PretrainPlan, z: Tensor) -> None:
         """Cluster the latent vectors at every granularity; prototypes are mean projections of their cells."""
-        plan.prototype_labels = [self._cluster(rows, k) for k in plan.n_prototypes if k <= len(rows)]
+        plan.prototype_labels = [self._cluster(z, k) for k in plan.n_prototypes if k <= len(z)]
         totals = [z.new_zeros(int(labels.max()) + 1, z.shape[1]) for labels in plan.prototype_labels]
         with _evaluating(plan.module), torch.no_grad():
             for start in range(0, len(z), PROJECTED_ROWS):
@@ -146,8 +144,10 @@ class PrototypeUpdate(_AllCells):
                     total.index_add_(0, labels[part], projected)
         plan.prototypes = [normalize(total, dim=1) for total in totals]
 
-    def _cluster(self, rows: Tensor, n_clusters: int) -> Tensor:
-        found = kmeans(rows, n_clusters, n_init=FIRST_INIT, init=self._centers.get(n_clusters), seed=self.seed)
+    def _cluster(self, z: Tensor, n_clusters: int) -> Tensor:
+        """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""
+        init = self._centers.get(n_clusters)
+        found = kmeans(z, n_clusters, n_init=FIRST_INIT, init=init, seed=self.seed, directions=True)
         self._centers[n_clusters] = found.centers
         return found.labels
 
