@@ -149,12 +149,11 @@ class PrototypeUpdate(_AllCells):
     def _group(self, plan: PretrainPlan, *, watch: bool) -> _Grouping:
         """Encode and cluster all cells; ``watch`` clusters them for the stopping rule too."""
         z = encode_all(plan.module, self.splitter)
-        rows = normalize(z, dim=1)
         centers = dict(self._centers)
-        labels = self._cluster(rows, self.n_clusters, centers) if watch else self._labels
+        labels = self._cluster(z, self.n_clusters, centers) if watch else self._labels
         if plan.prototype_scope != "epoch" or plan.lambda_prototype == 0:
             return _Grouping(centers, labels, plan.prototypes, plan.prototype_labels)
-        own = [self._cluster(rows, k, centers) for k in plan.n_prototypes if k <= len(rows)]
+        own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
         return _Grouping(centers, labels, self._mean_projections(plan, z, own), own)
 
     @staticmethod
@@ -169,8 +168,10 @@ class PrototypeUpdate(_AllCells):
                     total.index_add_(0, labels[part], projected)
         return [normalize(total, dim=1) for total in totals]
 
-    def _cluster(self, rows: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
-        found = kmeans(rows, n_clusters, n_init=FIRST_INIT, init=centers.get(n_clusters), seed=self.seed)
+    def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
+        """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""
+        init = centers.get(n_clusters)
+        found = kmeans(z, n_clusters, n_init=FIRST_INIT, init=init, seed=self.seed, directions=True)
         centers[n_clusters] = found.centers
         return found.labels
 

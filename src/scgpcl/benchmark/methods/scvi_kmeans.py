@@ -14,13 +14,26 @@ from .pca_kmeans import N_GENES, kmeans
 
 if TYPE_CHECKING:
     import anndata as ad
+    import numpy as np
 
 
-@register("scvi-kmeans")
-def scvi_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """`scvi.model.SCVI` with its defaults on 2000 genes, k-means with 20 restarts on its latent space.
+def scvi_latent(adata: ad.AnnData, *, seed: int, batch_key: str | None, max_epochs: int | None = None) -> np.ndarray:
+    """Latent space of `scvi.model.SCVI` with its defaults on 2000 genes, those of `pca_kmeans`.
 
-    The genes are those of `pca_kmeans`. It needs the number of clusters; batches enter the model.
+    Parameters
+    ----------
+    adata
+        Counts in ``X``.
+    seed
+        Seed of scvi-tools.
+    batch_key
+        Column of ``obs`` with the batches, or `None`.
+    max_epochs
+        Epochs; by default scVI's own number.
+
+    Returns
+    -------
+    Latent vectors, cells x 10.
     """
     if adata.n_vars > N_GENES:
         expression = adata.copy()
@@ -31,6 +44,16 @@ def scvi_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_k
     scvi.settings.seed = seed
     scvi.model.SCVI.setup_anndata(adata, batch_key=batch_key)
     model = scvi.model.SCVI(adata)
-    model.train(accelerator="cuda" if torch.cuda.is_available() else "cpu", enable_progress_bar=False)
-    z = model.get_latent_representation()
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    model.train(max_epochs=max_epochs, accelerator=accelerator, enable_progress_bar=False)
+    return model.get_latent_representation()
+
+
+@register("scvi-kmeans")
+def scvi_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    """`scvi.model.SCVI` with its defaults on 2000 genes, k-means with 20 restarts on its latent space.
+
+    The genes are those of `pca_kmeans`. It needs the number of clusters; batches enter the model.
+    """
+    z = scvi_latent(adata, seed=seed, batch_key=batch_key)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
