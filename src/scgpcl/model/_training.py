@@ -57,9 +57,10 @@ _TRAIN = presets.DEFAULT["train"]
 
 
 class _Run(NamedTuple):
-    """One call of ``train``: where it runs, and the checkpoints that it writes and goes on from."""
+    """One call of ``train``: where it runs, the space of comparison, and the checkpoints that it writes and goes on from."""
 
     where: dict[str, Any]
+    space: Callable[[], torch.Tensor]
     checkpoint: Path | None
     resumed: RunState | None
 
@@ -198,10 +199,10 @@ class TwoStageTraining(ModelState):
                 **(datasplitter_kwargs or {}),
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            run = _Run(where, path, resumed)
             space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
-            self._pretrain(splitter, values, plans["pretrain"], run, space)
-            self._cluster(splitter, values, plans["cluster"], run, space)
+            run = _Run(where, space, path, resumed)
+            self._pretrain(splitter, values, plans["pretrain"], run)
+            self._cluster(splitter, values, plans["cluster"], run)
         self.is_trained_ = True
         self.annotate()
 
@@ -256,13 +257,12 @@ class TwoStageTraining(ModelState):
         values: Mapping[str, Any],
         plan: dict[str, Any],
         run: _Run,
-        space: Callable[[], torch.Tensor],
     ) -> None:
         if values["pretrain_max_epochs"] == 0 or (run.resumed is not None and run.resumed.stage > 1):
             return
         n_neighbors = plan.pop("n_neighbors")
         if n_neighbors > 0:
-            plan["neighborhood"] = neighborhood(space(), n_neighbors, seed=derived_seed(self.seed_, 23))
+            plan["neighborhood"] = neighborhood(run.space(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
@@ -280,7 +280,6 @@ class TwoStageTraining(ModelState):
         values: Mapping[str, Any],
         plan: Mapping[str, Any],
         run: _Run,
-        space: Callable[[], torch.Tensor],
     ) -> None:
         resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
         epochs = values["cluster_max_epochs"]
@@ -288,7 +287,7 @@ class TwoStageTraining(ModelState):
             self._take_clusters(resumed.model["n_clusters"], table_of(resumed.model["curve"]))
         else:
             start = from_first(
-                self.trainer, self.module, lambda: self._place_centers(splitter, space, last=epochs == 0)
+                self.trainer, self.module, lambda: self._place_centers(splitter, run.space, last=epochs == 0)
             )
             self._take_clusters(start.n_clusters, start.curve)
             self.module.set_centers(start.centers)
