@@ -1,21 +1,57 @@
 """Small mutation testing: change one operator or constant at a time and see whether a test notices.
 
-    python -m benchmarks.mutation src/scgpcl/cluster/_agreement.py --tests tests/cluster --sample 20
+    python -m benchmarks.mutation src/scgpcl/nn src/scgpcl/cluster src/scgpcl/data --sample 20 --log mutation.tsv
 
 The changed source stands in a temporary copy of the package; the tree stays as it is. A mutant that no test notices
-"survives": it shows a line that no test holds, or a change that means nothing.
+"survives": it shows a line that no test holds, or a change that means nothing. Each mutant is tried in a fork of a process
+that has imported everything but the package, so that it costs the time of its tests alone. A log is added to and what
+stands in it is not tried again; ``--only-survivors`` tries its survivors again, to see whether new tests notice them.
 """
 
 import argparse
 import ast
+import collections
 import copy
+import csv
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+#: Imported once, before the forks.
+HEAVY = ("anndata", "hypothesis.strategies", "lightning.pytorch", "pandas", "pytest", "scanpy", "scipy.sparse", "scvi.distributions",
+         "scvi.model.base", "sklearn.cluster", "sklearn.metrics", "torch", "torch_geometric.nn", "yaml")  # fmt: skip
+#: Tests of each source, the nearest first; those of a folder are tried after those of its files.
+TESTS = {
+    "nn/_aggregate": ["nn/test_aggregate.py", "nn/test_encoder.py"],
+    "nn/_assignment": ["nn/test_losses.py"],
+    "nn/_contrast": ["nn/test_losses.py", "nn/test_batches.py", "nn/test_complexity.py"],
+    "nn/_conv": ["nn/test_aggregate.py", "nn/test_encoder.py", "nn/test_batches.py"],
+    "nn/_decoder": ["nn/test_batches.py", "model/test_denoising.py"],
+    "nn/_encoder": ["nn/test_encoder.py", "nn/test_batches.py"],
+    "nn/_features": ["nn/test_aggregate.py", "nn/test_encoder.py", "nn/test_batches.py"],
+    "nn/_mse": ["nn/test_zinb.py", "robustness/test_numbers.py"],
+    "nn/_norm": ["nn/test_norm.py", "nn/test_encoder.py"],
+    "nn/_precision": ["nn/test_devices.py", "robustness/test_numbers.py"],
+    "nn/_slices": ["nn/test_zinb.py", "nn/test_complexity.py"],
+    "nn/_views": ["nn/test_encoder.py", "nn/test_batches.py"],
+    "nn/_zinb": ["nn/test_zinb.py", "robustness/test_numbers.py"],
+    "cluster/_agreement": ["cluster/test_kmeans.py"],
+    "cluster/_init": ["cluster/test_init.py"],
+    "cluster/_kmeans": ["cluster/test_kmeans.py", "cluster/test_init.py"],
+    "cluster/_n_clusters": ["cluster/test_n_clusters.py"],
+    "cluster/_neighbors": ["cluster/test_neighbors.py"],
+    "data/_counts": ["data"],
+    "data/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
+    "data/_hetero": ["data/test_data.py"],
+    "data/_loader": ["data"],
+    "data/_splitter": ["data", "model/test_scvi_tools.py"],
+}
 
 COMPARE = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -63,7 +99,7 @@ def mutants(source):
         if id(node) in left_alone:
             continue
         for new in changes(node):
-            yield node.lineno, f"{ast.unparse(node)} -> {ast.unparse(new)}", _with(tree, node, new)
+            yield node.lineno, " ".join(f"{ast.unparse(node)} -> {ast.unparse(new)}".split()), _with(tree, node, new)
 
 
 def _with(tree, node, new):
@@ -84,42 +120,126 @@ def _with(tree, node, new):
     raise ValueError(node)
 
 
-def survives(package, tests, timeout):
-    """Whether all tests pass with the package in a folder."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.getcwd()]), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+def noticed_by(package, tests, timeout):
+    """The first of some tests that fails with the package in a folder, or None."""
+    for test in tests:
+        child = os.fork()
+        if child == 0:
+            _try(package, test)
+        if _status(child, timeout) != 0:
+            return test
+    return None
+
+
+def _try(package, test):
+    """Run tests and end this process with their status."""
+    status = 2
     try:
-        return subprocess.run(command, env=env, capture_output=True, timeout=timeout, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        sys.path[:0] = [str(package), os.getcwd()]
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
+        sys.dont_write_bytecode = True
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        # plugins that the parent has imported cannot be prepared for better messages, of which pytest would warn
+        options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        status = int(importlib.import_module("pytest").main([*options, test]))
+    finally:
+        os._exit(status)
+
+
+def _status(child, timeout):
+    """Exit status of a process, which is ended if it takes too long."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def name_of(file):
+    """``nn/_zinb`` of a source."""
+    return f"{file.parent.name}/{file.stem}"
+
+
+def drawn(file, sample, seed):
+    """Mutants of a source, at most so many."""
+    found = list(mutants(file.read_text()))
+    return found if sample is None or sample >= len(found) else random.Random(seed).sample(found, sample)
+
+
+def read_log(path):
+    """Last outcome of each mutant in a log."""
+    if path is None or not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {tuple(row[:3]): row for row in csv.reader(file, delimiter="\t")}
+
+
+def table_of(rows):
+    """Markdown table: mutants and survivors of each source."""
+    counts = collections.Counter((row[0], row[3] == "survived") for row in rows)
+    lines = ["| source | mutants | noticed | survived |", "| --- | ---: | ---: | ---: |"]
+    total = [0, 0]
+    for name in sorted({row[0] for row in rows}):
+        noticed, survived = counts[name, False], counts[name, True]
+        total = [total[0] + noticed, total[1] + survived]
+        lines.append(f"| `{name}` | {noticed + survived} | {noticed} | {survived} |")
+    return "\n".join([*lines, f"| all | {sum(total)} | {total[0]} | {total[1]} |", ""])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="sources below src/")
-    parser.add_argument("--tests", nargs="+", required=True)
-    parser.add_argument("--sample", type=int, help="mutants to draw; all if not given")
+    parser.add_argument("sources", nargs="+", type=Path, help="files or folders below src/scgpcl")
+    parser.add_argument("--tests", nargs="+", help="in place of those that belong to each source")
+    parser.add_argument("--sample", type=int, help="mutants to draw of each source; all if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds after which a mutant counts as noticed")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds after which a mutant counts as noticed")
+    parser.add_argument("--log", type=Path, help="tab-separated file: source, line, change, outcome")
+    parser.add_argument("--only-survivors", action="store_true")
     arguments = parser.parse_args()
-    found = [(file, *mutant) for file in arguments.files for mutant in mutants(file.read_text())]
-    if arguments.sample is not None and arguments.sample < len(found):
-        found = random.Random(arguments.seed).sample(found, arguments.sample)
+    for name in HEAVY:
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
+    files = [f for p in arguments.sources for f in ([p] if p.is_file() else sorted(p.glob("_*.py")))]
+    files = [file for file in files if file.name != "__init__.py"]
+    known = read_log(arguments.log)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree("src", folder, dirs_exist_ok=True)
-        if not survives(folder, arguments.tests, arguments.timeout):
-            sys.exit("The tests fail without any change.")
-        alive = 0
-        for file, line, what, text in found:
-            target = Path(folder) / file.relative_to("src")
-            original = target.read_text()
-            target.write_text(text)
-            survived = survives(folder, arguments.tests, arguments.timeout)
-            target.write_text(original)
-            alive += survived
-            sys.stdout.write(f"{'survived' if survived else 'noticed '} {file}:{line}: {what}\n")
-            sys.stdout.flush()
-    sys.stdout.write(f"{len(found) - alive} of {len(found)} mutants were noticed\n")
+        for file in files:
+            _test_source(file, folder, arguments, known)
+    sys.stdout.write(table_of([row for row in known.values() if row[0] in set(map(name_of, files))]))
+
+
+def _test_source(file, folder, arguments, known):
+    """Try the mutants of a source that are to be tried, and add what came of them to what is known and to the log."""
+    name, target = name_of(file), Path(folder) / file.relative_to("src")
+    tests = arguments.tests or [f"tests/{test}" for test in TESTS[name]]
+    wanted = [
+        mutant
+        for mutant in drawn(file, arguments.sample, arguments.seed)
+        if known.get((name, str(mutant[0]), mutant[1]), ["untried"])[-1]
+        == ("survived" if arguments.only_survivors else "untried")
+    ]
+    if not wanted:
+        return
+    if (failed := noticed_by(folder, tests, arguments.timeout)) is not None:
+        sys.exit(f"{failed} fails without any change.")
+    original = target.read_text()
+    for line, what, text in wanted:
+        target.write_text(text)
+        test = noticed_by(folder, tests, arguments.timeout)
+        target.write_text(original)
+        row = [name, str(line), what, "survived" if test is None else test]
+        known[tuple(row[:3])] = row
+        sys.stdout.write("\t".join(row) + "\n")
+        sys.stdout.flush()
+        if arguments.log is not None:
+            with arguments.log.open("a", newline="") as log:
+                csv.writer(log, delimiter="\t").writerow(row)
 
 
 if __name__ == "__main__":

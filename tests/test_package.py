@@ -69,8 +69,13 @@ def test_nn_and_cluster_do_not_see_anndata():
 def test_no_private_scvi_imports():
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("scvi"):
-                assert not any(part.startswith("_") for part in node.module.split(".")), path
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "scvi":
+                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                parts = [p for a in node.names if a.name.split(".")[0] == "scvi" for p in a.name.split(".")]
+            else:
+                parts = []
+            assert not any(part.startswith("_") for part in parts), (path, parts)
 
 
 def test_keys_are_written_once():

@@ -104,7 +104,7 @@ def assert_message(error: BaseException, words) -> None:
     """The message states a rule and holds some words: what was found, and what to do."""
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     assert text.startswith("Expected"), text
-    assert "found " in text, text
+    assert "found " in text or "found: " in text, text
     for word in words:
         assert word in text, (word, text)
 
@@ -125,15 +125,16 @@ def files_of():
 def refused():
     """Assert that a block is refused with one error: ``with refused(adata, KeyError, "found ..."): ...``.
 
-    The AnnData (or several, in a list, or a folder among them) stays the same byte by byte.
+    The AnnData (or several, in a list, or a folder among them) stays the same byte by byte. The message says what is
+    expected, what was found, and all of the words; ``match`` is a regular expression for it.
     """
 
     @contextmanager
-    def check(things, error, *words):
+    def check(things, error, *words, match=None):
         things = things if isinstance(things, list) else [things]
         measure = lambda thing: digest_files(thing) if isinstance(thing, Path) else digest_of(thing)
         before = [measure(thing) for thing in things]
-        with pytest.raises(error) as caught:
+        with pytest.raises(error, match=match) as caught:
             yield
         assert type(caught.value) in (error, InputError)
         assert_message(caught.value, words)

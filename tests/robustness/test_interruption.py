@@ -307,3 +307,32 @@ def test_files_of_the_command_are_whole_or_absent(tmp_path, monkeypatch):
         _summary.write_table(table, tmp_path)
     assert (tmp_path / "clusters.csv").read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["clusters.csv"]
+
+
+def test_files_of_a_benchmark_are_whole_or_absent(tmp_path, monkeypatch):
+    """The summary and every picture of an earlier benchmark survive a disk that fills up."""
+    from matplotlib.figure import Figure
+
+    from scgpcl._files import InputError
+    from scgpcl.benchmark import _figures, _results, _summary
+
+    row = {"dataset": "d", "method": "m", "seed": 0, "error": "", "ari": 0.5, "nmi": 0.5, "acc": 0.5, "seconds": 1.0}
+    table = pd.DataFrame([row]).reindex(columns=_results.COLUMNS)
+    names = ("summary.md", "bars.png", "box.png", "time.png")
+    for name in names:
+        (tmp_path / name).write_text("older")
+
+    def half(path, *args, **kwargs):
+        with open(path, "w") as file:
+            file.write("half")
+        full()
+
+    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **kwargs: half(path))
+    with pytest.raises(
+        InputError, match="Expected to write .*summary.md, found: .*No space left.*Check the free space"
+    ):
+        _summary.write_summary(table, {}, tmp_path)
+    with pytest.raises(InputError, match="Expected to write .*bars.png, found: .*No space left"):
+        _figures.write_figures(table, tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(names, "older")

@@ -83,20 +83,27 @@ def test_the_likelihood_of_extreme_outputs_is_that_of_scvi_and_does_not_overflow
 
 
 class Poison(pl.Callback):
-    """Make a weight infinite in a step, so that the next losses are no numbers."""
+    """Make weights no numbers in a step: before it, so that its losses are none, or after it."""
 
-    def __init__(self, stage, epoch, batch):
-        self.place = (stage, epoch, batch)
+    def __init__(self, stage, epoch, batch, *, after=False):
+        self.place, self.after = (stage, epoch, batch), after
         self.kept = None
+
+    def poison(self, plan):
+        with torch.no_grad():
+            next(iter(plan.module.encoder.parameters())).fill_(float("nan"))
 
     def on_train_epoch_start(self, trainer, pl_module):
         if (pl_module.stage, trainer.current_epoch) == self.place[:2]:
             self.kept = {name: value.clone() for name, value in pl_module.module.state_dict().items()}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if (pl_module.stage, trainer.current_epoch, batch_idx) == self.place:
-            with torch.no_grad():
-                next(iter(pl_module.module.encoder.parameters())).fill_(float("nan"))
+        if not self.after and (pl_module.stage, trainer.current_epoch, batch_idx) == self.place:
+            self.poison(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.after and (pl_module.stage, trainer.current_epoch, batch_idx) == self.place:
+            self.poison(pl_module)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -118,6 +125,24 @@ def test_a_loss_that_is_no_number_stops_training_at_the_last_good_state(cells, b
     assert list(adata.obs) == before
     model.train(**run)  # and goes on from there
     assert np.isfinite(model.get_latent_representation()).all()
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_weights_that_the_last_step_spoilt_stop_training_too(cells, build, stage):
+    """A gradient can overflow where the loss did not, and no later loss would show it."""
+    adata = cells()
+    model = build(adata)
+    before = list(adata.obs)
+    poison = Poison(stage, 2, 2, after=True)
+    run = {"max_epochs": 3, "batch_size": 20, "agreement": 2.0, "label_tol": 0.0, **QUIET}
+    with pytest.raises(
+        FloatingPointError,
+        match=f"Expected finite weights, found others in `encoder.*batch 2 of epoch 2 of stage {stage}",
+    ):
+        model.train(**run, callbacks=[poison])
+    state = model.module.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in poison.kept.items())
+    assert list(adata.obs) == before
 
 
 def test_a_learning_rate_that_is_far_too_high_is_told_so(cells, build):
@@ -145,3 +170,55 @@ def test_gradients_of_the_losses():
     for alpha in (1.0, 10.0):
         loss = lambda v, c, a=alpha: nn.clustering_loss(nn.soft_assign(v, c, alpha=a), target)
         assert torch.autograd.gradcheck(loss, (cells, centers))
+    shortened = lambda v, c: nn.clustering_loss(nn.soft_assign(nn.shrink_length(v, torch.tensor(0.5)), c), target)
+    assert torch.autograd.gradcheck(shortened, (cells, centers))
+
+
+def test_gradients_of_the_squared_error():
+    counts = sp.csr_matrix(np.array([[1, 0, 3], [0, 2, 0], [5, 0, 0], [1, 1, 1]], dtype=np.float32))
+    graph = bipartite_batch(counts, np.ones(4), np.arange(4)).graph
+    values, offset = double(counts.nnz, grad=False), double(3, seed=4, grad=False)
+    leaves = (double(4, 2, 5, seed=1), double(3, 5, seed=2), double(3, seed=3))
+    assert torch.autograd.gradcheck(lambda *x: nn.fused_mse_loss(*x, values, offset, graph), leaves)
+
+
+SCALES = [1e-30, 1e-8, 1.0, 1e8, 1e15]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_contrast_and_assignment_of_extreme_latents_are_those_in_double_precision(scale):
+    """Latent vectors of any length: cosines do not see it, and distances to far centres do not overflow."""
+    z = (scale * double(8, 2, 4, grad=False)).requires_grad_()
+    labels, prototypes = torch.arange(8) % 3, double(3, 4, seed=1, grad=False)
+    centers = scale * double(3, 4, seed=2, grad=False)
+
+    def clustering(v):
+        q = nn.soft_assign(v[:, 0], centers.to(v))
+        return nn.clustering_loss(q, nn.target_distribution(q).detach())
+
+    losses = {
+        "instance": lambda v: nn.instance_loss(v, tau=0.25),
+        "cold instance": lambda v: nn.instance_loss(v, tau=1e-3),
+        "prototype": lambda v: nn.prototype_loss(v, [prototypes.to(v)], [labels], tau=1e-3),
+        "clustering": clustering,
+    }
+    for name, loss in losses.items():
+        single = z.detach().float().requires_grad_()
+        ours, wanted = loss(single), loss(z)
+        (gradient,) = torch.autograd.grad(ours, single)
+        assert torch.isfinite(gradient).all(), name
+        if scale > 1e-12 or name == "clustering":  # shorter vectors are shorter than torch's own epsilon
+            assert ours.item() == pytest.approx(wanted.item(), rel=1e-3, abs=1e-4), name
+
+
+def test_cells_at_the_origin_and_on_a_centre_have_finite_gradients():
+    z = torch.zeros(4, 2, 3, requires_grad=True)
+    centers = torch.zeros(2, 3, requires_grad=True)
+    q = nn.soft_assign(z[:, 0], centers)
+    total = (
+        nn.instance_loss(z, tau=0.25)
+        + nn.prototype_loss(z, [torch.zeros(2, 3)], [torch.tensor([0, 1, 0, 1])], tau=0.25)
+        + nn.clustering_loss(q, nn.target_distribution(q).detach())
+    )
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(total, (z, centers)))

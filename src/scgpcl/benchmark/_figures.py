@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgpcl._files import writing
+
 from ._summary import by_set
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def write_figures(table: pd.DataFrame, folder: Path) -> None:
     if not (table["error"] == "").any():
         return
     for name, figure in (("bars", draw_bars(table)), ("box", draw_box(table)), ("time", draw_time(table))):
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        with writing(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
 
 
 def draw_bars(table: pd.DataFrame) -> Figure:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgpcl._files import write_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -82,7 +84,7 @@ def summary(table: pd.DataFrame, settings: Mapping[str, Any]) -> str:
 
 def write_summary(table: pd.DataFrame, settings: Mapping[str, Any], folder: Path) -> None:
     """Write `summary.md`."""
-    (folder / "summary.md").write_text(summary(table, settings), encoding="utf-8")
+    write_text(summary(table, settings), folder / "summary.md")
 
 
 def _settings_line(settings: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anndata as ad
 import numpy as np
@@ -81,6 +81,8 @@ def load(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> ad.An
 
     Raises
     ------
+    TypeError
+        If `name` or `cache_dir` is of another type.
     ValueError
         If there is no such set, or a file has another content than expected.
     DownloadError
@@ -94,10 +96,13 @@ def load(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> ad.An
     >>> scgpcl.datasets.available().query("in_paper").shape[0]
     9
     """
+    if not isinstance(cast("object", name), str):
+        msg = f"Expected `name` to be one name, found {name!r}. Load the sets of `scgpcl.datasets.available()` one by one."
+        raise TypeError(msg)
     if name in _BUNDLED:
         return _BUNDLED[name]()
     if name not in SOURCES:
-        msg = f"Expected one of {[*_BUNDLED, *SOURCES]}, found {name!r}."
+        msg = f"Expected one of {[*_BUNDLED, *SOURCES]}, found {name!r}. See `scgpcl.datasets.available()`."
         raise ValueError(msg)
     source = SOURCES[name]
     folder = cache_folder(cache_dir)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
     from scgpcl.train._plans import StagePlan
 
+ADVICE = (
+    "The weights are again those from before that epoch. Lower the learning rate, for example with "
+    "`pretrain_plan_kwargs` and `cluster_plan_kwargs={'lr': 1e-4}`, or train in full precision."
+)
+
 
 class FiniteLosses(pl.Callback):
     """Stop at a loss that is NaN or infinite, with the weights of the last epoch that ended well.
@@ -40,8 +45,19 @@ class FiniteLosses(pl.Callback):
             self._look(trainer, cast("StagePlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what is left before the cells are clustered."""
-        self._look(trainer, cast("StagePlan", pl_module))
+        """Look at what is left before the cells are clustered, and at what the last step made of the weights."""
+        plan = cast("StagePlan", pl_module)
+        self._look(trainer, plan)
+        state = {name: value for name, value in plan.module.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([torch.isfinite(value).all() for value in state.values()])
+        if not finite.all():
+            plan.module.load_state_dict(self._good)
+            bad = list(state)[int((~finite).nonzero()[0, 0])]
+            msg = (
+                f"Expected finite weights, found others in `{bad}` after batch {len(self._steps) - 1} of epoch "
+                f"{trainer.current_epoch} of stage {plan.stage}, whose losses are finite. {ADVICE}"
+            )
+            raise FloatingPointError(msg)
 
     def _look(self, trainer: pl.Trainer, plan: StagePlan) -> None:
         new = self._steps[self._looked_at :]
@@ -60,7 +76,5 @@ class FiniteLosses(pl.Callback):
         bad = [f"`{name}` {value}" for name, value in losses.items() if not torch.isfinite(torch.tensor(value))]
         return (
             f"Expected finite losses, found {', '.join(bad) or 'an infinite sum of all'} in batch {step} of epoch "
-            f"{trainer.current_epoch} of stage {plan.stage}. The weights are again those from before that epoch. "
-            "Lower the learning rate, for example with `pretrain_plan_kwargs` and `cluster_plan_kwargs={'lr': 1e-4}`, or "
-            "train in full precision."
+            f"{trainer.current_epoch} of stage {plan.stage}. {ADVICE}"
         )
