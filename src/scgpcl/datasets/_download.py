@@ -32,7 +32,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     import pooch
 
     if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
-        msg = f"Expected `cache_dir` to be the path of a folder or None, found {cache_dir!r}."
+        msg = f"Expected `cache_dir` to be the path of a folder or None, found {cache_dir!r}."  # type: ignore[unreachable]
         raise TypeError(msg)
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("scgpcl")).expanduser().absolute()
 

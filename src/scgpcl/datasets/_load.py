@@ -97,7 +97,9 @@ def load(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> ad.An
     9
     """
     if not isinstance(name, str):
-        msg = f"Expected `name` to be one name, found {name!r}. Load the sets of `scgpcl.datasets.available()` one by one."
+        msg = (  # type: ignore[unreachable]
+            f"Expected `name` to be one name, found {name!r}. Load the sets of `scgpcl.datasets.available()` one by one."
+        )
         raise TypeError(msg)
     if name in _BUNDLED:
         return _BUNDLED[name]()
