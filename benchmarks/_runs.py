@@ -163,7 +163,7 @@ class PackageRun:
 
     def _epoch(self, plan: Any, callback: Any, optimizer: torch.optim.Optimizer) -> float:
         plan.log = plan.log_losses = lambda *args, **kwargs: None
-        trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+        trainer = SimpleNamespace(current_epoch=0, should_stop=False, world_size=1)
         start = self.clock()
         plan.on_train_epoch_start()
         callback.on_train_epoch_start(trainer, plan)

@@ -67,7 +67,7 @@ class ScaleRun:
         loader = self.run.splitter.train_dataloader()
         plan, update, optimizer = self.run._pretrain
         plan.log = plan.log_losses = lambda *args, **kwargs: None
-        trainer = type("Trainer", (), {"current_epoch": 0, "should_stop": False})()
+        trainer = type("Trainer", (), {"current_epoch": 0, "should_stop": False, "world_size": 1})()
         start = self.clock()
         update.on_train_epoch_start(trainer, plan)
         prototypes = self.clock()

@@ -4,6 +4,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize as skl_normalize
 
 from scgpcl.cluster import _kmeans, adjusted_rand, kmeans, nearest
 
@@ -59,6 +60,19 @@ def test_many_rows_are_fitted_on_a_sample(blobs, monkeypatch):
     sampled = kmeans(blobs, 7, seed=0)
     assert len(sampled.labels) == len(blobs)
     assert adjusted_rand_score(whole.labels, sampled.labels) > 0.8
+
+
+@pytest.mark.parametrize("fitted", [1000, 300])
+def test_directions_are_those_of_scaled_rows(blobs, monkeypatch, fitted):
+    monkeypatch.setattr(_kmeans, "MAX_FIT_CELLS", fitted)
+    monkeypatch.setattr(_kmeans, "NEAREST_ROWS", 250)
+    given = blobs.clone()
+    found = kmeans(blobs, 5, seed=2, directions=True)
+    scaled = kmeans(torch.from_numpy(skl_normalize(blobs.numpy())), 5, seed=2)
+    assert torch.equal(found.labels, scaled.labels)
+    torch.testing.assert_close(found.centers, scaled.centers)
+    assert found.inertia == pytest.approx(scaled.inertia)
+    assert torch.equal(blobs, given)
 
 
 def test_too_few_rows_are_refused():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 #: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
 MAX_FIT_CELLS = 100_000
@@ -41,6 +42,7 @@ def kmeans(
     max_iter: int = 100,
     tol: float = 1e-4,
     seed: int = 0,
+    directions: bool = False,
 ) -> KMeansResult:
     """Lloyd's algorithm from greedy k-means++ starts.
 
@@ -60,15 +62,19 @@ def kmeans(
         A run has ended when the squared shift of its centres is below this times the mean variance of the columns.
     seed
         Seed of the starts; the same seed gives the same result.
+    directions
+        Scale each row to length 1 where it is read, which needs no scaled copy of many rows.
 
     Raises
     ------
     ValueError
         If there are fewer rows than clusters, or no clusters.
     """
-    runs = kmeans_runs(x, n_clusters, n_runs=n_init, init=init, max_iter=max_iter, tol=tol, seed=seed)
+    runs = kmeans_runs(
+        x, n_clusters, n_runs=n_init, init=init, max_iter=max_iter, tol=tol, seed=seed, directions=directions
+    )
     best = runs.centers[int(runs.inertia.argmin())]
-    labels, distance = nearest(x, best)
+    labels, distance = nearest(x, best, directions=directions)
     return KMeansResult(best, labels, float(distance.double().sum()))
 
 
@@ -96,6 +102,7 @@ def kmeans_runs(
     max_iter: int = 100,
     tol: float = 1e-4,
     seed: int = 0,
+    directions: bool = False,
 ) -> KMeansRuns:
     """Run k-means several times and keep every run; arguments as in :func:`scgpcl.cluster.kmeans`."""
     if n_clusters < 1:
@@ -108,11 +115,13 @@ def kmeans_runs(
     fit = x
     if x.shape[0] > max(MAX_FIT_CELLS, n_clusters):
         fit = x[torch.randperm(x.shape[0], generator=generator, device=x.device)[:MAX_FIT_CELLS]]
+    if directions:
+        fit = normalize(fit, dim=1)
     centers = _plus_plus(fit, n_clusters, n_runs, generator) if init is None else init.unsqueeze(0).to(fit)
     return KMeansRuns(*_lloyd(fit, centers, max_iter, tol * float(fit.var(0, correction=0).mean())))
 
 
-def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, centers: Tensor, *, directions: bool = False) -> tuple[Tensor, Tensor]:
     """Nearest centre of each row and the squared distance to it.
 
     Parameters
@@ -121,6 +130,8 @@ def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         Shape (n_rows, n).
     centers
         Shape (n_clusters, n).
+    directions
+        Scale each row to length 1 where it is read.
 
     Returns
     -------
@@ -130,8 +141,9 @@ def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     distance = x.new_empty(len(x))
     for start in range(0, len(x), NEAREST_ROWS):
         rows = slice(start, start + NEAREST_ROWS)
-        value, labels[rows] = _half_distance(x[rows], centers.unsqueeze(0))[:, 0].min(1)
-        distance[rows] = (2.0 * value + x[rows].square().sum(1)).clamp(min=0.0)
+        part = normalize(x[rows], dim=1) if directions else x[rows]
+        value, labels[rows] = _half_distance(part, centers.unsqueeze(0))[:, 0].min(1)
+        distance[rows] = (2.0 * value + part.square().sum(1)).clamp(min=0.0)
     return labels, distance
 
 

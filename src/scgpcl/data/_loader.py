@@ -44,12 +44,29 @@ class EvenBatchSampler(Sampler[np.ndarray]):
         Largest size of a batch; one more where a cell would else be alone.
     seed
         With a seed the cells are shuffled anew in every epoch; without, they keep their order.
+    rank, n_ranks
+        Number of this process and how many share the batches: each gets as many batches as the others, and each cell
+        is in one batch of one process.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two cells for each process.
     """
 
-    def __init__(self, index: np.ndarray, batch_size: int, *, seed: int | None = None) -> None:
+    def __init__(
+        self, index: np.ndarray, batch_size: int, *, seed: int | None = None, rank: int = 0, n_ranks: int = 1
+    ) -> None:
         self.index = np.asarray(index)
-        self.n_batches = max(1, min(-(-len(self.index) // batch_size), len(self.index) // 2))
+        n_cells = len(self.index)
+        if n_ranks > 1 and n_cells < 2 * n_ranks:
+            msg = f"Expected at least 2 cells for each of {n_ranks} processes, found {n_cells}. Use fewer `devices`."
+            raise ValueError(msg)
+        turns = -(-n_cells // (batch_size * n_ranks))
+        self.n_batches = max(1, min(turns, n_cells // (2 * n_ranks)))
         self.seed = seed
+        self.rank = rank
+        self.n_ranks = n_ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -65,7 +82,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
             generator = cpu_generator(self.seed, self.epoch)
             index = index[torch.randperm(len(index), generator=generator).numpy()]
             self.epoch += 1
-        yield from np.array_split(index, self.n_batches)
+        yield from np.array_split(index, self.n_batches * self.n_ranks)[self.rank :: self.n_ranks]
 
 
 class _AheadLoader(DataLoader):
@@ -85,7 +102,14 @@ def _one_ahead(batches: Iterator[BipartiteBatch]) -> Iterator[BipartiteBatch]:
 
 
 def bipartite_loader(
-    source: CountSource, index: np.ndarray, *, batch_size: int, seed: int | None = None, num_workers: int = 0
+    source: CountSource,
+    index: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> DataLoader:
     """Loader of :class:`scgpcl.data.BipartiteBatch`.
 
@@ -101,10 +125,12 @@ def bipartite_loader(
         Shuffle with this seed; ``None`` keeps the order.
     num_workers
         Worker processes; without any, a thread is one batch ahead.
+    rank, n_ranks
+        See :class:`scgpcl.data.EvenBatchSampler`.
     """
     return _AheadLoader(
         _Blocks(source),
-        sampler=EvenBatchSampler(index, batch_size, seed=seed),
+        sampler=EvenBatchSampler(index, batch_size, seed=seed, rank=rank, n_ranks=n_ranks),
         batch_size=None,
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),  # the loader would else draw from the global state

@@ -62,19 +62,20 @@ class BipartiteSplitter(DataSplitter):
         """Nothing is left to do: the split was made at construction, once for both stages."""
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of the training cells."""
-        return self._loader(self.train_idx, seed=self.seed)
+        """Shuffled batches of the training cells, of which each process gets its share."""
+        ranks = {} if self.trainer is None else {"rank": self.trainer.global_rank, "n_ranks": self.trainer.world_size}
+        return self._loader(self.train_idx, seed=self.seed, **ranks)
 
     def val_dataloader(self) -> DataLoader | None:
-        """Batches of the validation cells, if there are any."""
+        """Batches of the validation cells, if there are any: all of them in every process."""
         return self._loader(self.val_idx) if len(self.val_idx) else None
 
     def test_dataloader(self) -> DataLoader | None:
         """Batches of the test cells, if there are any."""
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
-    def _loader(self, index: np.ndarray, *, seed: int | None = None) -> DataLoader:
-        return bipartite_loader(self.source, index, batch_size=self.batch_size, seed=seed, num_workers=self.num_workers)
+    def _loader(self, index: np.ndarray, **kwargs: Any) -> DataLoader:
+        return bipartite_loader(self.source, index, batch_size=self.batch_size, num_workers=self.num_workers, **kwargs)
 
     def batches(self, *, training_only: bool = False) -> Iterator[BipartiteBatch]:
         """Large batches of all cells, or of the training cells, in their order and for inference."""

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from scgpcl._files import replacing
 
@@ -31,8 +31,8 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     """Folder that downloads are kept in: the given one, that of `SCGPCL_CACHE`, or the usual one of the system."""
     import pooch
 
-    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
-        msg = f"Expected `cache_dir` to be the path of a folder or None, found {cache_dir!r}."  # type: ignore[unreachable]
+    if cache_dir is not None and not isinstance(cast("object", cache_dir), str | os.PathLike):
+        msg = f"Expected `cache_dir` to be the path of a folder or None, found {cache_dir!r}."
         raise TypeError(msg)
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("scgpcl")).expanduser().absolute()
 

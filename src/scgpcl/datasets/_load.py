@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anndata as ad
 import numpy as np
@@ -96,10 +96,8 @@ def load(name: str, *, cache_dir: str | os.PathLike[str] | None = None) -> ad.An
     >>> scgpcl.datasets.available().query("in_paper").shape[0]
     9
     """
-    if not isinstance(name, str):
-        msg = (  # type: ignore[unreachable]
-            f"Expected `name` to be one name, found {name!r}. Load the sets of `scgpcl.datasets.available()` one by one."
-        )
+    if not isinstance(cast("object", name), str):
+        msg = f"Expected `name` to be one name, found {name!r}. Load the sets of `scgpcl.datasets.available()` one by one."
         raise TypeError(msg)
     if name in _BUNDLED:
         return _BUNDLED[name]()

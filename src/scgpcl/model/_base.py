@@ -15,6 +15,7 @@ from scgpcl.model._inference import GeneFrame
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import lightning.pytorch as pl
     import numpy as np
     from anndata import AnnData
 
@@ -57,6 +58,8 @@ class ModelState(BaseModelClass):
     selected_genes_: np.ndarray | None
     unit_size_: float | None
     gene_shares_: np.ndarray | None
+    #: Trainer of the last stage.
+    trainer: pl.Trainer | None = None
 
     def _start(self, adata: AnnData | None, registry: dict | None) -> None:
         """Start the base class.

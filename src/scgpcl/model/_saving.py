@@ -51,6 +51,8 @@ class Persistence(ModelState):
     ) -> None:
         """Write the model to a folder; every file appears, or replaces an older one, when it is complete.
 
+        Where several processes have trained the model, the first one writes it and the others do nothing.
+
         Parameters
         ----------
         dir_path
@@ -78,6 +80,8 @@ class Persistence(ModelState):
         """
         folder = Path(dir_path)
         _checks.check_flag(safe, "safe")
+        if self.trainer is not None and not self.trainer.is_global_zero:
+            return
         if folder.exists() and not (overwrite and folder.is_dir()):
             msg = (
                 f"Expected a new folder for the model, found one that already exists at {folder}. "

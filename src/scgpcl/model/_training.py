@@ -32,6 +32,7 @@ from scgpcl.train import (
     TargetUpdate,
     encode_all,
     fit_stage,
+    from_first,
     read_checkpoint,
 )
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import lightning.pytorch as pl
+    import pandas as pd
 
     from scgpcl.data import CountSource
     from scgpcl.train import RunState
@@ -60,6 +62,14 @@ class _Run(NamedTuple):
     where: dict[str, Any]
     checkpoint: Path | None
     resumed: RunState | None
+
+
+class _Start(NamedTuple):
+    """Start of the clustering stage."""
+
+    n_clusters: int
+    curve: pd.DataFrame | None
+    centers: torch.Tensor
 
 
 class TwoStageTraining(ModelState):
@@ -273,28 +283,42 @@ class TwoStageTraining(ModelState):
         space: Callable[[], torch.Tensor],
     ) -> None:
         resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
-        z = None if resumed is not None else encode_all(self.module, splitter)
+        epochs = values["cluster_max_epochs"]
         if resumed is not None:
-            self.n_clusters_ = resumed.model["n_clusters"]
-            self.n_clusters_curve_ = table_of(resumed.model["curve"])
-        elif self.n_clusters_ is None:
-            self.n_clusters_, self.n_clusters_curve_ = estimate_n_clusters(
-                cast("torch.Tensor", z), seed=derived_seed(self.seed_, 22)
+            self._take_clusters(resumed.model["n_clusters"], table_of(resumed.model["curve"]))
+        else:
+            start = from_first(
+                self.trainer, self.module, lambda: self._place_centers(splitter, space, last=epochs == 0)
             )
-            logger.info("Estimated %d clusters from the pre-trained latent space.", self.n_clusters_)
-        k = cast("int", self.n_clusters_)
-        if self.module.centers is None:
-            self.module.set_n_clusters(k)
-        if z is not None:
-            self._set_start(z, k, space)
-        if values["cluster_max_epochs"] > 0:
+            self._take_clusters(start.n_clusters, start.curve)
+            self.module.set_centers(start.centers)
+        if epochs > 0:
             stage = ClusterPlan(self.module, seed=self.seed_, **plan)
             update = TargetUpdate(splitter, tol=values["label_tol"])
-            self._fit(stage, splitter, update, values["cluster_max_epochs"], run._replace(resumed=resumed))
-        if z is None or values["cluster_max_epochs"] > 0:
-            z = encode_all(self.module, splitter)
-        self._sort_centers(z)
+            self._fit(stage, splitter, update, epochs, run._replace(resumed=resumed))
+        if epochs > 0 or resumed is not None:
+            centers = from_first(
+                self.trainer, self.module, lambda: self._sort_centers(encode_all(self.module, splitter))
+            )
+            self.module.set_centers(centers)
         self.module.eval()
+
+    def _place_centers(self, splitter: BipartiteSplitter, space: Callable[[], torch.Tensor], *, last: bool) -> _Start:
+        """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
+        z = encode_all(self.module, splitter)
+        k, curve = self.n_clusters_, self.n_clusters_curve_
+        if k is None:
+            k, curve = estimate_n_clusters(z, seed=derived_seed(self.seed_, 22))
+            logger.info("Estimated %d clusters from the pre-trained latent space.", k)
+        self._take_clusters(k, curve)
+        self._set_start(z, k, space)
+        return _Start(k, curve, self._sort_centers(z) if last else cast("torch.Tensor", self.module.centers).detach())
+
+    def _take_clusters(self, n_clusters: int, curve: pd.DataFrame | None) -> None:
+        """Make room for the centres of a number of clusters."""
+        self.n_clusters_, self.n_clusters_curve_ = n_clusters, curve
+        if self.module.centers is None:
+            self.module.set_n_clusters(n_clusters)
 
     def _fit(self, plan: StagePlan, splitter: BipartiteSplitter, update: pl.Callback, epochs: int, run: _Run) -> None:
         """Fit a stage, from its start or from a checkpoint, and write checkpoints if asked to."""
@@ -325,9 +349,10 @@ class TwoStageTraining(ModelState):
             self.module.set_centers(found.centers, shrinkage=self.shrinkage)
 
     @torch.no_grad()
-    def _sort_centers(self, z: torch.Tensor) -> None:
+    def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
         """Order the centres by the number of their cells, the largest first."""
         q = self.module.assign_all(z)
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
+        return centers.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from scgpcl import _keys
 from scgpcl.cluster import adjusted_rand, kmeans
 from scgpcl.nn import target_distribution
+from scgpcl.train._ranks import from_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,21 @@ class _AllCells(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refresh the gene states, so that validation sees the network as it is after this epoch."""
         module = cast("PretrainPlan | ClusterPlan", pl_module).module
-        with _evaluating(module):
-            module.refresh(lambda: self.splitter.batches(training_only=True))
+
+        def refresh() -> None:
+            with _evaluating(module):
+                module.refresh(lambda: self.splitter.batches(training_only=True))
+
+        from_first(trainer, module, refresh)
+
+
+class _Grouping(NamedTuple):
+    """Groups of all cells: their centres by their number, labels to watch, prototypes and the cells' own."""
+
+    centers: dict[int, Tensor]
+    labels: Tensor | None
+    prototypes: list[Tensor]
+    prototype_labels: list[Tensor]
 
 
 class PrototypeUpdate(_AllCells):
@@ -114,41 +128,51 @@ class PrototypeUpdate(_AllCells):
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
-            z = encode_all(plan.module, self.splitter)
-            self._update(plan, z, normalize(z, dim=1))
+            self._take(plan, from_first(trainer, plan.module, lambda: self._group(plan, watch=False)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
-        plan = cast("PretrainPlan", pl_module)
-        z = encode_all(plan.module, self.splitter)
-        rows = normalize(z, dim=1)
-        labels = self._cluster(rows, self.n_clusters)
-        if self._labels is not None:
-            agreement = adjusted_rand(self._labels, labels)
-            plan.log(_keys.LABEL_AGREEMENT, agreement)
+        plan, before = cast("PretrainPlan", pl_module), self._labels
+        self._take(plan, from_first(trainer, plan.module, lambda: self._group(plan, watch=True)))
+        if before is not None:
+            agreement = adjusted_rand(before, cast("Tensor", self._labels))
+            plan.log(_keys.LABEL_AGREEMENT, agreement, sync_dist=True)
             warm = trainer.current_epoch + 1 >= plan.warmup_epochs
             self._agreed = self._agreed + 1 if agreement > self.agreement and warm else 0
             if self._agreed >= self.patience:
                 trainer.should_stop = True
-        self._labels = labels
-        if plan.prototype_scope == "epoch" and plan.lambda_prototype > 0:
-            self._update(plan, z, rows)
 
-    def _update(self, plan: PretrainPlan, z: Tensor, rows: Tensor) -> None:
-        """Cluster the latent vectors at every granularity; prototypes are mean projections of their cells."""
-        plan.prototype_labels = [self._cluster(rows, k) for k in plan.n_prototypes if k <= len(rows)]
-        totals = [z.new_zeros(int(labels.max()) + 1, z.shape[1]) for labels in plan.prototype_labels]
+    def _take(self, plan: PretrainPlan, found: _Grouping) -> None:
+        self._centers, self._labels = found.centers, found.labels
+        plan.prototypes, plan.prototype_labels = found.prototypes, found.prototype_labels
+
+    def _group(self, plan: PretrainPlan, *, watch: bool) -> _Grouping:
+        """Encode and cluster all cells; ``watch`` clusters them for the stopping rule too."""
+        z = encode_all(plan.module, self.splitter)
+        centers = dict(self._centers)
+        labels = self._cluster(z, self.n_clusters, centers) if watch else self._labels
+        if plan.prototype_scope != "epoch" or plan.lambda_prototype == 0:
+            return _Grouping(centers, labels, plan.prototypes, plan.prototype_labels)
+        own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
+        return _Grouping(centers, labels, self._mean_projections(plan, z, own), own)
+
+    @staticmethod
+    def _mean_projections(plan: PretrainPlan, z: Tensor, groupings: list[Tensor]) -> list[Tensor]:
+        """Prototypes: mean projections of the cells of each group, at every granularity."""
+        totals = [z.new_zeros(int(labels.max()) + 1, z.shape[1]) for labels in groupings]
         with _evaluating(plan.module), torch.no_grad():
             for start in range(0, len(z), PROJECTED_ROWS):
                 part = slice(start, start + PROJECTED_ROWS)
                 projected = normalize(plan.module.project(z[part].unsqueeze(1))[:, 0], dim=1)
-                for labels, total in zip(plan.prototype_labels, totals, strict=True):
+                for labels, total in zip(groupings, totals, strict=True):
                     total.index_add_(0, labels[part], projected)
-        plan.prototypes = [normalize(total, dim=1) for total in totals]
+        return [normalize(total, dim=1) for total in totals]
 
-    def _cluster(self, rows: Tensor, n_clusters: int) -> Tensor:
-        found = kmeans(rows, n_clusters, n_init=FIRST_INIT, init=self._centers.get(n_clusters), seed=self.seed)
-        self._centers[n_clusters] = found.centers
+    def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
+        """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""
+        init = centers.get(n_clusters)
+        found = kmeans(z, n_clusters, n_init=FIRST_INIT, init=init, seed=self.seed, directions=True)
+        centers[n_clusters] = found.centers
         return found.labels
 
 
@@ -179,18 +203,21 @@ class TargetUpdate(_AllCells):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the target that the epoch pulls to."""
         if self._labels is None:
-            self._labels = self._update(cast("ClusterPlan", pl_module))
+            self._labels = self._update(trainer, cast("ClusterPlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the share of changed labels and stop when it is small."""
-        labels = self._update(cast("ClusterPlan", pl_module))
+        labels = self._update(trainer, cast("ClusterPlan", pl_module))
         changed = float((labels != cast("Tensor", self._labels)).sum()) / len(labels)
         self._labels = labels
-        pl_module.log(_keys.LABEL_CHANGE, changed)
+        pl_module.log(_keys.LABEL_CHANGE, changed, sync_dist=True)
         if changed < self.tol:
             trainer.should_stop = True
 
-    def _update(self, plan: ClusterPlan) -> Tensor:
-        q = plan.module.assign_all(encode_all(plan.module, self.splitter))
-        plan.target = target_distribution(q)
-        return q.argmax(1)
+    def _update(self, trainer: pl.Trainer, plan: ClusterPlan) -> Tensor:
+        def assign() -> tuple[Tensor, Tensor]:
+            q = plan.module.assign_all(encode_all(plan.module, self.splitter))
+            return target_distribution(q), q.argmax(1)
+
+        plan.target, labels = from_first(trainer, plan.module, assign)
+        return labels

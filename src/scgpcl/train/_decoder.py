@@ -52,6 +52,12 @@ class DecoderPlan(StagePlan):
         self.batch_index = batch_index
         self.noise = noise * z.std(0)
 
+    @property
+    def idle(self) -> list[torch.nn.Parameter]:
+        """All but the decoder."""
+        trained = {id(parameter) for parameter in self.module.decoder.parameters()}
+        return [parameter for parameter in self.module.parameters() if id(parameter) not in trained]
+
     def configure_optimizers(self) -> Any:
         """Optimiser of the decoder."""
         return torch.optim.AdamW(self.module.decoder.parameters(), lr=self.lr, weight_decay=self.weight_decay)

@@ -22,7 +22,7 @@ class FiniteLosses(pl.Callback):
     """Stop at a loss that is NaN or infinite, with the weights of the last epoch that ended well.
 
     Losses are looked at after every step on a CPU, and once per epoch on other devices, where each look would make the
-    host wait.
+    host wait, and with several processes, which stop together.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class FiniteLosses(pl.Callback):
     ) -> None:
         """Note the losses of the step."""
         self._steps.append(cast("StagePlan", pl_module).step_losses)
-        if pl_module.device.type == "cpu":
+        if pl_module.device.type == "cpu" and trainer.world_size == 1:
             self._look(trainer, cast("StagePlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,6 +64,7 @@ class FiniteLosses(pl.Callback):
         if not new:
             return
         total = torch.stack([torch.stack(list(losses.values())).sum() for losses in new])
+        total = cast("Tensor", trainer.strategy.reduce(total, reduce_op="sum"))
         if not torch.isfinite(total).all():
             step = int((~torch.isfinite(total)).nonzero()[0, 0])
             plan.module.load_state_dict(self._good)
@@ -74,6 +75,6 @@ class FiniteLosses(pl.Callback):
         losses = {name: float(value) for name, value in self._steps[step].items()}
         bad = [f"`{name}` {value}" for name, value in losses.items() if not torch.isfinite(torch.tensor(value))]
         return (
-            f"Expected finite losses, found {', '.join(bad) or 'an infinite sum'} in batch {step} of epoch "
+            f"Expected finite losses, found {', '.join(bad) or 'an infinite sum of all'} in batch {step} of epoch "
             f"{trainer.current_epoch} of stage {plan.stage}. {ADVICE}"
         )

@@ -65,6 +65,11 @@ class StagePlan(pl.LightningModule):
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
+    @property
+    def idle(self) -> list[torch.nn.Parameter]:
+        """Parameters that have no part in the losses."""
+        return []
+
     def configure_optimizers(self) -> Any:
         """Optimiser with a learning rate of its own for the encoder."""
         encoder = list(self.module.encoder.parameters())
@@ -87,8 +92,9 @@ class StagePlan(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Give every epoch its own random numbers, whatever came before."""
-        self._generator = cpu_generator(self.seed, self.stage, self.current_epoch)
+        """Give every epoch and process its own random numbers, whatever came before."""
+        rank = (self.global_rank,) if self.global_rank > 0 else ()
+        self._generator = cpu_generator(self.seed, self.stage, self.current_epoch, *rank)
         self._logged = {}
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
@@ -115,6 +121,7 @@ class StagePlan(pl.LightningModule):
             {_keys.VALIDATION_LOSS: loss, f"{_keys.RECONSTRUCTION_LOSS}_validation": loss},
             on_epoch=True,
             batch_size=len(batch.cell_index),
+            sync_dist=True,
         )
 
 
@@ -175,6 +182,13 @@ class PretrainPlan(StagePlan):
         """Go on with the prototypes."""
         for name, tensors in checkpoint["prototypes"].items():
             setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
+
+    @property
+    def idle(self) -> list[torch.nn.Parameter]:
+        """The centres, and the projection where nothing is compared by it."""
+        centers = [] if self.module.centers is None else [self.module.centers]
+        compares = self.lambda_instance > 0 or self.lambda_prototype > 0
+        return centers if compares else centers + _parameters(self.module.projection)
 
     @property
     def wants_prototypes(self) -> bool:
@@ -240,6 +254,11 @@ class ClusterPlan(StagePlan):
         self.lambda_reconstruction = lambda_reconstruction
         self.target = torch.empty(0)
 
+    @property
+    def idle(self) -> list[torch.nn.Parameter]:
+        """The projection."""
+        return _parameters(self.module.projection)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the target."""
         checkpoint["target"] = self.target
@@ -260,3 +279,7 @@ class ClusterPlan(StagePlan):
         total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]
         self.log_losses(batch, total, parts)
         return total
+
+
+def _parameters(part: torch.nn.Module | None) -> list[torch.nn.Parameter]:
+    return [] if part is None else list(part.parameters())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import signal
+import tempfile
 import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+import torch
 from scvi.train import TrainRunner
 
 from scgpcl import _keys
 from scgpcl.train._guard import FiniteLosses
+from scgpcl.train._ranks import SameCells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,12 +92,26 @@ def fit_stage(
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         trainer_kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
-    trainer_kwargs["callbacks"] = [FiniteLosses(), *callbacks, *trainer_kwargs.get("callbacks", ())]
+    trainer_kwargs["callbacks"] = [
+        SameCells(splitter),
+        FiniteLosses(),
+        *callbacks,
+        *trainer_kwargs.get("callbacks", ()),
+    ]
+    trainer_kwargs["use_distributed_sampler"] = False  # the splitter shares the cells out itself
     if settings.resume_from is not None:
         trainer_kwargs["ckpt_path"] = str(settings.resume_from)
     model.module.train()
     try:
-        with _quiet(), _interruptible():
+        with (
+            _quiet(early_stopping=trainer_kwargs.get("early_stopping", False)),
+            _interruptible(),
+            _frozen(plan),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            # with several processes scvi-tools passes the history on in a file, by default in the working directory
+            if trainer_kwargs.get("logger") is None and settings.devices not in ("auto", 1, "1"):
+                trainer_kwargs.setdefault("log_save_dir", folder)
             runner = TrainRunner(
                 model,
                 training_plan=plan,
@@ -104,12 +121,28 @@ def fit_stage(
                 devices=settings.devices,
                 **trainer_kwargs,
             )
+            if getattr(runner.trainer.strategy.launcher, "is_interactive_compatible", False):
+                runner.device = torch.device("cpu")  # a process that has used a GPU cannot be forked for the next stage
             logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, runner.device, settings.max_epochs)
             runner()
+            model.history_ = runner.trainer.strategy.broadcast(model.history_)
     finally:
         model.history_ = merge_histories(before, model.history_, stage=plan.stage, first_epoch=settings.first_epoch)
         model.is_trained_ = model.is_trained_ or before is not None
         model.module.eval()
+
+
+@contextmanager
+def _frozen(plan: StagePlan) -> Iterator[None]:
+    """Leave out the parameters that have no part in the losses: several processes would wait for their gradients."""
+    idle = [parameter for parameter in plan.idle if parameter.requires_grad]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in idle:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -129,7 +162,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
     """Leave out what Lightning says at every fit: its banner of devices, its advertising, a deprecation of its own."""
     logs = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [log.level for log in logs]
@@ -138,6 +171,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            if not early_stopping:  # which scvi-tools says that it leaves out, asked for or not
+                warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
             yield
     finally:
         for log, level in zip(logs, levels, strict=True):
