@@ -125,6 +125,9 @@ def test_views_differ_and_keep_the_asked_share():
     view = draw_view(1000, 64, neighbor_keep=0.8, feature_drop=0.2, generator=generator)
     assert view.neighbor.sum(0).tolist() == [800, 800]
     assert abs(view.feature.mean().item() - 0.8) < 0.05
+    wide = draw_view(10, 5000, neighbor_keep=0.01, feature_drop=0.3, generator=generator)
+    assert abs(wide.embedding.mean().item() - 0.7) < 0.05
+    assert wide.neighbor.sum(0).tolist() == [1, 1]  # one neighbour is left, however small the share
     for mask in view:
         assert not torch.equal(mask[:, 0], mask[:, 1])
         assert set(mask.unique().tolist()) <= {0.0, 1.0}

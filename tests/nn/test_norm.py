@@ -28,6 +28,8 @@ def test_inference_uses_the_given_moments_and_is_affine():
 def test_one_node_is_refused_in_training():
     with pytest.raises(ValueError, match="at least 2 nodes"):
         NodeBatchNorm(3)(torch.zeros(1, 1, 3))
+    two = torch.randn(2, 1, 3)
+    torch.testing.assert_close(NodeBatchNorm(3)(two)[:, 0], nn.BatchNorm1d(3)(two[:, 0]))
 
 
 def test_shrink_length_takes_the_power_of_the_length():

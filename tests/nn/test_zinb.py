@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from scgpcl.data import bipartite_batch
-from scgpcl.nn import _slices, fused_mse_loss, fused_zinb_loss, inverse_dispersion
+from scgpcl.nn import _slices, _zinb, fused_mse_loss, fused_zinb_loss, inverse_dispersion
 
 
 def case(batch, *, gene_wise, n_views=2, n_hidden=5, seed=0, dtype=torch.float64):
@@ -95,6 +97,15 @@ def test_means_out_of_bounds_have_no_gradient(batch, gene_wise):
     gradient = torch.autograd.grad(loss, leaves[2])[0]
     assert gradient[:2].eq(0).all()
     assert gradient[2:n_genes].ne(0).all()
+
+
+def test_bounds_of_mean_and_dispersion_are_the_published_ones():
+    """Means from 1e-5 to 1e6 before the size factor, and a dispersion that stays above zero."""
+    low, high = _zinb.LOG_MEAN_BOUNDS
+    assert math.exp(low) == pytest.approx(1e-5, rel=0.02)
+    assert math.exp(high) == pytest.approx(1e6, rel=0.02)
+    raw = torch.linspace(-30, 30, 13, dtype=torch.float64)
+    torch.testing.assert_close(inverse_dispersion(raw), torch.log1p(raw.exp()) + 1e-4)
 
 
 def test_no_gradients_are_made_without_grad(batch):

@@ -241,6 +241,8 @@ UNKNOWN_TRAIN = {
     "no dictionary": ({"pretrain_plan_kwargs": [1]}, r"dictionary of arguments by name, found \[1\]"),
     "splitter": ({"datasplitter_kwargs": {"workers": 1}}, "found 'workers'. It takes"),
     "callbacks": ({"callbacks": 3}, "list of Lightning callbacks, found 3"),
+    "callbacks as text": ({"callbacks": ""}, "list of Lightning callbacks, found ''"),
+    "callbacks that are used up": ({"callbacks": iter([])}, "list of Lightning callbacks"),
     "a function as callback": ({"callbacks": [print]}, "list of Lightning callbacks"),
     "flag": ({"shuffle_set_split": "no"}, "True or False, found 'no'"),
 }

@@ -185,12 +185,10 @@ def _lloyd(x: Tensor, centers: Tensor, max_iter: int, tol: float) -> tuple[Tenso
     norm = x.square().sum()
     offset = torch.arange(n_runs, device=x.device) * n_clusters
     moving = torch.ones(n_runs, dtype=torch.bool, device=x.device)
-    inertia = torch.full((n_runs,), torch.inf, device=x.device, dtype=x.dtype)
     centers = centers.clone()
     for _ in range(max_iter):
         runs = moving.nonzero().squeeze(1)
         value, label = _half_distance(x, centers[runs]).min(2)  # (n_rows, n_moving)
-        inertia[runs] = 2.0 * value.sum(0) + norm
         flat = (label + offset[: len(runs)]).flatten()
         size = torch.bincount(flat, minlength=len(runs) * n_clusters).to(x.dtype)
         total = _scatter_rows(x, label, len(runs), n_clusters)

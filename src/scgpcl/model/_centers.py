@@ -15,11 +15,10 @@ from scgpcl.nn import shrink_length
 from scgpcl.train import encode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
 
     from scgpcl.data import BipartiteSplitter
+    from scgpcl.model._comparison import ComparisonSpace
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +37,7 @@ class ClusterStart(NamedTuple):
 class CenterPlacement(ModelState):
     """What is done with the centres before and after the clustering stage."""
 
-    def _place_centers(
-        self, splitter: BipartiteSplitter, space: Callable[[], torch.Tensor], *, last: bool
-    ) -> ClusterStart:
+    def _place_centers(self, splitter: BipartiteSplitter, space: ComparisonSpace, *, last: bool) -> ClusterStart:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, splitter)
         k, curve = self.n_clusters_, self.n_clusters_curve_
@@ -59,12 +56,12 @@ class CenterPlacement(ModelState):
         if self.module.centers is None:
             self.module.set_n_clusters(n_clusters)
 
-    def _set_start(self, z: torch.Tensor, k: int, space: Callable[[], torch.Tensor]) -> None:
+    def _set_start(self, z: torch.Tensor, k: int, space: ComparisonSpace) -> None:
         """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
         seed = derived_seed(self.seed_, 21)
         if self.shrinkage == "auto":
             index = comparison_sample(len(z), seed=self.seed_)
-            reference = space()[torch.from_numpy(index)].to(z)
+            reference = space.sample().to(z)
             start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
             logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
             self.module.set_centers(start.centers, shrinkage=start.power)

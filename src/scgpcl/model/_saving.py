@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import shutil
@@ -153,7 +154,8 @@ class Persistence(ModelState):
         more = {"accelerator": accelerator, "device": device, "prefix": prefix, **kwargs}
         if (folder / f"{prefix}{JSON_NAME}").is_file():
             content = read_safe(folder, prefix)
-            cls._check_content(content, adata, folder)
+            with _damage_told(folder):
+                cls._check_content(content, adata, folder)
             with tempfile.TemporaryDirectory(prefix="scgpcl-") as temporary:
                 # the base class reads pickle files only: this one holds what was read just now
                 torch.save(content, Path(temporary) / f"{prefix}{PICKLE_NAME}")
@@ -163,7 +165,9 @@ class Persistence(ModelState):
                 return cls._load(temporary, adata, **more)
         path = folder / f"{prefix}{PICKLE_NAME}"
         if path.is_file():
-            cls._check_content(_read_pickle(path), adata, path)
+            content = _read_pickle(path)
+            with _damage_told(path):
+                cls._check_content(content, adata, path)
         elif kwargs.get("backup_url") is None:
             msg = (
                 f"Expected a saved model, found no {path.name} or {prefix}{JSON_NAME} in {folder}. "
@@ -174,16 +178,17 @@ class Persistence(ModelState):
 
     @classmethod
     def _load(cls, folder: str, adata: Any, **kwargs: Any) -> Self:
+        inspect.signature(super().load).bind(folder, adata, **kwargs)
         try:
-            if adata is not None and not isinstance(adata, bool):
-                super().load(folder, False, **kwargs)  # wrong weights are found before the AnnData is registered
-            return super().load(folder, adata, **kwargs)
+            with _damage_told(folder):  # what is wrong is found before the AnnData is registered
+                alone = super().load(folder, False, **kwargs)
         except RuntimeError as error:
             if "state_dict" not in str(error):
                 raise
             first = " ".join(str(error).split())[:300]
             msg = f"Expected the weights of the model in {folder}, found others: {first} Save the model again."
             raise ValueError(msg) from error
+        return alone if adata is False else super().load(folder, adata, **kwargs)
 
     @classmethod
     def _check_content(cls, content: Any, adata: Any, path: Path) -> None:
@@ -225,6 +230,21 @@ def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) ->
             "To label other cells, load with `adata=False` and call `model.predict(cells)`, which matches genes by name."
         )
         raise ValueError(msg)
+
+
+@contextmanager
+def _damage_told(place: str | Path) -> Iterator[None]:
+    """Turn what unexpected content ends in into the error of damaged files; errors that say what is expected stay."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if str(error).startswith("Expected"):
+            raise
+        msg = (
+            f"Expected a saved model in {place}, found a damaged one: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. Save the model again."
+        )
+        raise ValueError(msg) from error
 
 
 def _read_pickle(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from scgpcl.cluster import neighborhood
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
 from scgpcl.model._centers import CenterPlacement
-from scgpcl.model._comparison import comparison_space
+from scgpcl.model._comparison import ComparisonSpace
 from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
 from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
@@ -36,7 +35,7 @@ from scgpcl.train import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import lightning.pytorch as pl
 
@@ -53,7 +52,7 @@ class _Run(NamedTuple):
     """One call of ``train``: where it runs, the space of comparison, and the checkpoints that it writes and goes on from."""
 
     where: dict[str, Any]
-    space: Callable[[], torch.Tensor]
+    space: ComparisonSpace
     checkpoint: Path | None
     resumed: RunState | None
 
@@ -184,8 +183,7 @@ class TwoStageTraining(CenterPlacement):
                 **(datasplitter_kwargs or {}),
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
-            run = _Run(where, space, path, resumed)
+            run = _Run(where, ComparisonSpace(self.module, source, seed=self.seed_), path, resumed)
             self._pretrain(splitter, values, plans["pretrain"], run)
             self._cluster(splitter, values, plans["cluster"], run)
         self.is_trained_ = True
@@ -247,7 +245,7 @@ class TwoStageTraining(CenterPlacement):
             return
         n_neighbors = plan.pop("n_neighbors")
         if n_neighbors > 0:
-            plan["neighborhood"] = neighborhood(run.space(), n_neighbors, seed=derived_seed(self.seed_, 23))
+            plan["neighborhood"] = neighborhood(run.space.all(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,

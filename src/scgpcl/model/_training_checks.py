@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import lightning.pytorch as pl
@@ -176,7 +176,7 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
         raise TypeError(msg)
     _check_known(trainer_kwargs, _names(Trainer.__init__) | _names(pl.Trainer.__init__) | {"ckpt_path"}, "train")
     callbacks = trainer_kwargs.get("callbacks", ())
-    if not isinstance(callbacks, Iterable) or not all(isinstance(each, pl.Callback) for each in callbacks):
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, pl.Callback) for each in callbacks):
         msg = f"Expected `callbacks` to be a list of Lightning callbacks, found {callbacks!r}. Pass `callbacks=[...]`."
         raise TypeError(msg)
 
