@@ -34,7 +34,13 @@ def test_all_are_known():
     assert "svd" in benchmark.method_names()
 
 
-@pytest.mark.filterwarnings("ignore")
+#: What the libraries say of themselves: scanpy scales sparse counts, Lightning uses an old name of torch.
+SCANPY_AND_SCVI = pytest.mark.filterwarnings(
+    "ignore:zero-centering a sparse array", "ignore:.*LeafSpec.* is deprecated", "ignore:You.re trying to run this on"
+)
+
+
+@SCANPY_AND_SCVI
 @pytest.mark.parametrize("name", BUILTIN)
 def test_each_recovers_easy_types(method, make_set, name):
     adata = make_set(3, seed=0, n_cells=90)
@@ -46,7 +52,7 @@ def test_each_recovers_easy_types(method, make_set, name):
     assert metrics.ari(adata.obs["cell_type"], labels) > 0.8
 
 
-@pytest.mark.filterwarnings("ignore")
+@SCANPY_AND_SCVI
 def test_components_are_those_of_scanpy(make_set):
     """Up to sign; the two that tell three types apart, for the others are noise of nearly equal variance."""
     from scgpcl.benchmark.methods.pca_kmeans import components
@@ -63,7 +69,7 @@ def test_components_are_those_of_scanpy(make_set):
     np.testing.assert_allclose(np.abs(z[:, :2]), np.abs(other.obsm["X_pca"][:, :2]), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore")
+@SCANPY_AND_SCVI
 def test_leiden_finds_the_number_by_itself(method, make_set):
     adata = make_set(3, seed=0, n_cells=90)
     labels, _ = method("pca-leiden")(visible(adata), None, seed=0, batch_key=None)

@@ -79,7 +79,7 @@ def test_backed_file_trains_like_memory(adata, fit, tmp_path):
 
 def test_soft_prediction_is_a_distribution_and_agrees_with_labels(adata, model):
     soft = model.predict(soft=True)
-    np.testing.assert_allclose(soft.sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(soft.sum(axis=1), 1.0, rtol=1e-5)
     assert soft.shape == (adata.n_obs, 3)
     np.testing.assert_array_equal(soft.columns[soft.to_numpy().argmax(1)], model.predict())
 
@@ -155,7 +155,7 @@ def test_denoised_expression(adata, model):
     assert table.shape == (adata.n_obs, 40)
     assert table.index.equals(adata.obs_names)
     np.testing.assert_array_equal(table.columns, model.selected_genes_)
-    np.testing.assert_allclose(table.sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=1e-5)
     genes = list(model.selected_genes_[[5, 2]])
     part = model.get_normalized_expression(indices=[4, 1], gene_list=genes, library_size=1e4, return_numpy=True)
     np.testing.assert_allclose(part, table.iloc[[4, 1]][genes] * 1e4, rtol=1e-5)

@@ -7,10 +7,6 @@ from matplotlib.collections import PathCollection
 
 from scgpcl import datasets, pl, tl
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def cells() -> ad.AnnData:

@@ -66,7 +66,6 @@ def test_nothing_but_the_named_place_changes(cells, untouched):
     assert set(cells.uns) == set(before.uns)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 def test_scanpy_draws_and_reads_the_result(cells, tmp_path):
     import matplotlib.pyplot as plt
 
