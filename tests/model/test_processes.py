@@ -85,7 +85,7 @@ def run(adata, folder, strategy) -> list[dict]:
     env |= {"PYTHONPATH": str(Path(scgpcl.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     arguments = json.dumps({**TRAIN, "strategy": strategy, "devices": 2})
     done = subprocess.run(
-        [sys.executable, str(script), arguments], env=env, cwd=folder, capture_output=True, text=True, timeout=300
+        [sys.executable, str(script), arguments], env=env, cwd=folder, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(path.read_text()) for path in sorted(folder.glob("found*.json"))]

@@ -1,15 +1,19 @@
 """Every tensor of a step is made where the module is, shown with torch's device without data."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scgpcl.data import BipartiteBatch, bipartite_batch
+from scgpcl.data import BipartiteBatch, BipartiteSplitter, CountSource, bipartite_batch
 from scgpcl.module import SCGPCLModule
-from scgpcl.nn import _aggregate, clustering_loss, instance_loss, prototype_loss, target_distribution
+from scgpcl.nn import Neighborhood, _aggregate, clustering_loss, instance_loss, prototype_loss, target_distribution
+from scgpcl.train import ClusterPlan, PretrainPlan
 
 N_CELLS, N_GENES = 30, 20
 
@@ -45,12 +49,13 @@ def block():
     return on_meta(bipartite_batch(counts, np.ones(N_CELLS), np.arange(N_CELLS), np.arange(N_CELLS) % 2))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _products_without_data(monkeypatch):
     """Sparse matrices have no version without data; the product makes its result beside the dense factor."""
     monkeypatch.setattr(_aggregate, "_product", lambda csr, dense: dense.new_empty(csr[0].shape[0] - 1, dense.shape[1]))
 
 
+@pytest.mark.usefixtures("_products_without_data")
 @pytest.mark.parametrize("n_batch", [0, 2])
 @pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
 @pytest.mark.parametrize("reconstruction", ["zinb", "mse"])
@@ -72,6 +77,78 @@ def test_a_step_makes_everything_on_the_modules_device(block, n_batch, dispersio
         (loss + clustering_loss(q, target_distribution(q.detach()))).backward()
     assert elsewhere.made == []
     assert elsewhere.waited == []
+
+
+@pytest.mark.usefixtures("_products_without_data")
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_training_step_makes_nothing_elsewhere_and_does_not_wait(block, stage, monkeypatch):
+    module = SCGPCLModule(N_GENES, 3, n_hidden=8, n_latent=4, n_batch=2).to("meta")
+    view = module.draw_view(torch.Generator().manual_seed(0))  # its numbers are the CPU's, the same on every device
+    monkeypatch.setattr(module, "draw_view", lambda generator: view)
+    if stage == 1:
+        unit, radius = torch.zeros(N_CELLS, 5, device="meta"), torch.zeros(N_CELLS, device="meta")
+        plan = PretrainPlan(module, n_clusters=3, seed=0, neighborhood=Neighborhood(unit, radius))
+        plan.prototypes = [torch.zeros(3, 4, device="meta")]
+        plan.prototype_labels = [torch.zeros(N_CELLS, dtype=torch.int64, device="meta")]
+    else:
+        plan = ClusterPlan(module, seed=0)
+        plan.target = torch.zeros(N_CELLS, 3, device="meta")
+    plan._trainer = SimpleNamespace(is_last_batch=False, current_epoch=0)
+    with Elsewhere() as elsewhere:
+        plan.training_step(block, 0).backward()
+    assert elsewhere.made == []
+    assert elsewhere.waited == []
+    assert len(plan.step_losses) == 4 - stage  # instance, prototype and reconstruction, or clustering and the last
+
+
+def tensors(batch) -> list[Tensor]:
+    return [*batch.graph, *(value for value in batch if isinstance(value, Tensor))]
+
+
+@pytest.fixture
+def splitter(counts):
+    n_cells = counts.shape[0]
+    source = CountSource(counts, np.ones(n_cells), batch_index=np.arange(n_cells) % 2)
+    manager = SimpleNamespace(adata=SimpleNamespace(n_obs=n_cells))
+    return BipartiteSplitter(manager, source, seed=0, batch_size=30, train_size=0.8)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_are_pinned_for_cuda_only(splitter, kind):
+    strategy = SimpleNamespace(root_device=torch.device(kind))
+    splitter.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
+    for loader in (splitter.train_dataloader(), splitter.val_dataloader()):
+        assert loader.pin_memory is (kind == "cuda")
+
+
+def test_the_trainer_moves_every_part_of_a_batch(splitter):
+    batch = next(iter(splitter.train_dataloader()))
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert len(tensors(moved)) == len(tensors(batch)) == 9
+    assert {part.device.type for part in tensors(moved)} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_part_of_a_batch_is_pinned(splitter):
+    for batch in splitter.batches(device="cuda"):
+        assert all(part.is_pinned() for part in tensors(batch))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_training_step_on_a_gpu_does_not_wait(splitter):
+    module = SCGPCLModule(splitter.source.rows(np.arange(1)).shape[1], 3, n_hidden=8, n_latent=4, n_batch=2).cuda()
+    plan = PretrainPlan(module, n_clusters=3, seed=0, lambda_prototype=0.0)
+    plan._trainer = SimpleNamespace(is_last_batch=False, current_epoch=0)
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    splitter.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
+    for step, batch in enumerate(splitter.train_dataloader()):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets up the libraries
+        try:
+            plan.training_step(move_data_to_device(batch, torch.device("cuda")), step).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -77,12 +77,17 @@ class CountSource:
             block = self._x[index].astype(np.float32, copy=False)
         else:
             unique, back = np.unique(index, return_inverse=True)  # files are read in ascending order only
-            in_a_row = len(unique) > 0 and unique[-1] - unique[0] == len(unique) - 1
-            wanted = slice(unique[0], unique[-1] + 1) if in_a_row else unique  # one read instead of one per row
-            block = sp.csr_matrix(self._x[wanted], dtype=np.float32)
+            starts = range(0, max(len(unique), 1), BLOCK_ROWS)
+            parts = [self._read(unique[start : start + BLOCK_ROWS]) for start in starts]
+            block = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
             if not np.array_equal(back, np.arange(len(index))):
                 block = block[back]
-            if self._columns is not None:
-                block = block[:, self._columns]
         block.sort_indices()  # sums in one order, whatever that of the file
         return block
+
+    def _read(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Counts of the selected genes in ascending rows of a file, all of whose genes are in memory meanwhile."""
+        in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+        wanted = slice(rows[0], rows[-1] + 1) if in_a_row else rows  # one read instead of one per row
+        block = sp.csr_matrix(self._x[wanted], dtype=np.float32)
+        return block if self._columns is None else block[:, self._columns]

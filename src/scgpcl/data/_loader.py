@@ -110,6 +110,7 @@ def bipartite_loader(
     num_workers: int = 0,
     rank: int = 0,
     n_ranks: int = 1,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Loader of :class:`scgpcl.data.BipartiteBatch`.
 
@@ -127,11 +128,14 @@ def bipartite_loader(
         Worker processes; without any, a thread is one batch ahead.
     rank, n_ranks
         See :class:`scgpcl.data.EvenBatchSampler`.
+    pin_memory
+        Put batches into memory from which they are copied to a CUDA device without the host waiting.
     """
     return _AheadLoader(
         _Blocks(source),
         sampler=EvenBatchSampler(index, batch_size, seed=seed, rank=rank, n_ranks=n_ranks),
         batch_size=None,
         num_workers=num_workers,
+        pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # the loader would else draw from the global state
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scvi.dataloaders import DataSplitter
 
 from scgpcl.data._counts import BLOCK_ROWS, CountSource
@@ -75,9 +76,18 @@ class BipartiteSplitter(DataSplitter):
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
     def _loader(self, index: np.ndarray, **kwargs: Any) -> DataLoader:
-        return bipartite_loader(self.source, index, batch_size=self.batch_size, num_workers=self.num_workers, **kwargs)
+        pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return bipartite_loader(
+            self.source,
+            index,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
+            **kwargs,
+        )
 
-    def batches(self, *, training_only: bool = False) -> Iterator[BipartiteBatch]:
-        """Large batches of all cells, or of the training cells, in their order and for inference."""
+    def batches(self, *, training_only: bool = False, device: torch.device | str = "cpu") -> Iterator[BipartiteBatch]:
+        """Large batches of all cells, or of the training cells, in their order, for inference on a device."""
         index = self.train_idx if training_only else np.arange(len(self.source))
-        yield from bipartite_loader(self.source, index, batch_size=BLOCK_ROWS)
+        pin_memory = torch.device(device).type == "cuda"
+        yield from bipartite_loader(self.source, index, batch_size=BLOCK_ROWS, pin_memory=pin_memory)

@@ -38,11 +38,14 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
     TypeError
         If it is something else.
     """
-    if not isinstance(adata, AnnData):
-        msg = (
-            f"Expected `{argument}` to be an AnnData, found {type(adata).__name__}. Read one with "
-            "`anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
-        )
+    if not issubclass(type(adata), AnnData):  # scvi-tools' adapter of collections passes for an instance
+        hint = "Read one with `anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
+        if "Collection" in type(adata).__name__:
+            hint = (
+                "Join the files with `anndata.experimental.concat_on_disk(paths, path)`, and open the result with "
+                "`anndata.read_h5ad(path, backed='r')`: it is never read whole."
+            )
+        msg = f"Expected `{argument}` to be an AnnData, found {type(adata).__name__}. {hint}"
         raise TypeError(msg)
 
 

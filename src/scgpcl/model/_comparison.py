@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 
 from scgpcl._random import derived_seed
 from scgpcl.model._features import feature_offset, fit_axes, scores_along, sparse_features
@@ -59,3 +60,31 @@ def comparison_space(module: SCGPCLModule, source: CountSource, *, seed: int) ->
         return np.zeros((len(source), 1), dtype=np.float32)
     scores = scores_along(module, source, axes, weight)
     return scores - scores[index].mean(0)
+
+
+class ComparisonSpace:
+    """Components of all cells, computed when they are asked for; the rows of the sample are kept.
+
+    Parameters
+    ----------
+    module, source, seed
+        See :func:`comparison_space`.
+    """
+
+    def __init__(self, module: SCGPCLModule, source: CountSource, *, seed: int) -> None:
+        self.module = module
+        self.source = source
+        self.seed = seed
+        self._sample: torch.Tensor | None = None
+
+    def all(self) -> torch.Tensor:
+        """Components of all cells, shape (n_cells, n_components)."""
+        components = torch.from_numpy(comparison_space(self.module, self.source, seed=self.seed))
+        self._sample = components[torch.from_numpy(comparison_sample(len(self.source), seed=self.seed))]
+        return components
+
+    def sample(self) -> torch.Tensor:
+        """Components of the cells of :func:`comparison_sample`."""
+        if self._sample is None:
+            self.all()
+        return cast("torch.Tensor", self._sample)

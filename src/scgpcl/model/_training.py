@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from scgpcl import presets
 from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import estimate_n_clusters, kmeans, neighborhood, select_start
+from scgpcl.cluster import neighborhood
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
-from scgpcl.model._base import ModelState
-from scgpcl.model._comparison import comparison_sample, comparison_space
+from scgpcl.model._centers import CenterPlacement
+from scgpcl.model._comparison import ComparisonSpace
 from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
 from scgpcl.model._inference import all_selected
 from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
 from scgpcl.model._training_checks import check_plan_kwargs, check_split, check_stage_arguments, check_trainer
-from scgpcl.nn import shrink_length
 from scgpcl.pp import library_sizes
 from scgpcl.train import (
     ClusterPlan,
@@ -38,41 +35,29 @@ from scgpcl.train import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import lightning.pytorch as pl
-    import pandas as pd
 
     from scgpcl.data import CountSource
     from scgpcl.train import RunState
     from scgpcl.train._plans import StagePlan
 
-logger = logging.getLogger(__name__)
-
-#: Restarts of the k-means that starts the clustering stage.
-CENTERS_INIT = 20
 #: Number that the granularities of the prototypes multiply while the number of clusters is not known.
 PRETRAIN_CLUSTERS = 10
 _TRAIN = presets.DEFAULT["train"]
 
 
 class _Run(NamedTuple):
-    """One call of ``train``: where it runs, and the checkpoints that it writes and goes on from."""
+    """One call of ``train``: where it runs, the space of comparison, and the checkpoints that it writes and goes on from."""
 
     where: dict[str, Any]
+    space: ComparisonSpace
     checkpoint: Path | None
     resumed: RunState | None
 
 
-class _Start(NamedTuple):
-    """Start of the clustering stage."""
-
-    n_clusters: int
-    curve: pd.DataFrame | None
-    centers: torch.Tensor
-
-
-class TwoStageTraining(ModelState):
+class TwoStageTraining(CenterPlacement):
     """``train``: contrastive pre-training, then clustering."""
 
     def train(
@@ -198,10 +183,9 @@ class TwoStageTraining(ModelState):
                 **(datasplitter_kwargs or {}),
             )
             where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            run = _Run(where, path, resumed)
-            space = cache(lambda: torch.from_numpy(comparison_space(self.module, source, seed=self.seed_)))
-            self._pretrain(splitter, values, plans["pretrain"], run, space)
-            self._cluster(splitter, values, plans["cluster"], run, space)
+            run = _Run(where, ComparisonSpace(self.module, source, seed=self.seed_), path, resumed)
+            self._pretrain(splitter, values, plans["pretrain"], run)
+            self._cluster(splitter, values, plans["cluster"], run)
         self.is_trained_ = True
         self.annotate()
 
@@ -256,13 +240,12 @@ class TwoStageTraining(ModelState):
         values: Mapping[str, Any],
         plan: dict[str, Any],
         run: _Run,
-        space: Callable[[], torch.Tensor],
     ) -> None:
         if values["pretrain_max_epochs"] == 0 or (run.resumed is not None and run.resumed.stage > 1):
             return
         n_neighbors = plan.pop("n_neighbors")
         if n_neighbors > 0:
-            plan["neighborhood"] = neighborhood(space(), n_neighbors, seed=derived_seed(self.seed_, 23))
+            plan["neighborhood"] = neighborhood(run.space.all(), n_neighbors, seed=derived_seed(self.seed_, 23))
         k = self.n_clusters_ or PRETRAIN_CLUSTERS
         update = PrototypeUpdate(
             splitter,
@@ -280,7 +263,6 @@ class TwoStageTraining(ModelState):
         values: Mapping[str, Any],
         plan: Mapping[str, Any],
         run: _Run,
-        space: Callable[[], torch.Tensor],
     ) -> None:
         resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
         epochs = values["cluster_max_epochs"]
@@ -288,7 +270,7 @@ class TwoStageTraining(ModelState):
             self._take_clusters(resumed.model["n_clusters"], table_of(resumed.model["curve"]))
         else:
             start = from_first(
-                self.trainer, self.module, lambda: self._place_centers(splitter, space, last=epochs == 0)
+                self.trainer, self.module, lambda: self._place_centers(splitter, run.space, last=epochs == 0)
             )
             self._take_clusters(start.n_clusters, start.curve)
             self.module.set_centers(start.centers)
@@ -302,23 +284,6 @@ class TwoStageTraining(ModelState):
             )
             self.module.set_centers(centers)
         self.module.eval()
-
-    def _place_centers(self, splitter: BipartiteSplitter, space: Callable[[], torch.Tensor], *, last: bool) -> _Start:
-        """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
-        z = encode_all(self.module, splitter)
-        k, curve = self.n_clusters_, self.n_clusters_curve_
-        if k is None:
-            k, curve = estimate_n_clusters(z, seed=derived_seed(self.seed_, 22))
-            logger.info("Estimated %d clusters from the pre-trained latent space.", k)
-        self._take_clusters(k, curve)
-        self._set_start(z, k, space)
-        return _Start(k, curve, self._sort_centers(z) if last else cast("torch.Tensor", self.module.centers).detach())
-
-    def _take_clusters(self, n_clusters: int, curve: pd.DataFrame | None) -> None:
-        """Make room for the centres of a number of clusters."""
-        self.n_clusters_, self.n_clusters_curve_ = n_clusters, curve
-        if self.module.centers is None:
-            self.module.set_n_clusters(n_clusters)
 
     def _fit(self, plan: StagePlan, splitter: BipartiteSplitter, update: pl.Callback, epochs: int, run: _Run) -> None:
         """Fit a stage, from its start or from a checkpoint, and write checkpoints if asked to."""
@@ -334,25 +299,3 @@ class TwoStageTraining(ModelState):
         if run.checkpoint is not None:
             callbacks.append(EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self)))
         fit_stage(self, plan, splitter, callbacks, settings)
-
-    def _set_start(self, z: torch.Tensor, k: int, space: Callable[[], torch.Tensor]) -> None:
-        """Start the centres at the chosen partition, and fix the length of the latent vectors with it."""
-        seed = derived_seed(self.seed_, 21)
-        if self.shrinkage == "auto":
-            index = comparison_sample(len(z), seed=self.seed_)
-            reference = space()[torch.from_numpy(index)].to(z)
-            start = select_start(z[torch.from_numpy(index).to(z.device)], k, reference=reference, seed=seed)
-            logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
-            self.module.set_centers(start.centers, shrinkage=start.power)
-        else:
-            found = kmeans(shrink_length(z, self.shrinkage), k, n_init=CENTERS_INIT, seed=seed)
-            self.module.set_centers(found.centers, shrinkage=self.shrinkage)
-
-    @torch.no_grad()
-    def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
-        """Order the centres by the number of their cells, the largest first."""
-        q = self.module.assign_all(z)
-        sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
-        centers = cast("torch.Tensor", self.module.centers)
-        self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
-        return centers.detach()

@@ -58,4 +58,7 @@ def draw_view(
     neighbor = (order < n_keep).float()
     feature = (torch.rand(n_genes, n_views, generator=generator) >= feature_drop).float()
     embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
-    return View(*(mask.to(device, non_blocking=True) for mask in (neighbor, feature, embedding)))
+    masks: tuple[Tensor, ...] = (neighbor, feature, embedding)
+    if torch.device(device).type == "cuda":
+        masks = tuple(mask.pin_memory() for mask in masks)  # from other memory the copy makes the host wait
+    return View(*(mask.to(device, non_blocking=True) for mask in masks))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scgpcl.data import row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Share of the mean square below which a variance is rounding.
 ROUNDING = 1e-12
@@ -47,6 +50,13 @@ def library_sizes(x: Any) -> np.ndarray:
     return np.concatenate([np.asarray(block.sum(1, dtype=np.float64)).ravel() for block in row_blocks(x)])
 
 
+def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
+    """Each array and its squares, one after the other: a block of a file is large enough without all at once."""
+    for values in arrays:
+        yield values
+        yield values**2
+
+
 def gene_statistics(
     x: Any, size_factor: np.ndarray, *, scale: float = 1.0, batch_index: np.ndarray | None = None
 ) -> GeneStatistics:
@@ -74,11 +84,11 @@ def gene_statistics(
         counts = block.data.astype(np.float64)
         norm = counts / np.repeat(size_factor[start:stop], np.diff(block.indptr))
         log = np.log1p(scale * norm)
-        for i, values in enumerate((counts, counts**2, norm, norm**2, log, log**2)):
+        for i, values in enumerate(_with_squares(counts, norm, log)):
             sums[i] += np.bincount(block.indices, weights=values, minlength=n_genes)
         if batch_index is not None and n_batch > 1:
             at = np.repeat(batch_index[start:stop] * n_genes, np.diff(block.indptr)) + block.indices
-            for i, values in enumerate((counts, counts**2, norm, norm**2)):
+            for i, values in enumerate(_with_squares(counts, norm)):
                 of_batch[i] += np.bincount(at, weights=values, minlength=n_batch * n_genes)
         start = stop
     means = sums / n_cells

@@ -54,11 +54,12 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
     -------
     Latent vectors of whole length, shape (n_cells, n_latent).
     """
+    device = module.gene_mean.device
     with _evaluating(module):
-        z = module.refresh(lambda: splitter.batches(training_only=True))
+        z = module.refresh(lambda: splitter.batches(training_only=True, device=device))
         if np.array_equal(splitter.train_idx, np.arange(len(splitter.source))):
             return z
-        return torch.cat([module.encode(batch) for batch in splitter.batches()])
+        return torch.cat([module.encode(batch) for batch in splitter.batches(device=device)])
 
 
 class _AllCells(pl.Callback):
@@ -72,7 +73,8 @@ class _AllCells(pl.Callback):
 
         def refresh() -> None:
             with _evaluating(module):
-                module.refresh(lambda: self.splitter.batches(training_only=True))
+                device = module.gene_mean.device
+                module.refresh(lambda: self.splitter.batches(training_only=True, device=device))
 
         from_first(trainer, module, refresh)
 

@@ -123,6 +123,8 @@ def fit_stage(
             )
             if getattr(runner.trainer.strategy.launcher, "is_interactive_compatible", False):
                 runner.device = torch.device("cpu")  # a process that has used a GPU cannot be forked for the next stage
+            elif runner.trainer.world_size > 1:
+                runner.device = runner.trainer.strategy.root_device  # not all of them on the first one
             logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, runner.device, settings.max_epochs)
             runner()
             model.history_ = runner.trainer.strategy.broadcast(model.history_)
