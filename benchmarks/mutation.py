@@ -31,7 +31,12 @@ TESTS = {
     "nn/_aggregate": ["nn/test_aggregate.py", "nn/test_encoder.py"],
     "nn/_assignment": ["nn/test_losses.py"],
     "nn/_contrast": ["nn/test_losses.py", "nn/test_batches.py", "cluster/test_neighbors.py", "nn/test_complexity.py"],
-    "nn/_conv": ["nn/test_aggregate.py", "nn/test_encoder.py", "nn/test_batches.py"],
+    "nn/_conv": [
+        "nn/test_aggregate.py",
+        "nn/test_encoder.py",
+        "nn/test_batches.py",
+        "robustness/test_degenerate_input.py",
+    ],
     "nn/_decoder": ["nn/test_batches.py", "model/test_denoising.py"],
     "nn/_encoder": ["nn/test_encoder.py", "nn/test_batches.py"],
     "nn/_features": ["nn/test_aggregate.py", "nn/test_encoder.py", "nn/test_batches.py"],

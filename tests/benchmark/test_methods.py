@@ -34,9 +34,9 @@ def test_all_are_known():
     assert "svd" in benchmark.method_names()
 
 
-#: What the libraries say of themselves: scanpy scales sparse counts, Lightning uses an old name of torch.
+#: What the libraries say of themselves: scanpy scales sparse counts, Lightning counts batches and uses an old name of torch.
 SCANPY_AND_SCVI = pytest.mark.filterwarnings(
-    "ignore:zero-centering a sparse array", "ignore:.*LeafSpec.* is deprecated", "ignore:You.re trying to run this on"
+    "ignore:zero-centering a sparse array", "ignore:.*LeafSpec.* is deprecated", "ignore:The number of training batches"
 )
 
 

@@ -65,7 +65,8 @@ def test_equals_numpyro(batch):
     n_genes = batch.graph.n_genes
     dense = np.zeros((batch.graph.n_cells, 1, n_genes))
     dense[batch.graph.rows, 0, batch.graph.indices.long()] = batch.counts
-    with jax.enable_x64(True):
+    experimental = pytest.importorskip("jax.experimental")
+    with (jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64)(True):
         px = dist.ZeroInflatedNegativeBinomial2(
             np.exp(out[..., :n_genes]) * batch.size_factor.double().numpy()[:, None, None],
             inverse_dispersion(raw_theta).detach().numpy(),

@@ -132,6 +132,12 @@ FILES = {
         ValueError,
         "damaged files",
     ),
+    "safe: text of any size": (
+        "safe",
+        edited(lambda c: c["var_names"].update(dtype="<U99999999")),
+        ValueError,
+        "<U99999999",
+    ),
     "safe: later version": (
         "safe",
         edited(lambda c: c["attr_dict"].update(file_format_=NEWER)),

@@ -19,6 +19,8 @@ JSON_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
 #: Key that marks a value which JSON has no form for.
 _KIND = "__kind__"
+#: Objects, flags and numbers, as letters of numpy.
+_DTYPE_KINDS = "Obiuf"
 
 
 def write_safe(content: dict[str, Any], folder: Path, prefix: str) -> None:
@@ -112,7 +114,11 @@ def _decoded(value: Any) -> Any:
     if kind is None:
         return {name: _decoded(each) for name, each in value.items()}
     if kind == "array":
-        flat = np.empty(len(value["values"]), dtype=value["dtype"])
+        dtype = np.dtype(value["dtype"])
+        if dtype.kind not in _DTYPE_KINDS:  # others can be of any size
+            msg = f"unknown type of array {value['dtype']!r}"
+            raise ValueError(msg)
+        flat = np.empty(len(value["values"]), dtype=dtype)
         flat[:] = _decoded(value["values"])
         return flat.reshape(value["shape"])
     if kind == "table":
