@@ -33,7 +33,7 @@ def batches(adata, n_clusters, *, seed, batch_key):
 def spy(adata, n_clusters, *, seed, batch_key):
     """Fails with what it sees if that is more than counts, names of genes and batches."""
     seen = [
-        *adata.uns, *adata.obsm, *adata.varm, *adata.layers, *adata.obsp, *adata.varp,
+        *adata.uns, *adata.obsm, *adata.varm, *(name for name in adata.layers if name is not None), *adata.obsp, *adata.varp,
         *adata.var, *([] if adata.raw is None else ["raw"]), *(c for c in adata.obs if c != batch_key),
         *(name for name in adata.obs_names if not name.isdigit()),
     ]  # fmt: skip

@@ -194,7 +194,7 @@ def test_bad_sets_are_rows(data, tmp_path):
     good.write_h5ad(sets / "good.h5ad")
     (sets / "text.h5ad").write_text("gene,cell\n")
     for name, change in {
-        "unlabelled": lambda a: a.obs.drop(columns="cell_type", inplace=True),
+        "unlabelled": lambda a: a.obs.pop("cell_type"),
         "partly": lambda a: a.obs.insert(0, "x", 0) or a.obs.__setitem__("cell_type", ["a", None] * 30),
         "alike": lambda a: a.obs.__setitem__("cell_type", "a"),
         "empty": lambda a: delattr(a, "X"),

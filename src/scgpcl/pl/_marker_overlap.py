@@ -45,7 +45,7 @@ def marker_overlap(overlap: MarkerOverlap, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(n_rows), [f"{name} ({n})" for name, n in overlap.per_type["n_cells"].items()])
     ax.set(xlabel="cluster", ylabel="type (cells)")
     for row, cluster in enumerate(overlap.per_type["cluster"]):
-        if cluster is not None:
+        if cluster in share.columns:
             col = list(share.columns).index(cluster)
             ax.add_patch(Rectangle((col - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="tab:red", lw=1.8))
     if share.size <= 400:
