@@ -124,10 +124,8 @@ class PackageRun:
         self.module.centers.data.normal_()
         self.module.gene_mean.copy_(torch.from_numpy(data.mean))
         self.module.gene_std.copy_(torch.from_numpy(data.std))
-        # of a manager the splitter only asks how many cells there are
-        manager = SimpleNamespace(adata=SimpleNamespace(n_obs=data.counts.shape[0]))
         source = CountSource(data.counts, data.size_factor)
-        self.splitter = BipartiteSplitter(manager, source, seed=0, batch_size=batch_size, train_size=1.0)
+        self.splitter = BipartiteSplitter(source, seed=0, batch_size=batch_size, train_size=1.0)
         settings = presets.DEFAULT["train"]
         changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY}
         changed = {**settings["pretrain_plan_kwargs"], **changed}

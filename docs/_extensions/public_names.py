@@ -25,6 +25,7 @@ WRITTEN = {
     "np.": "numpy.",
     "pd.": "pandas.",
     "ad.": "anndata.",
+    "anndata.experimental.multi_files._anncollection.": "anndata.experimental.",
     "sp.": "scipy.sparse.",
     "nn.": "torch.nn.",
     "numpy._typing.": "numpy.typing.",

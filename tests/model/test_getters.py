@@ -230,7 +230,7 @@ def test_save_and_load(adata, model, tmp_path):
     alone = scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu")
     query = ad.AnnData(adata.X.copy(), obs=adata.obs[["group"]].copy(), var=adata.var[[]].copy())
     np.testing.assert_array_equal(alone.predict(query, soft=True), wanted)
-    with pytest.raises(ValueError, match="loaded without"):
+    with pytest.raises(ValueError, match="the model is without"):
         alone.predict()
 
 

@@ -107,7 +107,7 @@ def test_labels_and_denoised_expression_survive_missing_genes(adata, fit, query)
     assert adjusted_rand_score(query.obs["group"], model.predict(some)) > 0.9
     table = model.get_normalized_expression(some)
     np.testing.assert_array_equal(table.columns, model.selected_genes_)  # missing genes are estimated too
-    np.testing.assert_allclose(table.sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=1e-5)
     model.annotate(some)
     np.testing.assert_array_equal(some.obs["scgpcl_cluster"].astype(str), model.predict(some))
 
@@ -152,7 +152,7 @@ def test_update_keeps_reference_and_learns_the_query(adata, fit, untouched, tmp_
 def test_update_computes_states_from_reference_and_query(adata, fit):
     """Without epochs only the states change, to those of all cells together."""
     from scgpcl.data import bipartite_loader
-    from scgpcl.model._inference import all_selected
+    from scgpcl.model._cells import TrainingCells
     from scgpcl.pp import library_sizes
 
     kept, new = adata[:90].copy(), adata[90:].copy()
@@ -162,7 +162,8 @@ def test_update_computes_states_from_reference_and_query(adata, fit):
     updated = model.get_latent_representation()
     assert torch.equal(weights, model.module.encoder.cell_convs[0].lin_r.weight)
     both = ad.concat([kept, new])
-    source = all_selected(both, None, model._frame, library_sizes(both.X) / model.unit_size_)
+    cells = TrainingCells(both.X, both.var_names, None, None)
+    source = cells.selected(model._frame, library_sizes(both.X) / model.unit_size_)
     model.module.refresh(lambda: bipartite_loader(source, np.arange(120), batch_size=50))
     np.testing.assert_allclose(model.get_latent_representation(), updated, atol=1e-4)
 
@@ -212,7 +213,7 @@ def test_update_needs_a_trained_model_its_data_and_all_genes(adata, model, query
     with pytest.raises(ValueError, match="looks normalised"):
         model.update(bad, max_epochs=1)
     model.save(tmp_path / "m")
-    with pytest.raises(ValueError, match="loaded without"):
+    with pytest.raises(ValueError, match="Expected cells to train on"):
         scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").update(query, max_epochs=1)
     with pytest.raises(RuntimeError, match="model.train"):
         scgpcl.SCGPCL(adata, 3).update(query)

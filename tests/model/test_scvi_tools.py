@@ -59,7 +59,7 @@ def test_posterior_predictive_samples_of_chosen_cells_and_genes(adata, model, tm
         model.posterior_predictive_sample(gene_list=["no gene"])
     model.save(tmp_path / "m")
     alone = scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu")
-    with pytest.raises(ValueError, match="loaded without"):
+    with pytest.raises(ValueError, match="the model is without"):
         alone.posterior_predictive_sample()
 
 

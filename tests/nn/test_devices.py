@@ -109,8 +109,7 @@ def tensors(batch) -> list[Tensor]:
 def splitter(counts):
     n_cells = counts.shape[0]
     source = CountSource(counts, np.ones(n_cells), batch_index=np.arange(n_cells) % 2)
-    manager = SimpleNamespace(adata=SimpleNamespace(n_obs=n_cells))
-    return BipartiteSplitter(manager, source, seed=0, batch_size=30, train_size=0.8)
+    return BipartiteSplitter(source, seed=0, batch_size=30, train_size=0.8)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scgpcl.data._datamodule import DataModuleCounts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,10 +22,14 @@ def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
     Parameters
     ----------
     x
-        Counts, shape (n_cells, n_genes): numpy array, scipy sparse matrix, or a matrix on disk that slices to one.
+        Counts, shape (n_cells, n_genes): numpy array, scipy sparse matrix, a matrix on disk that slices to one, or
+        those of a data module.
     n_rows
-        Rows of a block.
+        Rows of a block; a data module has its own.
     """
+    if isinstance(x, DataModuleCounts):
+        yield from x.row_blocks()
+        return
     if sp.issparse(x) and x.format != "csr":
         x = x.tocsr()
     for start in range(0, x.shape[0], n_rows):
@@ -33,7 +39,8 @@ def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
 class CountSource:
     """Counts of selected genes, row by row.
 
-    In memory the columns are taken once, here; on disk they are taken from each block of rows as it is read.
+    In memory and from a data module the columns are taken once, here; on disk they are taken from each block of rows as
+    it is read.
 
     Parameters
     ----------
@@ -55,6 +62,8 @@ class CountSource:
         *,
         batch_index: np.ndarray | None = None,
     ) -> None:
+        if isinstance(x, DataModuleCounts):
+            x, columns = x.columns(np.arange(x.shape[1]) if columns is None else columns), None
         self._on_disk = not (isinstance(x, np.ndarray) or sp.issparse(x))
         self._columns = columns
         if columns is not None and np.array_equal(columns, np.arange(x.shape[1])):

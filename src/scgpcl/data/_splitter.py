@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,8 +26,6 @@ class BipartiteSplitter(DataSplitter):
 
     Parameters
     ----------
-    adata_manager
-        Manager of the registered AnnData.
     source
         Counts of the selected genes.
     seed
@@ -37,11 +36,10 @@ class BipartiteSplitter(DataSplitter):
         See :class:`scvi.dataloaders.DataSplitter`.
     """
 
-    def __init__(
-        self, adata_manager: AnnDataManager, source: CountSource, *, seed: int, batch_size: int, **kwargs: Any
-    ) -> None:
+    def __init__(self, source: CountSource, *, seed: int, batch_size: int, **kwargs: Any) -> None:
         num_workers = kwargs.pop("num_workers", 0)
-        super().__init__(adata_manager, **kwargs)
+        # of a manager the base class only asks how many cells there are
+        super().__init__(cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source)))), **kwargs)
         self.source = source
         self.seed = seed
         self.batch_size = batch_size

@@ -5,18 +5,21 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
+from scgpcl.data import DataModuleCounts
+from scgpcl.model import _checks
 from scgpcl.model._batches import batch_code, batch_index
+from scgpcl.model._cells import TrainingCells
 from scgpcl.model._inference import GeneFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import lightning.pytorch as pl
-    import numpy as np
     from anndata import AnnData
 
     from scgpcl.module import SCGPCLModule
@@ -58,6 +61,8 @@ class ModelState(BaseModelClass):
     selected_genes_: np.ndarray | None
     unit_size_: float | None
     gene_shares_: np.ndarray | None
+    #: Data module of the last training, of a model without an AnnData.
+    _datamodule: Any = None
     #: Trainer of the last stage.
     trainer: pl.Trainer | None = None
 
@@ -113,6 +118,46 @@ class ModelState(BaseModelClass):
             raise
         finally:
             model.train_indices, model.validation_indices, model.test_indices = split
+
+    def _registered_genes(self) -> pd.Index:
+        return self.adata.var_names if self.adata is not None else pd.Index(self.get_var_names())
+
+    def _training_cells(self) -> TrainingCells:
+        """Cells of the registered AnnData, or of the data module, whose counts are checked.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If they are no counts, or if a column is missing.
+        """
+        if self.adata is None:
+            counts = DataModuleCounts(self._datamodule)
+            _checks.check_counts(counts, None, place="the data module")
+            return TrainingCells(counts, self._registered_genes(), None, self._known_codes(counts.batch_index))
+        layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
+        counts = _checks.counts_of(self.adata, layer)
+        _checks.check_counts(counts, layer)  # again: counts are often normalised in place after they were registered
+        size = None if size_key is None else self.adata.obs[size_key].to_numpy(dtype=np.float64)
+        return TrainingCells(counts, self.adata.var_names, size, self._batch_index(self.adata))
+
+    def _known_codes(self, codes: Any) -> np.ndarray | None:
+        """Batch codes of a data module, shape (n_cells,); ``None`` where the model knows fewer than two batches.
+
+        Raises
+        ------
+        ValueError
+            If a code is not one of the model's.
+        """
+        n_batch = len(self._batch_names())
+        if n_batch < 2:
+            return None
+        if len(codes) and (codes.min() < 0 or codes.max() >= n_batch):
+            msg = (
+                f"Expected batch codes from 0 to {n_batch - 1} from the data module, found {codes.min()} to "
+                f"{codes.max()}. Use one with the batches of the model, {_checks.listed(self._batch_names())}."
+            )
+            raise ValueError(msg)
+        return codes
 
     def _setup_arg(self, name: str) -> Any:
         return self.registry_["setup_args"].get(name)

@@ -42,8 +42,8 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
         hint = "Read one with `anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
         if "Collection" in type(adata).__name__:
             hint = (
-                "Join the files with `anndata.experimental.concat_on_disk(paths, path)`, and open the result with "
-                "`anndata.read_h5ad(path, backed='r')`: it is never read whole."
+                "Train from `scgpcl.data.CollectionDataModule(collection)`, or join the files with "
+                "`anndata.experimental.concat_on_disk(paths, path)` and open the result with `backed='r'`."
             )
         msg = f"Expected `{argument}` to be an AnnData, found {type(adata).__name__}. {hint}"
         raise TypeError(msg)
@@ -91,7 +91,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     return x
 
 
-def check_counts(x: Any, layer: str | None, *, min_cells: int = 2) -> None:
+def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | None = None) -> None:
     """Require finite, non-negative whole numbers and no empty cells.
 
     Parameters
@@ -102,6 +102,8 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2) -> None:
         Where they come from.
     min_cells
         Fewest cells: a model learns from two or more, and labels single ones.
+    place
+        What messages call the counts; ``None`` is their place in an AnnData.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2) -> None:
     ValueError
         If any entry or cell breaks the rule.
     """
-    place = _place(layer)
+    place = place or _place(layer)
     if x.shape[0] < min_cells or x.shape[1] < 2:
         msg = (
             f"Expected at least {min_cells} cells and 2 genes in {place}, "

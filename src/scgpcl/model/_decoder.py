@@ -82,22 +82,20 @@ class DecoderTraining(TwoStageTraining):
         _checks.check_range(validation_size, 0.01, 0.5, "validation_size")
         _checks.check_range(patience, 1, np.inf, "patience", whole=True)
         _checks.check_range(noise, 0.0, np.inf, "noise")
-        self._check_training({**_TRAIN, "batch_size": batch_size})
+        n_cells = self._check_training({**_TRAIN, "batch_size": batch_size})
         check_trainer(accelerator, devices, trainer_kwargs)
         check_plan_kwargs(DecoderPlan, plan_kwargs, "plan_kwargs")
         if self.module.decoder.reconstruction != "zinb":
             msg = 'Expected a model with `reconstruction="zinb"`, found one without a distribution of counts.'
             raise ValueError(msg)
-        if self.adata.n_obs < MIN_CELLS:
-            msg = f"Expected at least {MIN_CELLS} cells to train on and hold out from, found {self.adata.n_obs}."
+        if n_cells < MIN_CELLS:
+            msg = f"Expected at least {MIN_CELLS} cells to train on and hold out from, found {n_cells}."
             raise ValueError(msg)
         trainer_kwargs["check_val_every_n_epoch"] = 1
         settings = StageSettings(max_epochs, accelerator, devices, trainer_kwargs)
         source = self._prepare()
         seed = derived_seed(self.seed_, 31)
-        splitter = BipartiteSplitter(
-            self.adata_manager, source, seed=seed, batch_size=batch_size, train_size=1.0 - validation_size
-        )
+        splitter = BipartiteSplitter(source, seed=seed, batch_size=batch_size, train_size=1.0 - validation_size)
         plan_kwargs = {"lr": 1e-3, "weight_decay": 1e-2, **(plan_kwargs or {})}
         with self._kept_on_failure(), seeded(derived_seed(self.seed_, 4)):
             z = torch.cat([self.module.encode(batch) for batch in splitter.batches()])

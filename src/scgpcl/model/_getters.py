@@ -8,19 +8,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgpcl import _keys
 from scgpcl.model import _checks
 from scgpcl.model._annotate import cluster_names
-from scgpcl.model._base import ModelState
-from scgpcl.model._inference import as_index, cell_batches, match_genes, warn_of_missing
+from scgpcl.model._inference import as_index
+from scgpcl.model._reading import CellReading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
 
     from scgpcl.data import BipartiteBatch
-    from scgpcl.model._inference import GeneMatch
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
@@ -30,7 +28,7 @@ ASSIGNED_ROWS = 1 << 16
 DECODE_BATCH = 512
 
 
-class Getters(ModelState):
+class Getters(CellReading):
     """Latent vectors, labels and denoised expression of the registered or of new cells."""
 
     def get_latent_representation(
@@ -40,6 +38,7 @@ class Getters(ModelState):
         *,
         batch_size: int | None = None,
         transform_batch: str | None = None,
+        dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
     ) -> np.ndarray:
         """Latent vectors of cells.
 
@@ -58,6 +57,9 @@ class Getters(ModelState):
         transform_batch
             Encode all cells as cells of this batch of the model, whatever their own. New cells of a batch that the model
             has not seen need it; ``None`` is each cell's own batch.
+        dataloader
+            Mini-batches of scvi-tools to take the cells from instead, such as ``datamodule.inference_dataloader()``. Their
+            genes are those of the model in its order.
 
         Returns
         -------
@@ -70,7 +72,12 @@ class Getters(ModelState):
         ValueError
             If genes that the model uses are missing, if counts are not counts, or if the model does not know a batch.
         """
-        batches = self._batches(adata, indices, _size(batch_size, ENCODE_BATCH), transform_batch)
+        size = _size(batch_size, ENCODE_BATCH)
+        if dataloader is not None:
+            streamed = self._streamed_batches(dataloader, adata, indices, size, transform_batch)
+            parts = [self.module.shorten(self.module.encode(batch)).cpu().numpy() for batch in streamed]
+            return np.concatenate(parts) if parts else np.empty((0, self.module.n_latent), dtype=np.float32)
+        batches = self._batches(adata, indices, size, transform_batch)
         cells = cast("AnnData", self.adata if adata is None else adata)
         latent = np.empty((len(as_index(indices, cells.n_obs)), self.module.n_latent), dtype=np.float32)
         start = 0
@@ -89,13 +96,14 @@ class Getters(ModelState):
         min_confidence: float | None = None,
         batch_size: int | None = None,
         transform_batch: str | None = None,
+        dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Cluster of cells.
 
         Parameters
         ----------
-        adata, indices, batch_size, transform_batch
-            See :meth:`get_latent_representation`.
+        adata, indices, batch_size, transform_batch, dataloader
+            See :meth:`get_latent_representation`. With a ``dataloader`` cells have numbers in place of names.
         soft
             Return the assignment probabilities instead.
         min_confidence
@@ -120,9 +128,15 @@ class Getters(ModelState):
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
-        z = self.get_latent_representation(adata, indices, batch_size=batch_size, transform_batch=transform_batch)
-        cells = (self.adata if adata is None else adata).obs_names
-        probability = self._probability(z, cells[as_index(indices, len(cells))])
+        z = self.get_latent_representation(
+            adata, indices, batch_size=batch_size, transform_batch=transform_batch, dataloader=dataloader
+        )
+        if dataloader is None:
+            names = cast("AnnData", self.adata if adata is None else adata).obs_names
+            cells = names[as_index(indices, len(names))]
+        else:
+            cells = pd.RangeIndex(len(z))
+        probability = self._probability(z, cells)
         return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
 
     @torch.no_grad()
@@ -251,42 +265,6 @@ class Getters(ModelState):
             )
             raise KeyError(msg)
         return genes, torch.from_numpy(columns)
-
-    def _batches(
-        self,
-        adata: AnnData | None,
-        indices: Any,
-        batch_size: int,
-        transform_batch: str | None = None,
-        *,
-        unseen: bool = False,
-    ) -> Iterator[BipartiteBatch]:
-        """Check new cells before any work and give their batches."""
-        frame = self._trained_frame()
-        _checks.check_range(batch_size, 1, np.inf, "batch_size", whole=True)
-        new = adata is not None and adata is not self.adata
-        adata = self.adata if adata is None else adata
-        if adata is None:
-            msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
-            raise ValueError(msg)
-        _checks.check_is_adata(adata)
-        layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
-        match = self._match(adata)
-        x = _checks.counts_of(adata, layer)
-        if new:
-            _checks.check_counts(x, layer, min_cells=1)
-            _checks.check_size_factors(adata, size_key)
-            warn_of_missing(match, frame)
-        batch_index = self._batch_index(adata, transform_batch, unseen=unseen)
-        size = None if size_key is None else adata.obs[size_key].to_numpy(dtype=np.float64)
-        index = as_index(indices, adata.n_obs)
-        return cell_batches(x, match, frame, size=size, index=index, batch_size=batch_size, batch_index=batch_index)
-
-    def _match(self, adata: AnnData) -> GeneMatch:
-        padded = None
-        if adata is not self.adata and _keys.PADDED in adata.var:
-            padded = adata.var[_keys.PADDED].to_numpy(dtype=bool)
-        return match_genes(adata.var_names, self._trained_frame(), padded=padded)
 
 
 def _size(batch_size: int | None, default: int) -> int:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
-    from anndata import AnnData
 
 #: Largest share of the model's genes that new cells may lack.
 MAX_MISSING = 0.2
@@ -208,11 +207,3 @@ def as_index(indices: Any, n_cells: int) -> np.ndarray:
         msg = f"Expected positions below {n_cells} in `indices`, found {index.min()} to {index.max()}."
         raise IndexError(msg)
     return index.astype(np.int64) % n_cells
-
-
-def all_selected(
-    adata: AnnData, layer: str | None, frame: GeneFrame, size: np.ndarray, batch_index: np.ndarray | None = None
-) -> CountSource:
-    """Counts of the model's genes for training, with the size factors and batches of all cells."""
-    x, selected = _checks.counts_of(adata, layer), match_genes(adata.var_names, frame).selected
-    return CountSource(x, size, selected, batch_index=batch_index)

@@ -36,15 +36,15 @@ def check_checkpoint_path(path: Path) -> Path:
     return path
 
 
-def run_values(model: ModelState) -> dict[str, Any]:
-    """Plain values by which a run and its model are known."""
+def run_values(model: ModelState, n_cells: int) -> dict[str, Any]:
+    """Plain values by which a run of so many cells and its model are known."""
     parameters = {name: value for name, value in model.init_params_["non_kwargs"].items() if name != "n_clusters"}
     curve = model.n_clusters_curve_
     return {
         "parameters": {name: value for name, value in parameters.items() if _is_plain(value)},
         "seed": model.seed_,
-        "n_cells": model.adata.n_obs,
-        "genes": [str(name) for name in model.adata.var_names],
+        "n_cells": n_cells,
+        "genes": [str(name) for name in model._registered_genes()],
         "n_clusters": model.n_clusters_,
         "curve": None if curve is None else {name: curve[name].tolist() for name in curve},
     }

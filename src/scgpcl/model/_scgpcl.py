@@ -6,7 +6,6 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
@@ -17,8 +16,10 @@ from scgpcl import _keys
 from scgpcl._random import seeded
 from scgpcl.model import _checks
 from scgpcl.model._annotate import annotate
+from scgpcl.model._arguments import check_arguments
 from scgpcl.model._batches import check_batch_names
 from scgpcl.model._card import HubCard
+from scgpcl.model._cells import DATAMODULE_SETUP, stand_in
 from scgpcl.model._decoder import DecoderTraining
 from scgpcl.model._features import n_selected
 from scgpcl.model._query import QueryPreparation
@@ -85,6 +86,8 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
     seed
         Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 where that is not set. The global
         random state is neither used nor changed.
+    registry
+        ``datamodule.registry`` of the data module to train on, in place of ``adata``.
 
     Examples
     --------
@@ -122,8 +125,8 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         seed: int | None = None,
         registry: dict | None = None,
     ) -> None:
-        _check_arguments(locals())
-        self._start(adata, registry)
+        check_arguments(locals())
+        self._start(adata, self._own_registry(registry))
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
         self.n_clusters_ = None if n_clusters is None else int(n_clusters)
         self.n_clusters_curve_ = None
@@ -194,6 +197,13 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
             ``adata`` is a view.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        cls.register_manager(cls._checked_manager(adata, setup_method_args, **kwargs))
+
+    @classmethod
+    def _checked_manager(cls, adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
+        """Register the fields of an AnnData with a manager of its own."""
+        arguments = setup_method_args["setup_args"]
+        layer, batch_key, size_factor_key = (arguments[name] for name in ("layer", "batch_key", "size_factor_key"))
         _checks.check_is_adata(adata)
         _checks.check_not_view(adata)
         _checks.check_names(adata.obs_names, "obs_names")
@@ -211,7 +221,20 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
             warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
             manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        return manager
+
+    @classmethod
+    def _own_registry(cls, registry: dict | None) -> dict | None:
+        """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others."""
+        if registry is None or registry.get("setup_method_name") != DATAMODULE_SETUP:
+            return registry
+        adata = stand_in(registry)
+        arguments = {"adata": adata, "size_factor_key": None}
+        arguments |= {name: registry["setup_args"].get(name) for name in ("layer", "batch_key")}
+        own = cls._checked_manager(adata, cls._get_setup_method_args(cls=cls, **arguments)).registry
+        given, x = (each["field_registries"][REGISTRY_KEYS.X_KEY] for each in (registry, own))
+        x["state_registry"]["n_obs"] = x["summary_stats"]["n_cells"] = int(given["state_registry"]["n_obs"])
+        return own
 
     def annotate(
         self,
@@ -246,7 +269,7 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         _checks.check_key_added(key_added)
         target = self.adata if adata is None else adata
         if target is None:
-            msg = "Expected an AnnData, found none: the model was loaded without. Pass `adata=`."
+            msg = "Expected an AnnData, found none: the model is without. Pass `adata=`."
             raise ValueError(msg)
         _checks.check_is_adata(target)
         _checks.check_not_view(target)
@@ -268,38 +291,3 @@ def _version() -> str:
     from scgpcl import __version__
 
     return __version__
-
-
-def _check_arguments(values: dict[str, Any]) -> None:
-    """Refuse bad model arguments before any work."""
-    adata = values["adata"]
-    if adata is None and values["registry"] is None:
-        msg = "Expected an AnnData, found none. Pass one that `SCGPCL.setup_anndata(adata)` has registered."
-        raise ValueError(msg)
-    if adata is not None:
-        _checks.check_is_adata(adata)
-    if values["seed"] is not None:
-        _checks.check_seed(values["seed"])
-    for name in ("projection", "use_graph"):
-        _checks.check_flag(values[name], name)
-    _checks.check_n_clusters(values["n_clusters"], None if adata is None else adata.n_obs)
-    _checks.check_one_of(values["gene_flavor"], ("seurat", "variance"), "gene_flavor")
-    _checks.check_one_of(values["dispersion"], ("gene", "gene-cell"), "dispersion")
-    _checks.check_one_of(values["reconstruction"], ("zinb", "mse"), "reconstruction")
-    _checks.check_one_of(values["start"], ("pca", "random"), "start")
-    for name in ("n_hidden", "n_latent", "n_layers"):
-        _checks.check_range(values[name], 1, np.inf, name, whole=True)
-    if values["feature_total"] is not None:
-        _checks.check_range(values["feature_total"], 1e-9, np.inf, "feature_total")
-    _checks.check_range(values["tau"], 1e-3, np.inf, "tau")
-    _checks.check_range(values["alpha"], 1e-3, np.inf, "alpha")
-    _checks.check_range(values["neighbor_keep"], 1e-9, 1.0, "neighbor_keep")
-    if values["shrinkage"] != "auto":
-        _checks.check_range(values["shrinkage"], 0.0, 1.0, "shrinkage")
-    _checks.check_range(values["feature_drop"], 0.0, 1.0 - 1e-9, "feature_drop")
-    n_top_genes = values["n_top_genes"]
-    if n_top_genes is not None:
-        if isinstance(n_top_genes, float) and n_top_genes <= 1:
-            _checks.check_range(n_top_genes, 1e-9, 1.0, "n_top_genes")
-        else:
-            _checks.check_range(n_top_genes, 2, np.inf, "n_top_genes", whole=True)

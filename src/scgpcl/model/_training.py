@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from scgpcl import presets
@@ -13,10 +12,10 @@ from scgpcl._random import derived_seed, seeded
 from scgpcl.cluster import neighborhood
 from scgpcl.data import BipartiteSplitter
 from scgpcl.model import _checks
+from scgpcl.model._cells import check_datamodule
 from scgpcl.model._centers import CenterPlacement
 from scgpcl.model._comparison import ComparisonSpace
 from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
-from scgpcl.model._inference import all_selected
 from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
 from scgpcl.model._training_checks import check_plan_kwargs, check_split, check_stage_arguments, check_trainer
 from scgpcl.pp import library_sizes
@@ -79,6 +78,7 @@ class TwoStageTraining(CenterPlacement):
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         pretrain_plan_kwargs: Mapping[str, Any] | None = None,
         cluster_plan_kwargs: Mapping[str, Any] | None = None,
+        datamodule: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume_from: str | os.PathLike[str] | None = None,
         **trainer_kwargs: Any,
@@ -117,6 +117,11 @@ class TwoStageTraining(CenterPlacement):
             Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan` that differ from the
             default preset. Pre-training takes ``n_neighbors`` in place of ``neighborhood``: how many nearest cells, in
             principal components of the log counts, count as positives of a cell where they share a mini-batch; 0 for none.
+        datamodule
+            Where the cells are of a model that was made with ``registry=datamodule.registry``: a data module of scvi-tools
+            or :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
+            inference loader, which must always give all cells in one order; the counts of the model's genes are kept in
+            memory.
         checkpoint
             File to write the state of the run to after every epoch; ``None`` writes none.
         resume_from
@@ -128,7 +133,7 @@ class TwoStageTraining(CenterPlacement):
 
         Notes
         -----
-        Writes to the registered AnnData what :meth:`scgpcl.SCGPCL.annotate` writes.
+        Writes to the registered AnnData, if there is one, what :meth:`scgpcl.SCGPCL.annotate` writes.
 
         Raises
         ------
@@ -152,8 +157,7 @@ class TwoStageTraining(CenterPlacement):
         values |= {"pretrain_max_epochs": max_epochs if pretrain_max_epochs is None else pretrain_max_epochs}
         values |= {"cluster_max_epochs": max_epochs if cluster_max_epochs is None else cluster_max_epochs}
         values = {name: _TRAIN[name] if value is None else value for name, value in values.items()}
-        self._check_training(values)
-        n_cells = self.adata.n_obs
+        n_cells = self._check_training(values, datamodule)
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
         _checks.check_flag(shuffle_set_split, "shuffle_set_split")
         check_trainer(accelerator, devices, trainer_kwargs)
@@ -162,7 +166,7 @@ class TwoStageTraining(CenterPlacement):
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
         resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
         if resumed is not None:
-            check_run(resumed, run_values(self))
+            check_run(resumed, run_values(self, n_cells))
         plans = {
             "pretrain": {**_TRAIN["pretrain_plan_kwargs"], **(pretrain_plan_kwargs or {})},
             "cluster": {**_TRAIN["cluster_plan_kwargs"], **(cluster_plan_kwargs or {})},
@@ -170,10 +174,10 @@ class TwoStageTraining(CenterPlacement):
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs["early_stopping"] = True
+        self._datamodule = datamodule if datamodule is not None else self._datamodule
         with seeded(derived_seed(self.seed_, 1)):
             source = self._prepare()
             splitter = BipartiteSplitter(
-                self.adata_manager,
                 source,
                 seed=self.seed_,
                 batch_size=values["batch_size"],
@@ -187,46 +191,58 @@ class TwoStageTraining(CenterPlacement):
             self._pretrain(splitter, values, plans["pretrain"], run)
             self._cluster(splitter, values, plans["cluster"], run)
         self.is_trained_ = True
-        self.annotate()
+        if self.adata is not None:
+            self.annotate()
 
-    def _check_training(self, values: Mapping[str, Any]) -> None:
-        if self.adata is None:
-            msg = "Expected a model with an AnnData, found one loaded without. Load it with `adata=` to train on."
+    def _check_training(self, values: Mapping[str, Any], datamodule: Any = None) -> int:
+        """Require cells to train on and good arguments; give the number of cells."""
+        if datamodule is not None:
+            if self.adata is not None:
+                msg = (
+                    "Expected a model without an AnnData to train on a data module, found one with. "
+                    "Make it with `SCGPCL(registry=datamodule.registry)`."
+                )
+                raise ValueError(msg)
+            check_datamodule(datamodule, self._registered_genes(), self._batch_names())
+        cells = self.adata if self.adata is not None else datamodule if datamodule is not None else self._datamodule
+        if cells is None:
+            msg = (
+                "Expected cells to train on, found a model without an AnnData. Load it with `adata=`, or pass the "
+                "`datamodule` whose registry it was made of."
+            )
             raise ValueError(msg)
         check_stage_arguments(values)
-        _checks.check_n_clusters(self.n_clusters_, self.adata.n_obs)
-        _checks.check_can_estimate(self.n_clusters_, self.adata.n_obs)
+        n_cells = int(cells.n_obs)
+        _checks.check_n_clusters(self.n_clusters_, n_cells)
+        _checks.check_can_estimate(self.n_clusters_, n_cells)
+        return n_cells
 
     def _prepare(self) -> CountSource:
         """Fix genes, feature moments and the encoder's start at the first call; give the counts of the model's genes."""
-        layer, size_key = self._setup_arg("layer"), self._setup_arg("size_factor_key")
-        x = _checks.counts_of(self.adata, layer)
-        _checks.check_counts(x, layer)  # again: counts are often normalised in place after they were registered
-        size = None if size_key is None else self.adata.obs[size_key].to_numpy(dtype=np.float64)
-        batch_index = self._batch_index(self.adata)
+        cells = self._training_cells()
         frame = self._frame
-        if frame is not None and not self.adata.var_names.equals(frame.var_names):
+        if frame is not None and not cells.var_names.equals(frame.var_names):
             msg = (
                 "Expected the genes of the trained model, in its order, to go on training; found others. "
                 "Subset and sort the AnnData: `adata[:, model.gene_names_].copy()`."
             )
             raise ValueError(msg)
         if frame is not None:
-            given = library_sizes(x) if size is None else size
-            return all_selected(self.adata, layer, frame, given / frame.unit_size, batch_index)
+            size = library_sizes(cells.counts) if cells.size is None else cells.size
+            return cells.selected(frame, size / frame.unit_size)
         features = fit_features(
-            x,
-            self.adata.var_names,
-            size=size,
+            cells.counts,
+            cells.var_names,
+            size=cells.size,
             n_genes=self.module.n_genes,
             flavor=self.gene_flavor,
             feature_total=self.feature_total,
-            batch_index=batch_index,
+            batch_index=cells.batch_index,
         )
         frame = features.frame
-        source = all_selected(self.adata, layer, frame, features.size_factor, batch_index)
+        source = cells.selected(frame, features.size_factor)
         set_features(self.module, features)
-        ratios = None if batch_index is None else fit_batches(self.module, source, seed=self.seed_)
+        ratios = None if cells.batch_index is None else fit_batches(self.module, source, seed=self.seed_)
         if self.start == "pca":
             start_at_pca(self.module, source, seed=self.seed_)
             self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float(), ratios)
@@ -297,5 +313,7 @@ class TwoStageTraining(CenterPlacement):
             settings = settings._replace(resume_from=run.resumed.path, first_epoch=run.resumed.epochs)
         callbacks = [update]
         if run.checkpoint is not None:
-            callbacks.append(EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self)))
+            callbacks.append(
+                EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self, len(splitter.source)))
+            )
         fit_stage(self, plan, splitter, callbacks, settings)

@@ -148,7 +148,7 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
     Raises
     ------
     TypeError
-        If an argument of the trainer is unknown or a data module, or the callbacks are none.
+        If an argument of the trainer is unknown, or the callbacks are none.
     ValueError
         If there is no such accelerator or number of devices.
     """
@@ -167,13 +167,6 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
     if not (number or several or text):
         msg = f'Expected `devices` to be "auto", a number of at least 1, -1 for all, or a list, found {devices!r}.'
         raise ValueError(msg)
-    if "datamodule" in trainer_kwargs:
-        msg = (
-            "Expected to train on the registered AnnData, found a `datamodule`. Prototypes and targets belong to single "
-            "cells, and the batches of scvi-tools' data modules do not say which cells they hold. Register an AnnData "
-            "that stays on disk: `anndata.read_h5ad(path, backed='r')`."
-        )
-        raise TypeError(msg)
     _check_known(trainer_kwargs, _names(Trainer.__init__) | _names(pl.Trainer.__init__) | {"ckpt_path"}, "train")
     callbacks = trainer_kwargs.get("callbacks", ())
     if not isinstance(callbacks, list | tuple) or not all(isinstance(each, pl.Callback) for each in callbacks):

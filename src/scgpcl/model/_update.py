@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
-    from scvi.data import AnnDataManager
 
     from scgpcl.data import BipartiteBatch
 
@@ -72,7 +70,7 @@ class QueryUpdate(TwoStageTraining, Getters):
 
         Notes
         -----
-        Writes to the registered AnnData what :meth:`train` writes. The query is not kept: save the model to keep what
+        Writes to the registered AnnData, if there is one, what :meth:`train` writes. The query is not kept: save the model to keep what
         it learnt, and call :meth:`annotate` to label the query. The counts of the model's genes of all cells are in
         memory meanwhile. If the update fails, the model is as it was.
 
@@ -98,10 +96,8 @@ class QueryUpdate(TwoStageTraining, Getters):
             )
             raise ValueError(msg)
         source = _joined(self._query_source(query), self._prepare())
-        # of a manager the splitter only asks how many cells there are
-        manager = cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source))))
         splitter = BipartiteSplitter(
-            manager, source, seed=derived_seed(self.seed_, 30), batch_size=values["batch_size"], train_size=1.0
+            source, seed=derived_seed(self.seed_, 30), batch_size=values["batch_size"], train_size=1.0
         )
         plan = {**_TRAIN["cluster_plan_kwargs"], **(plan_kwargs or {})}
         settings = StageSettings(values["cluster_max_epochs"], accelerator, devices, trainer_kwargs)
@@ -110,7 +106,8 @@ class QueryUpdate(TwoStageTraining, Getters):
                 update = TargetUpdate(splitter, tol=values["label_tol"])
                 fit_stage(self, ClusterPlan(self.module, seed=self.seed_, **plan), splitter, [update], settings)
             encode_all(self.module, splitter)
-        self.annotate()
+        if self.adata is not None:
+            self.annotate()
 
     def _query_source(self, query: AnnData) -> CountSource:
         """Counts of the model's genes and size factors of new cells."""

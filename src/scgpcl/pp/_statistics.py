@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from scgpcl.data import row_blocks
+from scgpcl.data import DataModuleCounts, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,8 @@ def library_sizes(x: Any) -> np.ndarray:
     -------
     float64, shape (n_cells,).
     """
+    if isinstance(x, DataModuleCounts) and x.library is not None:
+        return x.library
     return np.concatenate([np.asarray(block.sum(1, dtype=np.float64)).ravel() for block in row_blocks(x)])
 
 

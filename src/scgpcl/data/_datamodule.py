@@ -1,0 +1,236 @@
+"""Counts that scvi-tools' data modules hand out, and the data module of a collection of files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from anndata.experimental import AnnCollection
+
+#: Rows of a collection that are read at a time.
+READ_ROWS = 4096
+
+
+def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Counts and batch codes of a mini-batch of scvi-tools.
+
+    Parameters
+    ----------
+    tensors
+        ``"X"``: counts, shape (n_cells, n_genes), dense or sparse. ``"batch"``: codes, shape (n_cells, 1); all 0 without.
+    n_genes
+        Number of genes that the cells must have.
+
+    Returns
+    -------
+    float32 matrix of shape (n_cells, n_genes), and int64 codes of shape (n_cells,).
+
+    Raises
+    ------
+    TypeError
+        If it is no mini-batch.
+    ValueError
+        If the cells have another number of genes.
+    """
+    x = tensors.get(REGISTRY_KEYS.X_KEY) if hasattr(tensors, "get") else None
+    if not isinstance(x, torch.Tensor):
+        msg = (
+            f"Expected mini-batches of scvi-tools, dictionaries with counts under 'X', found {type(tensors).__name__}. "
+            "Pass the `inference_dataloader()` of a data module of scvi-tools."
+        )
+        raise TypeError(msg)
+    if x.ndim != 2 or x.shape[1] != n_genes:
+        msg = f"Expected cells of {n_genes} genes, those of the model in its order, found counts of shape {tuple(x.shape)}."
+        raise ValueError(msg)
+    x = x.cpu()
+    if x.layout is torch.sparse_csr:
+        parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
+        counts = sp.csr_matrix(parts, shape=tuple(x.shape), dtype=np.float32)
+    else:
+        counts = sp.csr_matrix((x.to_dense() if x.is_sparse else x).numpy(), dtype=np.float32)
+    codes = tensors.get(REGISTRY_KEYS.BATCH_KEY)
+    index = np.zeros(counts.shape[0], dtype=np.int64) if codes is None else codes.cpu().numpy().ravel().astype(np.int64)
+    return counts, index
+
+
+class DataModuleCounts:
+    """Count matrix that can only be passed over: the cells of a data module, in the order of its inference loader.
+
+    Parameters
+    ----------
+    datamodule
+        Has ``n_obs``, ``n_vars`` and ``inference_dataloader()``, as the data modules of scvi-tools do.
+
+    Attributes
+    ----------
+    shape
+        Numbers of cells and genes.
+    library
+        Total count of each cell, float64, shape (n_cells,), once the cells have been passed over.
+    batch_index
+        Batch code of each cell, int64, shape (n_cells,), likewise.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, datamodule: Any) -> None:
+        self._datamodule = datamodule
+        self.shape = (int(datamodule.n_obs), int(datamodule.n_vars))
+        self.library: np.ndarray | None = None
+        self.batch_index: np.ndarray | None = None
+
+    def row_blocks(self) -> Iterator[sp.csr_matrix]:
+        """Pass over the cells.
+
+        Raises
+        ------
+        ValueError
+            If the number of cells is not that of the data module, or their order not that of the first pass.
+        """
+        n_cells, n_genes = self.shape
+        totals: list[np.ndarray] = []
+        batches: list[np.ndarray] = []
+        start = 0
+        for tensors in self._datamodule.inference_dataloader():
+            block, codes = tensors_to_counts(tensors, n_genes)
+            total = np.asarray(block.sum(1, dtype=np.float64)).ravel()
+            stop = start + len(total)
+            if self.library is not None and not np.array_equal(total, self.library[start:stop]):
+                msg = (
+                    f"Expected the data module to give its cells in one order, found others at {start} to {stop} when "
+                    "they were read again. Make its inference loader without shuffling."
+                )
+                raise ValueError(msg)
+            totals.append(total)
+            batches.append(codes)
+            start = stop
+            yield block
+        if start != n_cells:
+            msg = (
+                f"Expected the {n_cells} cells of the data module, found {start} in its inference loader. "
+                "Make it so that it gives every cell once and drops none."
+            )
+            raise ValueError(msg)
+        self.library, self.batch_index = np.concatenate(totals), np.concatenate(batches)
+
+    def columns(self, index: np.ndarray) -> sp.csr_matrix:
+        """Counts of some genes of all cells in memory, shape (n_cells, len(index))."""
+        return sp.vstack([block[:, index] for block in self.row_blocks()], format="csr")
+
+
+class CollectionDataModule:
+    """Data module of several AnnData, such as files on disk, joined lazily by their cells.
+
+    It has of a data module of scvi-tools what :meth:`scgpcl.SCGPCL.train` asks for. Files with the same genes can be
+    left on disk; of those with other genes the common ones are taken with ``AnnCollection(..., join_vars="inner")``.
+
+    Parameters
+    ----------
+    collection
+        The collection.
+    layer
+        Layer with the counts; ``None`` takes ``X``.
+    batch_key
+        Column of ``collection.obs`` with the batch of each cell, such as the ``label`` of the collection.
+
+    Attributes
+    ----------
+    n_obs, n_vars
+        Numbers of cells and genes.
+    obs_names
+        Names of the cells, in the order of the inference loader.
+    registry
+        What a model is made of: ``scgpcl.SCGPCL(registry=datamodule.registry)``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer or column.
+    TypeError
+        If it is no collection.
+    ValueError
+        If the column has missing values.
+
+    Examples
+    --------
+    >>> import anndata, scgpcl
+    >>> from anndata.experimental import AnnCollection
+    >>> cells = scgpcl.datasets.pbmc3k()
+    >>> collection = AnnCollection({"a": cells[:1000], "b": cells[1000:]}, label="sample")
+    >>> datamodule = scgpcl.data.CollectionDataModule(collection, layer="counts", batch_key="sample")
+    >>> model = scgpcl.SCGPCL(registry=datamodule.registry, n_clusters=9)
+    >>> model.train(datamodule=datamodule)  # doctest: +SKIP
+    """
+
+    def __init__(self, collection: AnnCollection, *, layer: str | None = None, batch_key: str | None = None) -> None:
+        if not all(hasattr(collection, name) for name in ("adatas", "obs_names", "var_names")):
+            msg = (
+                f"Expected `collection` to be an AnnCollection, found {type(collection).__name__}. Make one of several "
+                "AnnData with `anndata.experimental.AnnCollection([...])`."
+            )
+            raise TypeError(msg)
+        self._collection = collection
+        self._layer = layer
+        self.n_obs, self.n_vars = (int(n) for n in collection.shape)
+        self.obs_names = collection.obs_names
+        lacking = [i for i, adata in enumerate(collection.adatas) if layer is not None and layer not in adata.layers]
+        if lacking:
+            msg = f"Expected raw counts in `layers[{layer!r}]` of all parts of the collection, found none in parts {lacking}."
+            raise KeyError(msg)
+        self._batches, names = self._read_batches(batch_key)
+        self.registry = {
+            "setup_method_name": "setup_datamodule",
+            "setup_args": {"layer": layer, "batch_key": batch_key},
+            "field_registries": {
+                REGISTRY_KEYS.X_KEY: {
+                    "state_registry": {
+                        "n_obs": self.n_obs,
+                        "n_vars": self.n_vars,
+                        "column_names": collection.var_names,
+                    },
+                    "summary_stats": {"n_vars": self.n_vars, "n_cells": self.n_obs},
+                },
+                REGISTRY_KEYS.BATCH_KEY: {
+                    "state_registry": {"categorical_mapping": names, "original_key": batch_key},
+                    "summary_stats": {"n_batch": len(names)},
+                },
+            },
+        }
+
+    def inference_dataloader(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Mini-batches of all cells in their order: sparse counts and batch codes."""
+        for start in range(0, self.n_obs, READ_ROWS):
+            stop = min(start + READ_ROWS, self.n_obs)
+            rows = self._collection[np.arange(start, stop)]
+            counts = sp.csr_matrix(rows.X if self._layer is None else rows.layers[self._layer], dtype=np.float32)
+            indptr, indices, values = (torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data))
+            yield {
+                REGISTRY_KEYS.X_KEY: torch.sparse_csr_tensor(indptr, indices, values, size=counts.shape),
+                REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(self._batches[start:stop, None]),
+            }
+
+    def _read_batches(self, key: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of all cells and names of the batches."""
+        if key is None:
+            return np.zeros(self.n_obs, dtype=np.int64), np.array(["0"])
+        obs = getattr(self._collection, "obs", None)
+        if obs is None or key not in obs:
+            found = "" if obs is None else ", ".join(map(repr, obs.columns))
+            msg = (
+                f"Expected `batch_key={key!r}` to be a column of all parts of the collection, found columns [{found}]."
+            )
+            raise KeyError(msg)
+        n_missing = int(obs[key].isna().sum())
+        if n_missing:
+            msg = f"Expected a value for every cell in `obs[{key!r}]`, found {n_missing} missing ones. Fill them in."
+            raise ValueError(msg)
+        codes, names = pd.factorize(obs[key].astype(str).to_numpy(dtype=object), sort=True)
+        return codes.astype(np.int64), names
