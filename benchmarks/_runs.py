@@ -42,11 +42,14 @@ SAME_METHOD = {
     "reconstruction": "zinb",
     "projection": False,
 }
-#: Arguments of the model that differ from the default preset, and the batch size.
-CONFIGURATIONS: dict[str, tuple[dict[str, Any], int]] = {
-    "paper-sized": (SAME_METHOD, BATCH_SIZE),
-    "default": ({}, presets.DEFAULT["train"]["batch_size"]),
-}
+#: Arguments of the model and of both plans that differ from the default preset, and the batch size.
+CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "paper-sized": (SAME_METHOD, {}, BATCH_SIZE),
+    "default": ({}, {}, presets.DEFAULT["train"]["batch_size"]),
+    "default, a quarter of the genes decoded": (
+        {}, {"decoded_genes": 0.25}, presets.DEFAULT["train"]["batch_size"]
+    ),
+}  # fmt: skip
 
 
 class Data(NamedTuple):
@@ -114,7 +117,7 @@ class PackageRun:
         components: np.ndarray | None = None,
     ) -> None:
         self.clock = clock
-        changed, batch_size = CONFIGURATIONS[configuration]
+        changed, in_plans, batch_size = CONFIGURATIONS[configuration]
         wanted = {**presets.DEFAULT["model"], **changed}
         known = inspect.signature(SCGPCLModule).parameters
         torch.manual_seed(0)
@@ -127,17 +130,17 @@ class PackageRun:
         source = CountSource(data.counts, data.size_factor)
         self.splitter = BipartiteSplitter(source, seed=0, batch_size=batch_size, train_size=1.0)
         settings = presets.DEFAULT["train"]
-        changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY}
+        changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY, **in_plans}
         changed = {**settings["pretrain_plan_kwargs"], **changed}
         near = None
-        if changed.pop("n_neighbors") and configuration == "default":
+        if changed.pop("n_neighbors") and configuration != "paper-sized":
             if components is None:
                 components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
             near = neighborhood(torch.from_numpy(components).float(), settings["pretrain_plan_kwargs"]["n_neighbors"])
         plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)
         self._pretrain = (plan, update, plan.configure_optimizers())
-        plan = ClusterPlan(self.module, seed=0, **{**settings["cluster_plan_kwargs"], "one_cycle": False})
+        plan = ClusterPlan(self.module, seed=0, **{**settings["cluster_plan_kwargs"], "one_cycle": False, **in_plans})
         self._cluster = (plan, TargetUpdate(self.splitter, tol=0.0), plan.configure_optimizers())
 
     def pretrain(self) -> float:

@@ -52,6 +52,7 @@ TESTS = {
     "cluster/_n_clusters": ["cluster/test_n_clusters.py"],
     "cluster/_neighbors": ["cluster/test_neighbors.py"],
     "data/_counts": ["data"],
+    "data/_datamodule": ["data/test_datamodule.py"],
     "data/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
     "data/_hetero": ["data/test_data.py"],
     "data/_loader": ["data"],

@@ -53,6 +53,10 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "hidden_256": ({"n_hidden": 256}, {}, {}),
     "batch_128": ({}, {}, {"batch_size": 128}),
     "batch_512": ({}, {}, {"batch_size": 512}),
+    **{
+        f"decoded_{share:g}": ({}, {"decoded_genes": share}, {"cluster_plan_kwargs": {"decoded_genes": share}})
+        for share in (0.1, 0.25, 0.5)
+    },
     **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n, "agreement": NEVER}) for n in (6, 12, 20, 40)},
     **{f"lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
     **{f"lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": NEVER}) for w in WEIGHTS},

@@ -206,6 +206,29 @@ def test_options_train(adata, fit, option):
             model.get_normalized_expression()
 
 
+def test_finds_the_groups_from_the_reconstruction_of_random_genes(adata, fit):
+    part = {"decoded_genes": 0.25}
+    train = {"pretrain_max_epochs": 8, "pretrain_plan_kwargs": part, "cluster_plan_kwargs": part}
+    models = [fit(adata.copy(), train=train) for _ in range(2)]
+    assert adjusted_rand_score(adata.obs["group"], models[0].predict()) > 0.9
+    np.testing.assert_array_equal(*(model.get_latent_representation() for model in models))
+    whole = fit(adata.copy(), train={"pretrain_max_epochs": 8})
+    assert not np.array_equal(whole.get_latent_representation(), models[0].get_latent_representation())
+
+
+def test_genes_to_decode_are_drawn_anew_for_every_mini_batch():
+    from scgpcl.train import ClusterPlan
+
+    module = scgpcl.SCGPCLModule(40, 3, n_hidden=8, n_latent=4)
+    plan = ClusterPlan(module, seed=0, decoded_genes=0.25)
+    drawn = torch.stack([plan.decoded(torch.device("cpu")) for _ in range(200)])
+    assert drawn.shape == (200, 10)
+    assert (drawn.diff(dim=1) > 0).all()
+    times = drawn.flatten().bincount(minlength=40)
+    assert times.min() > 20  # each gene 50 times on average
+    assert ClusterPlan(module, seed=0).decoded(torch.device("cpu")) is None
+
+
 def test_defaults_are_the_default_preset():
     import inspect
 

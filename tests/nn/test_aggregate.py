@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch_geometric.nn import SAGEConv
 
@@ -31,6 +32,21 @@ def test_transposed_edges_are_the_same_edges(batch):
     torch.testing.assert_close(batch.graph.t_indices.long(), cells)
     torch.testing.assert_close(genes, genes.sort().values)
     torch.testing.assert_close(batch.graph.t_indptr.long().diff(), torch.bincount(genes, minlength=batch.graph.n_genes))
+
+
+@pytest.mark.parametrize("genes", [[0, 3, 17, 59], [5], list(range(60))])
+def test_edges_of_some_genes_are_those_of_their_columns(batch, genes):
+    dense = dense_counts(batch)[:, genes]
+    part, kept = batch.graph.of_genes(torch.tensor(genes))
+    wanted = sp.csr_matrix(dense.numpy())
+    np.testing.assert_array_equal(part.indptr, wanted.indptr)
+    np.testing.assert_array_equal(part.indices, wanted.indices)
+    np.testing.assert_array_equal(batch.counts[kept], wanted.data)
+    turned = sp.csr_matrix(dense.numpy().T)
+    np.testing.assert_array_equal(part.t_indptr, turned.indptr)
+    np.testing.assert_array_equal(part.t_indices, turned.indices)
+    np.testing.assert_array_equal(batch.counts[kept][part.t_order], turned.data)
+    assert [t.dtype for t in part] == [t.dtype for t in batch.graph]
 
 
 def test_stored_zeros_are_no_edges(counts):

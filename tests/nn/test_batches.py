@@ -175,6 +175,25 @@ def test_squared_error_sees_the_features_of_each_batch(batch, case):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("n_batch", [0, N_BATCH])
+@pytest.mark.parametrize("kind", [("gene", "zinb"), ("gene-cell", "zinb"), ("gene", "mse")])
+def test_losses_over_parts_of_the_genes_have_the_mean_of_the_whole(batch, case, kind, n_batch):
+    """So has their gradient: over random genes the loss is unbiased."""
+    torch.manual_seed(0)
+    features = case[0] if n_batch else case[0]._replace(links=None, offset=case[0].offset[0])
+    n_genes = features.graph.n_genes
+    dispersion, reconstruction = kind
+    decoder = Decoder(
+        n_genes, n_latent=4, n_hidden=7, dispersion=dispersion, reconstruction=reconstruction, n_batch=n_batch
+    ).double()
+    z = torch.randn(features.graph.n_cells, 2, 4, dtype=torch.float64)
+    arguments = z, features, batch.counts.double(), batch.size_factor.double()
+    parts = torch.randperm(n_genes).view(4, -1).sort(1).values
+    losses = [decoder.loss(*arguments), torch.stack([decoder.loss(*arguments, genes) for genes in parts]).mean()]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, list(decoder.parameters())) for loss in losses))
+
+
 def test_decoder_starts_at_the_means_of_each_batch():
     g = torch.Generator().manual_seed(0)
     means = torch.rand(8, generator=g) + 0.5

@@ -65,16 +65,17 @@ def test_likelihood_makes_nothing_larger_than_a_slice(products, module, block, m
     assert recorder.largest < N_CELLS * N_VIEWS * n_out
 
 
-def test_a_step_multiplies_no_more_than_the_method_needs(products, module, block):
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_a_step_multiplies_no_more_than_the_method_needs(products, module, block, share):
     """Multiplications of dense matrices in one pre-training step, against a list written from the equations."""
-    plan = PretrainPlan(module, n_clusters=N_PROTOTYPES, seed=0, granularity=(1.0,))
+    plan = PretrainPlan(module, n_clusters=N_PROTOTYPES, seed=0, granularity=(1.0,), decoded_genes=share)
     plan.log_losses = lambda *args: None
     plan.prototypes = [torch.randn(N_PROTOTYPES, N_LATENT)]
     plan.prototype_labels = [torch.arange(N_CELLS) % N_PROTOTYPES]
     plan.warmup_epochs = 0
     found = sum(p.flops for p in products.products_of(lambda: plan.training_step(block, 0).backward()))
     rows, both = N_CELLS * N_VIEWS, N_GENES * N_VIEWS
-    decoder = 3 * rows * (N_LATENT * N_HIDDEN + N_HIDDEN * module.decoder.heads.out_features)
+    decoder = 3 * rows * (N_LATENT * N_HIDDEN + share * N_HIDDEN * module.decoder.heads.out_features)
     projection = 3 * rows * 2 * N_LATENT * N_LATENT
     instances = rows * rows * (N_LATENT + 2 * N_LATENT)
     prototypes = 3 * rows * N_PROTOTYPES * N_LATENT

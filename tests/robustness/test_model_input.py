@@ -210,6 +210,8 @@ BAD_TRAIN = {
     "optimiser": ({"pretrain_plan_kwargs": {"optimizer": "SGD"}}, "'AdamW', 'Adadelta'.*found 'SGD'"),
     "no granularity": ({"pretrain_plan_kwargs": {"granularity": ()}}, r"\(1.0, 1.5, 2.0\), found \(\)"),
     "granularity of zero": ({"pretrain_plan_kwargs": {"granularity": (0,)}}, "found 0"),
+    "no genes to decode": ({"cluster_plan_kwargs": {"decoded_genes": 0}}, r"from 1e-09 to 1, found 0"),
+    "more genes than there are": ({"pretrain_plan_kwargs": {"decoded_genes": 1.5}}, r"found 1\.5"),
     "prototypes": ({"pretrain_plan_kwargs": {"prototypes": "never"}}, "'epoch', 'batch'.*found 'never'"),
     "weight": ({"pretrain_plan_kwargs": {"lambda_instance": np.nan}}, "found nan"),
     "negative weight": ({"cluster_plan_kwargs": {"lambda_reconstruction": -1}}, "found -1"),
@@ -235,7 +237,7 @@ def test_bad_train_arguments_are_refused(adata, case, refused):
 
 UNKNOWN_TRAIN = {
     "trainer": ({"max_epoch": 3}, "found 'max_epoch'. Check the spelling"),
-    "plan": ({"pretrain_plan_kwargs": {"lrr": 1}}, "found 'lrr'. It takes encoder_lr"),
+    "plan": ({"pretrain_plan_kwargs": {"lrr": 1}}, "found 'lrr'. It takes decoded_genes, encoder_lr"),
     "fixed here": ({"pretrain_plan_kwargs": {"n_clusters": 4}}, "found 'n_clusters'"),
     "plan of the other stage": ({"cluster_plan_kwargs": {"warmup_epochs": 1}}, "found 'warmup_epochs'"),
     "no dictionary": ({"pretrain_plan_kwargs": [1]}, r"dictionary of arguments by name, found \[1\]"),

@@ -79,6 +79,8 @@ def check_plan_kwargs(plan: type[StagePlan], kwargs: Any, argument: str) -> None
             _checks.check_one_of(value, get_args(PrototypeScope), shown)
         elif name in ("warmup_epochs", "n_neighbors"):
             _checks.check_range(value, 0, np.inf, shown, whole=True)
+        elif name == "decoded_genes":
+            _checks.check_range(value, 1e-9, 1.0, shown)
         elif name == "one_cycle":
             _checks.check_flag(value, shown)
         elif name == "granularity":

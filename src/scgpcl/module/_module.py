@@ -249,11 +249,27 @@ class SCGPCLModule(BaseModuleClass):
         return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
 
     def reconstruction_loss(
-        self, batch: BipartiteBatch, z: Tensor, features: StandardizedCounts | None = None
+        self,
+        batch: BipartiteBatch,
+        z: Tensor,
+        features: StandardizedCounts | None = None,
+        genes: Tensor | None = None,
     ) -> Tensor:
-        """Mean reconstruction loss of views of shape (n_cells, n_views, n_latent); ``features`` saves computing them."""
+        """Mean reconstruction loss of a batch.
+
+        Parameters
+        ----------
+        batch
+            The cells.
+        z
+            Their views, shape (n_cells, n_views, n_latent).
+        features
+            Their features; ``None`` computes them.
+        genes
+            See :meth:`scgpcl.nn.Decoder.loss`.
+        """
         features = self.features(batch) if features is None else features
-        return self.decoder.loss(z, features, batch.counts, batch.size_factor)
+        return self.decoder.loss(z, features, batch.counts, batch.size_factor, genes)
 
     def loss(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Any], generative_outputs: Any, **kwargs: Any

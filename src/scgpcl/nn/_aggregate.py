@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scgpcl.nn._precision import in_single_precision
 
@@ -53,6 +54,35 @@ class Bipartite(NamedTuple):
         degrees = self.indptr.diff()
         cells = torch.arange(self.n_cells, device=self.indptr.device)
         return cells.repeat_interleave(degrees, output_size=self.indices.shape[0])
+
+    def of_genes(self, genes: Tensor) -> tuple[Bipartite, Tensor]:
+        """Edges of some genes, which are numbered anew in their order.
+
+        Parameters
+        ----------
+        genes
+            Positions in ascending order, int64, shape (n_some,).
+
+        Returns
+        -------
+        The graph, and which of the edges are in it, bool, shape (n_edges,).
+        """
+        place = self.indices.new_full((self.n_genes,), -1)
+        place[genes] = torch.arange(len(genes), dtype=place.dtype, device=place.device)
+        places = place[self.indices]
+        kept = places >= 0
+        position = kept.cumsum(0)
+        t_kept = kept[self.t_order]
+        before = functional.pad(position.to(self.indptr.dtype), (1, 0))
+        degrees = self.t_indptr.diff()[genes]
+        part = Bipartite(
+            before[self.indptr],
+            places[kept],
+            functional.pad(degrees.cumsum(0, dtype=degrees.dtype), (1, 0)),
+            self.t_indices[t_kept],
+            position[self.t_order[t_kept]] - 1,
+        )
+        return part, kept
 
 
 def _product(csr: tuple[Tensor, Tensor, Tensor], dense: Tensor) -> Tensor:

@@ -162,7 +162,14 @@ class Decoder(nn.Module):
         """
         self.hidden.fit_statistics(self.with_batch(z.unsqueeze(1), batch_index)[:, 0])
 
-    def loss(self, z: Tensor, features: StandardizedCounts, counts: Tensor, size_factor: Tensor) -> Tensor:
+    def loss(
+        self,
+        z: Tensor,
+        features: StandardizedCounts,
+        counts: Tensor,
+        size_factor: Tensor,
+        genes: Tensor | None = None,
+    ) -> Tensor:
         """Mean reconstruction loss over cells, views and genes.
 
         Parameters
@@ -175,17 +182,27 @@ class Decoder(nn.Module):
             Count of each edge, shape (n_edges,).
         size_factor
             Shape (n_cells,).
+        genes
+            Ascending positions of the genes to decode, int64, shape (n_some,); ``None`` decodes all. Over random genes
+            the expectation of the loss and of its gradients is that over all.
         """
         batch_index = None if features.links is None else features.links.batch
         hidden = self.with_batch(self.hidden(self.with_batch(z, batch_index)), batch_index)
-        weight, bias = self.heads.weight, self.heads.bias
+        weight: Tensor = self.heads.weight
+        bias: Tensor = self.heads.bias
+        theta: Tensor | None = self.raw_theta
+        graph, values, offset = features.graph, features.values, features.offset
+        if genes is not None:
+            rows = (genes + torch.arange(0, len(bias), self.n_genes, device=genes.device).unsqueeze(1)).flatten()
+            weight, bias, theta = weight[rows], bias[rows], None if theta is None else theta[genes]
+            graph, kept = graph.of_genes(genes)
+            values, counts, offset = values[kept], counts[kept], offset[..., genes]
         if self.reconstruction == "mse":
-            offset = features.offset
             if self.n_batch:  # the one-hot batches of the layer's input choose the offset too
                 weight = weight - functional.pad(offset.t(), (weight.shape[1] - self.n_batch, 0))
                 offset = torch.zeros_like(bias)
-            return fused_mse_loss(hidden, weight, bias, features.values, offset, features.graph)
-        return fused_zinb_loss(hidden, weight, bias, self.raw_theta, counts, features.graph, size_factor.log())
+            return fused_mse_loss(hidden, weight, bias, values, offset, graph)
+        return fused_zinb_loss(hidden, weight, bias, theta, counts, graph, size_factor.log())
 
     def forward(self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None) -> ZINBParameters:
         """Parameters of the counts' distribution.

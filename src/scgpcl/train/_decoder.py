@@ -66,7 +66,9 @@ class DecoderPlan(StagePlan):
         """Loss of one mini-batch."""
         z = self.z[batch.cell_index.to(self.z.device)]
         noise = torch.randn(z.shape, generator=self._generator).to(z)
-        loss = self.module.reconstruction_loss(batch, (z + self.noise * noise).unsqueeze(1).to(batch.counts.device))
+        device = batch.counts.device
+        noisy = (z + self.noise * noise).unsqueeze(1).to(device)
+        loss = self.module.reconstruction_loss(batch, noisy, genes=self.decoded(device))
         self.log_losses(batch, loss, {_keys.RECONSTRUCTION_LOSS: loss})
         return loss
 

@@ -38,6 +38,9 @@ class StagePlan(pl.LightningModule):
         Learning rate of the encoder as a multiple of ``lr``.
     one_cycle
         Raise and lower the learning rate once over the planned epochs.
+    decoded_genes
+        Share of the genes, drawn anew for every mini-batch, over which the reconstruction is taken: less than 1 is faster
+        and noisier.
     """
 
     stage: int
@@ -52,6 +55,7 @@ class StagePlan(pl.LightningModule):
         weight_decay: float = 1e-4,
         encoder_lr: float = 1.0,
         one_cycle: bool = False,
+        decoded_genes: float = 1.0,
     ) -> None:
         super().__init__()
         self.module = module
@@ -61,6 +65,7 @@ class StagePlan(pl.LightningModule):
         self.weight_decay = weight_decay
         self.encoder_lr = encoder_lr
         self.one_cycle = one_cycle
+        self.n_decoded = max(1, round(decoded_genes * module.n_genes))
         self._generator = cpu_generator(seed, self.stage)
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
@@ -96,6 +101,13 @@ class StagePlan(pl.LightningModule):
         rank = (self.global_rank,) if self.global_rank > 0 else ()
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch, *rank)
         self._logged = {}
+
+    def decoded(self, device: torch.device) -> Tensor | None:
+        """Genes to decode in a mini-batch, ``None`` for all."""
+        n_genes = self.module.n_genes
+        if self.n_decoded >= n_genes:
+            return None
+        return torch.randperm(n_genes, generator=self._generator)[: self.n_decoded].sort().values.to(device)
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Log the mean over the cells of the epoch of the total and of each part.
@@ -199,7 +211,8 @@ class PretrainPlan(StagePlan):
         """Loss of one mini-batch under two random views."""
         encoded = self.module.inference(batch, self.module.draw_view(self._generator))
         z = encoded["z"]
-        parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, encoded["features"])}
+        reconstruction = self.module.reconstruction_loss(batch, z, encoded["features"], self.decoded(z.device))
+        parts = {_keys.RECONSTRUCTION_LOSS: reconstruction}
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.project(z)
         if self.lambda_instance > 0:
@@ -274,7 +287,9 @@ class ClusterPlan(StagePlan):
         q = self.module.soft_assign(self.module.shorten(z[:, 0]))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
-            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, encoded["features"]),
+            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(
+                batch, z, encoded["features"], self.decoded(z.device)
+            ),
         }
         total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]
         self.log_losses(batch, total, parts)
