@@ -73,7 +73,8 @@ def test_components_are_those_of_scanpy(make_set):
 def test_leiden_finds_the_number_by_itself(method, make_set):
     adata = make_set(3, seed=0, n_cells=90)
     labels, _ = method("pca-leiden")(visible(adata), None, seed=0, batch_key=None)
-    other = ad.AnnData(obsm={"z": method("pca-kmeans")(visible(adata), 3, seed=0, batch_key=None).latent})
+    z = method("pca-kmeans")(visible(adata), 3, seed=0, batch_key=None).latent
+    other = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(other, use_rep="z", random_state=0)
     sc.tl.leiden(other, 1.0, flavor="igraph", n_iterations=2, directed=False, random_state=0)
     assert metrics.ari(labels, other.obs["leiden"]) == 1

@@ -71,7 +71,7 @@ def _same(stored: Any, record: Mapping[str, object]) -> bool:
 def _make(latent: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
     import scanpy as sc
 
-    cells = ad.AnnData(obsm={"latent": latent})
+    cells = ad.AnnData(obsm={"latent": latent}, shape=(len(latent), 0))
     if method == "tsne":
         perplexity = min(30.0, (cells.n_obs - 1) / 3)
         sc.tl.tsne(cells, use_rep="latent", perplexity=perplexity, random_state=seed)

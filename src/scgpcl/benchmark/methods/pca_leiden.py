@@ -27,7 +27,7 @@ N_STEPS = 20
 
 def compile_neighbors() -> None:
     """Let umap compile its part of the neighbour graph, which takes longer than the graph of any set here."""
-    sc.pp.neighbors(ad.AnnData(obsm={"z": np.eye(20, dtype=np.float32)}), use_rep="z")
+    sc.pp.neighbors(ad.AnnData(obsm={"z": np.eye(20, dtype=np.float32)}, shape=(20, 0)), use_rep="z")
 
 
 @register("pca-leiden", prepare=compile_neighbors)
@@ -37,7 +37,7 @@ def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_ke
     It ignores batches.
     """
     z = components(adata, seed=seed)
-    cells = ad.AnnData(obsm={"z": z})
+    cells = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(cells, use_rep="z", random_state=seed)
 
     def leiden(resolution: float) -> np.ndarray:
