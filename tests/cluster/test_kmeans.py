@@ -24,6 +24,19 @@ def test_equals_scikit_learn_from_the_same_start(blobs):
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-8)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_stops_where_scikit_learn_does(blobs, scale):
+    """The tolerance is one of the mean variance of the columns, whatever the unit of the data."""
+    x = scale * blobs
+    init = x[:7].clone()
+    for tol in (1e-4, 0.05):
+        ours = kmeans(x, 7, init=init, tol=tol)
+        theirs = KMeans(7, init=init.numpy(), n_init=1, max_iter=100, tol=tol).fit(x.numpy())
+        np.testing.assert_allclose(ours.centers, theirs.cluster_centers_, rtol=1e-8)
+    default = kmeans(x, 7, init=init)
+    assert torch.equal(default.centers, kmeans(x, 7, init=init, tol=1e-4).centers)
+
+
 def test_restarts_reach_scikit_learns_inertia(blobs):
     ours = kmeans(blobs, 7, n_init=10, seed=0)
     theirs = KMeans(7, n_init=10, random_state=0).fit(blobs.numpy())
@@ -52,6 +65,21 @@ def test_no_cluster_is_empty_with_duplicates():
     x = torch.cat([torch.zeros(50, 2), torch.ones(50, 2), 5 * torch.ones(1, 2)])
     init = torch.tensor([[0.0, 0.0], [100.0, 100.0], [200.0, 200.0]])
     assert len(kmeans(x, 3, init=init).labels.unique()) == 3
+
+
+def test_empty_clusters_take_different_rows_the_farthest_first():
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 4.0], [0.0, 9.0]])
+    init = torch.tensor([[0.0, 0.0], [100.0, 0.0], [200.0, 0.0]])
+    found = kmeans(x, 3, init=init, max_iter=1)
+    torch.testing.assert_close(found.centers[1:], x[[3, 2]])
+
+
+def test_no_distance_is_below_zero():
+    x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    for shift, rounding in ((0.0, 1e-5), (1e3, 2.0)):
+        _, squared = nearest(x + shift, x + shift)
+        assert (squared >= 0).all()
+        assert squared.max() < rounding
 
 
 def test_many_rows_are_fitted_on_a_sample(blobs, monkeypatch):

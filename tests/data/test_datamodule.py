@@ -102,6 +102,15 @@ def test_the_label_of_a_collection_can_be_the_batch(adata, collection):
     np.testing.assert_array_equal(as_b, model.get_latent_representation(adata, transform_batch="b"))
 
 
+def test_batches_of_a_collection_are_in_the_order_of_their_names(files):
+    parts = {name: ad.read_h5ad(path, backed="r") for name, path in zip(["z", "y"], files, strict=True)}
+    datamodule = CollectionDataModule(AnnCollection(parts, label="file"), batch_key="file")
+    fields = datamodule.registry["field_registries"]
+    assert list(fields["batch"]["state_registry"]["categorical_mapping"]) == ["y", "z"]
+    codes = np.concatenate([tensors["batch"][:, 0] for tensors in datamodule.inference_dataloader()])
+    np.testing.assert_array_equal(codes, [1] * 50 + [0] * 70)
+
+
 def test_dense_batches_with_codes_in_another_order_train_like_the_cells_in_memory(adata):
     datamodule = Hand(adata)
     adata.obs["batch"] = pd.Categorical(adata.obs["batch"], categories=["b", "a"])
