@@ -46,6 +46,13 @@ def test_batches_are_even_and_shuffled_by_the_seed():
     np.testing.assert_array_equal(np.concatenate(list(plain)), [5, 2, 9])
 
 
+@pytest.mark.parametrize(
+    ("n_cells", "batch_size", "sizes"), [(1, 2, [1]), (3, 2, [3]), (4, 2, [2, 2]), (5, 2, [3, 2]), (6, 2, [2, 2, 2])]
+)
+def test_no_cell_is_alone_but_a_single_one(n_cells, batch_size, sizes):
+    assert [len(batch) for batch in EvenBatchSampler(np.arange(n_cells), batch_size)] == sizes
+
+
 def test_loader_leaves_the_global_state(counts):
     before = torch.random.get_rng_state()
     source = CountSource(counts, np.ones(counts.shape[0]))
@@ -57,6 +64,12 @@ def test_loader_leaves_the_global_state(counts):
 def test_row_blocks_cover_all_rows(counts):
     for x in (counts, counts.tocsc(), counts.toarray()):
         assert (sp.vstack(list(row_blocks(x, n_rows=37))) != counts).nnz == 0
+
+
+def test_hetero_data_names_the_layers_that_there_are(adata):
+    adata.layers["counts"] = adata.X.copy()
+    with pytest.raises(KeyError, match=r"found the layers \['counts'\]"):
+        scgpcl.data.to_hetero_data(adata, layer="raw")
 
 
 def test_hetero_data_has_both_directions_and_validates(adata):
