@@ -75,7 +75,7 @@ class DecoderTraining(TwoStageTraining):
             If the model is not trained.
         ValueError
             If an argument is out of range, if there are fewer than 20 cells, if the model was loaded without its
-            AnnData, or made with ``reconstruction="mse"``.
+            cells, or made with ``reconstruction="mse"``.
         """
         self._trained_frame()
         _checks.check_range(max_epochs, 1, np.inf, "max_epochs", whole=True)

@@ -79,7 +79,7 @@ class QueryUpdate(TwoStageTraining, Getters):
         RuntimeError
             If the model is not trained.
         ValueError
-            If an argument is out of range, if genes are missing, or if the model was loaded without its AnnData:
+            If an argument is out of range, if genes are missing, or if the model was loaded without its cells:
             without the reference, batch normalisation and gene states would follow the query alone and the labels of
             the reference with them.
         """
