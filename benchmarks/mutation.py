@@ -56,7 +56,7 @@ TESTS = {
     "data/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
     "data/_hetero": ["data/test_data.py"],
     "data/_loader": ["data"],
-    "data/_splitter": ["data", "model/test_scvi_tools.py"],
+    "data/_splitter": ["data", "model/test_scvi_tools.py", "model/test_processes.py"],
 }
 
 COMPARE = {

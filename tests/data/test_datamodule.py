@@ -1,6 +1,7 @@
 """Training from the data modules of scvi-tools and from collections: the same as from the cells in memory."""
 
 import inspect
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -128,12 +129,14 @@ def test_annbatch_trains_like_its_cells_in_memory(adata, files, tmp_path):
         pytest.skip("this version of scvi-tools has no setup_annbatch")
     if "to_torch" not in inspect.signature(annbatch.Loader).parameters:
         pytest.skip("scvi-tools passes `to_torch` to annbatch, which this version of annbatch does not take")
-    datamodule = scgpcl.SCGPCL.setup_annbatch(
-        collection_path=str(tmp_path / "cells.zarr"),
-        paths=[str(path) for path in files],
-        batch_key="batch",
-        preload_to_gpu=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scvi-tools, annbatch and zarr of each other
+        datamodule = scgpcl.SCGPCL.setup_annbatch(
+            collection_path=str(tmp_path / "cells.zarr"),
+            paths=[str(path) for path in files],
+            batch_key="batch",
+            preload_to_gpu=False,
+        )
     model, memory = trained(datamodule), in_memory(adata, batch_key="batch")
     z = model.get_latent_representation(dataloader=datamodule.inference_dataloader())
     np.testing.assert_array_equal(z, memory.get_latent_representation())
