@@ -55,8 +55,8 @@ TESTS = {
     "data/_datamodule": ["data/test_datamodule.py"],
     "data/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
     "data/_hetero": ["data/test_data.py"],
-    "data/_loader": ["data"],
-    "data/_splitter": ["data", "model/test_scvi_tools.py", "model/test_processes.py"],
+    "data/_loader": ["data", "model/test_processes.py"],
+    "data/_splitter": ["data", "model/test_scvi_tools.py", "nn/test_devices.py", "model/test_processes.py"],
 }
 
 COMPARE = {

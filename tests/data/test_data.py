@@ -80,3 +80,15 @@ def test_hetero_data_has_both_directions_and_validates(adata):
     np.testing.assert_array_equal(adata.X.toarray()[tuple(edges.numpy())], counts[:, 0])
     assert edges.shape[1] == adata.X.nnz
     torch.testing.assert_close(graph["gene", "rev_expresses", "cell"].edge_index, edges.flip(0))
+
+
+def test_parts_of_a_split_hold_each_cell_once(counts):
+    source = CountSource(counts, np.ones(counts.shape[0]))
+    splitter = scgpcl.data.BipartiteSplitter(source, seed=0, batch_size=32, train_size=0.6, validation_size=0.25)
+    parts = [splitter.train_idx, splitter.val_idx, splitter.test_idx]
+    assert [len(part) for part in parts] == [72, 30, 18]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(120))
+    loaders = splitter.train_dataloader(), splitter.val_dataloader(), splitter.test_dataloader()
+    for part, loader in zip(parts, loaders, strict=True):
+        found = np.concatenate([batch.cell_index for batch in loader])
+        np.testing.assert_array_equal(np.sort(found), part)
