@@ -51,6 +51,9 @@ def test_batches_are_even_and_shuffled_by_the_seed():
 )
 def test_no_cell_is_alone_but_a_single_one(n_cells, batch_size, sizes):
     assert [len(batch) for batch in EvenBatchSampler(np.arange(n_cells), batch_size)] == sizes
+    if sizes == [2, 2]:  # two processes have one each
+        parts = [list(EvenBatchSampler(np.arange(4), batch_size, rank=rank, n_ranks=2)) for rank in (0, 1)]
+        assert [[len(batch) for batch in part] for part in parts] == [[2], [2]]
 
 
 def test_loader_leaves_the_global_state(counts):

@@ -204,3 +204,21 @@ def test_decoder_starts_at_the_means_of_each_batch():
         decoder.heads.weight[:, :6] = 0.0  # only what does not depend on the cell is left
     mu = decoder.eval()(torch.randn(N_BATCH, 4, generator=g), torch.ones(N_BATCH), torch.arange(N_BATCH)).mu
     torch.testing.assert_close(mu, means * ratios)
+
+
+def test_start_at_the_means_leaves_the_dispersion_of_cells_and_genes():
+    decoder = Decoder(5, n_latent=4, n_hidden=7, dispersion="gene-cell")
+    before = decoder.heads.bias.detach().clone()
+    decoder.start_at_means(torch.ones(5))
+    torch.testing.assert_close(decoder.heads.bias[:5], torch.zeros(5))
+    assert torch.equal(decoder.heads.bias[10:], before[10:])
+
+
+def test_moments_of_inference_are_those_of_all_cells():
+    """One batch of all cells, normalised by its own moments, is what inference gives, whatever the mean of the input."""
+    torch.manual_seed(0)
+    layer = Decoder(5, n_latent=4, n_hidden=7).double().hidden
+    z = 3.0 + torch.randn(50, 4, dtype=torch.float64)
+    layer.fit_statistics(z)
+    inferred = layer.eval()(z.unsqueeze(1))
+    torch.testing.assert_close(inferred, layer.train()(z.unsqueeze(1)))
