@@ -98,8 +98,8 @@ def assert_refused(result, *words):
 
 
 def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypatch):
-    short = {**presets.DEFAULT["train"], "pretrain_max_epochs": 3, "cluster_max_epochs": 2}
-    monkeypatch.setitem(_workflow.PRESETS, "default", {"model": presets.DEFAULT["model"], "train": short})
+    short = {"pretrain_max_epochs": 3, "cluster_max_epochs": 2}
+    monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
     words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
     result = run(*words, "--figures", figures)
@@ -137,8 +137,8 @@ def test_options_reach_the_model(run, stub, input_path, tmp_path):
 
     assert run("cluster", input_path, "-o", output, "--force").exit_code == 0
     assert stub.setup == {"layer": None, "batch_key": None}
-    assert stub.init == {"n_clusters": None, "seed": 0, **presets.DEFAULT["model"]}
-    assert stub.train == presets.DEFAULT["train"]
+    assert stub.init == {"n_clusters": None, "seed": 0}
+    assert stub.train == {}
 
 
 def test_output_replaces_an_older_file_and_keeps_no_registration(run, stub, input_path, tmp_path):

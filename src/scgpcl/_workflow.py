@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-PRESETS = {"default": presets.DEFAULT, "paper": presets.PAPER}
+PRESETS = {"default": {"model": {}, "train": {}}, "paper": presets.PAPER}
 COUNTS = "counts"
 CELL_TYPE = "cell_type"
 

@@ -32,7 +32,7 @@ def pair(counts):
     """The package's module and the literal network with its weights, and the same mini-batch for both, in float64."""
     torch.manual_seed(0)
     n_genes = counts.shape[1]
-    published = {"dispersion": "gene-cell", "projection": False}
+    published = {"dispersion": "gene-cell", "use_graph": True, "n_batch": 0}
     ours = SCGPCLModule(n_genes, N_CLUSTERS, n_hidden=9, n_latent=6, **published).double()
     ours.centers.data.normal_()
     size = np.asarray(counts.sum(1)).ravel()

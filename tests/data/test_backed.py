@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 import scgpcl
-from scgpcl.data import CountSource, _counts
+from scgpcl.data import Cells, _cells
 
 TRAIN = {"pretrain_max_epochs": 2, "cluster_max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -35,7 +35,7 @@ def test_rows_are_those_of_memory_in_the_order_asked_for(path, index, columns):
     size = np.ones(len(memory))
     wanted = memory[index] if columns is None else memory[index][:, columns]
     for x in (backed.X, sp.csr_matrix(memory)):
-        np.testing.assert_array_equal(CountSource(x, size, columns).rows(index).toarray(), wanted)
+        np.testing.assert_array_equal(Cells(x, size, columns).rows(index).toarray(), wanted)
     backed.file.close()
 
 
@@ -68,10 +68,10 @@ CAPPED = """
 
     def train(adata):
         scgpcl.SCGPCL.setup_anndata(adata)
-        model = scgpcl.SCGPCL(adata, 3, n_top_genes=100, n_hidden=8, n_latent=4, start="random", shrinkage=0.5)
+        model = scgpcl.SCGPCL(adata, 3, n_top_genes=100, n_hidden=8, n_latent=4, start="random")
         model.train(
             pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False, batch_size=2048,
-            pretrain_plan_kwargs={"n_neighbors": 0},
+            pretrain_plan_kwargs={"n_neighbors": 0}, cluster_plan_kwargs={"shrinkage": 0.5},
         )
         return len(model.predict())
 
@@ -134,13 +134,13 @@ def test_zarr_on_disk_trains_like_memory(adata, fit, tmp_path, layer):
 
 def test_many_rows_are_read_in_blocks(path, monkeypatch):
     """Only a block of rows of a file has all its genes in memory."""
-    monkeypatch.setattr(_counts, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(_cells, "BLOCK_ROWS", 7)
     backed = ad.read_h5ad(path, backed="r")
-    source = CountSource(backed.X, np.ones(120), np.array([4, 2, 40]))
+    source = Cells(backed.X, np.ones(120), np.array([4, 2, 40]))
     index = np.random.default_rng(0).integers(120, size=50)
     taken = []
-    read = source._read
-    monkeypatch.setattr(source, "_read", lambda rows: taken.append(len(rows)) or read(rows))
+    read = _cells._read_block
+    monkeypatch.setattr(_cells, "_read_block", lambda x, rows, *more: taken.append(len(rows)) or read(x, rows, *more))
     np.testing.assert_array_equal(source.rows(index).toarray(), ad.read_h5ad(path).X[index][:, [4, 2, 40]].toarray())
     assert max(taken) == 7
     assert sum(taken) == len(set(index.tolist()))

@@ -4,7 +4,7 @@ import scipy.sparse as sp
 import torch
 
 import scgpcl
-from scgpcl.data import CountSource, EvenBatchSampler, bipartite_loader, row_blocks
+from scgpcl.data import Cells, EvenBatchSampler, bipartite_loader, row_blocks
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "dense", "backed"])
@@ -17,7 +17,7 @@ def test_rows_come_in_the_order_asked_for(adata, tmp_path, form, columns):
 
         adata.write_h5ad(tmp_path / "a.h5ad")
         x = ad.read_h5ad(tmp_path / "a.h5ad", backed="r").X
-    source = CountSource(x, np.ones(len(dense)), None if columns is None else np.array(columns))
+    source = Cells(x, np.ones(len(dense)), None if columns is None else np.array(columns))
     index = np.array([9, 3, 7, 3, 110])
     wanted = dense[index] if columns is None else dense[np.ix_(index, columns)]
     np.testing.assert_array_equal(source.rows(index).toarray(), wanted)
@@ -25,7 +25,7 @@ def test_rows_come_in_the_order_asked_for(adata, tmp_path, form, columns):
 
 
 def test_whole_csr_is_not_copied(counts):
-    source = CountSource(counts, np.ones(counts.shape[0]))
+    source = Cells(counts, np.ones(counts.shape[0]))
     assert np.shares_memory(source._x.data, counts.data)
     before = counts.copy()
     for _ in bipartite_loader(source, np.arange(counts.shape[0]), batch_size=50, seed=0):
@@ -58,7 +58,7 @@ def test_no_cell_is_alone_but_a_single_one(n_cells, batch_size, sizes):
 
 def test_loader_leaves_the_global_state(counts):
     before = torch.random.get_rng_state()
-    source = CountSource(counts, np.ones(counts.shape[0]))
+    source = Cells(counts, np.ones(counts.shape[0]))
     batches = list(bipartite_loader(source, np.arange(counts.shape[0]), batch_size=64, seed=0))
     assert torch.equal(before, torch.random.get_rng_state())
     assert sum(len(b.counts) for b in batches) == counts.nnz
@@ -86,7 +86,7 @@ def test_hetero_data_has_both_directions_and_validates(adata):
 
 
 def test_parts_of_a_split_hold_each_cell_once(counts):
-    source = CountSource(counts, np.ones(counts.shape[0]))
+    source = Cells(counts, np.ones(counts.shape[0]))
     splitter = scgpcl.data.BipartiteSplitter(source, seed=0, batch_size=32, train_size=0.6, validation_size=0.25)
     parts = [splitter.train_idx, splitter.val_idx, splitter.test_idx]
     assert [len(part) for part in parts] == [72, 30, 18]

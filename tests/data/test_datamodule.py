@@ -13,7 +13,7 @@ from anndata.experimental import AnnCollection
 from lightning.pytorch import LightningDataModule
 
 import scgpcl
-from scgpcl.data import CollectionDataModule, CountSource, DataModuleCounts, _datamodule, row_blocks
+from scgpcl.data import CollectionDataModule, Cells, DataModuleCounts, _datamodule, row_blocks
 
 TRAIN = {"pretrain_max_epochs": 2, "cluster_max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
 SMALL = {"n_clusters": 3, "n_hidden": 16, "n_latent": 8, "n_top_genes": 30, "seed": 3}
@@ -192,7 +192,7 @@ def test_only_the_genes_of_the_model_are_kept_in_memory(adata):
     counts = DataModuleCounts(Hand(adata))
     assert [block.shape for block in row_blocks(counts)] == [(30, 60)] * 4
     np.testing.assert_array_equal(counts.library, np.asarray(adata.X.sum(1)).ravel())
-    source = CountSource(counts, np.ones(120), np.array([7, 3]))
+    source = Cells(counts, np.ones(120), np.array([7, 3]))
     np.testing.assert_array_equal(source.rows(np.array([100, 5])).toarray(), adata.X[[100, 5]][:, [7, 3]].toarray())
 
 

@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from scgpcl.data import CountSource, bipartite_loader
+from scgpcl.data import Cells, bipartite_loader
 
 N_BATCH = 20
 
 
-class Watched(CountSource):
+class Watched(Cells):
     """Counts that note which rows are asked for, and fail after some batches."""
 
     def __init__(self, counts, fails_after=None):

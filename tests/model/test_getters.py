@@ -212,7 +212,7 @@ def test_mixed_storage_trains_to_the_same_labels(adata, fit):
 def test_module_sample_has_the_mean_of_the_distribution(adata, model):
     import torch
 
-    batch = next(iter(model._batches(None, np.arange(10), 10)))
+    batch = next(iter(model._read(None, np.arange(10), 10)))
     torch.manual_seed(0)
     drawn = model.module.sample(batch, n_samples=2000)
     parameters = model.get_likelihood_parameters(indices=np.arange(10))
@@ -230,7 +230,7 @@ def test_save_and_load(adata, model, tmp_path):
     alone = scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu")
     query = ad.AnnData(adata.X.copy(), obs=adata.obs[["group"]].copy(), var=adata.var[[]].copy())
     np.testing.assert_array_equal(alone.predict(query, soft=True), wanted)
-    with pytest.raises(ValueError, match="the model is without"):
+    with pytest.raises(ValueError, match="was loaded without data"):
         alone.predict()
 
 

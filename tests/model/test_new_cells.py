@@ -68,9 +68,9 @@ def test_library_sizes_do_not_fall_with_the_genes_that_a_query_lacks(adata, fit)
     adata.X[0, 0] += 1  # standard deviations above zero
     model = fit(adata, n_top_genes=20)
     others = adata.var_names[~adata.var_names.isin(model.selected_genes_)]
-    whole = next(iter(model._batches(None, np.arange(1, 20), 50)))
+    whole = next(iter(model._read(None, np.arange(1, 20), 50)))
     fewer = lacking(ad.AnnData(adata.X, obs=adata.obs[[]], var=adata.var[[]]), others[:25])
-    part = next(iter(model._batches(fewer, np.arange(1, 20), 50)))
+    part = next(iter(model._read(fewer, np.arange(1, 20), 50)))
     np.testing.assert_allclose(part.size_factor, whole.size_factor, rtol=1e-2)
 
 
@@ -151,19 +151,18 @@ def test_update_keeps_reference_and_learns_the_query(adata, fit, untouched, tmp_
 
 def test_update_computes_states_from_reference_and_query(adata, fit):
     """Without epochs only the states change, to those of all cells together."""
-    from scgpcl.data import bipartite_loader
-    from scgpcl.model._cells import TrainingCells
+    from scgpcl.data import Cells, bipartite_loader
     from scgpcl.pp import library_sizes
 
     kept, new = adata[:90].copy(), adata[90:].copy()
     model = fit(kept, n_top_genes=N_MODEL)
-    weights = model.module.encoder.cell_convs[0].lin_r.weight.clone()
+    weights = model.module.encoder.cell1.lin_r.weight.clone()
     model.update(new, max_epochs=0, accelerator="cpu")
     updated = model.get_latent_representation()
-    assert torch.equal(weights, model.module.encoder.cell_convs[0].lin_r.weight)
+    assert torch.equal(weights, model.module.encoder.cell1.lin_r.weight)
     both = ad.concat([kept, new])
-    cells = TrainingCells(both.X, both.var_names, None, None)
-    source = cells.selected(model._frame, library_sizes(both.X) / model.unit_size_)
+    columns = both.var_names.get_indexer(model.selected_genes_)
+    source = Cells(both.X, library_sizes(both.X) / model.unit_size_, columns)
     model.module.refresh(lambda: bipartite_loader(source, np.arange(120), batch_size=50))
     np.testing.assert_allclose(model.get_latent_representation(), updated, atol=1e-4)
 
@@ -217,40 +216,3 @@ def test_update_needs_a_trained_model_its_data_and_all_genes(adata, model, query
         scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").update(query, max_epochs=1)
     with pytest.raises(RuntimeError, match="model.train"):
         scgpcl.SCGPCL(adata, 3).update(query)
-
-
-def test_prepared_query_gives_the_results_of_the_query(adata, model, query, untouched, tmp_path):
-    some = lacking(query, model.selected_genes_[:4])
-    some = some[:, ::-1].copy()
-    with untouched(some):
-        prepared = scgpcl.SCGPCL.prepare_query_anndata(some, model, inplace=False)
-    assert prepared.var_names.equals(adata.var_names)
-    assert set(prepared.var_names[prepared.var["scgpcl_padded"]]) == set(model.selected_genes_[:4])
-    assert prepared[:, prepared.var["scgpcl_padded"]].X.nnz == 0
-    with pytest.warns(UserWarning, match="4 of the 40"):
-        wanted = model.get_latent_representation(some)
-    with pytest.warns(UserWarning, match="4 of the 40"):
-        np.testing.assert_allclose(model.get_latent_representation(prepared), wanted, atol=1e-5)
-    model.save(tmp_path / "m")
-    names = scgpcl.SCGPCL.prepare_query_anndata(some, tmp_path / "m", return_reference_var_names=True)
-    assert names.equals(adata.var_names)
-    assert scgpcl.SCGPCL.prepare_query_anndata(some, str(tmp_path / "m")) is None
-    assert some.var_names.equals(adata.var_names)
-    again = scgpcl.SCGPCL.prepare_query_anndata(some, model, inplace=False)  # a padded gene stays unknown
-    np.testing.assert_array_equal(again.var["scgpcl_padded"], prepared.var["scgpcl_padded"])
-
-
-def test_whole_query_is_prepared_without_padding(adata, model, query):
-    shuffled = query[:, np.random.default_rng(1).permutation(query.n_vars)].copy()
-    prepared = scgpcl.SCGPCL.prepare_query_anndata(shuffled, model, inplace=False)
-    assert "scgpcl_padded" not in prepared.var
-    assert not shuffled.var_names.equals(adata.var_names)
-    np.testing.assert_array_equal(prepared.X.toarray(), query.X.toarray())
-
-
-def test_query_without_any_gene_and_views_are_refused(adata, model, query):
-    with pytest.raises(ValueError, match=r"adata.copy\(\)"):
-        scgpcl.SCGPCL.prepare_query_anndata(query[:5], model)
-    query.var_names = [f"other{i}" for i in range(query.n_vars)]
-    with pytest.raises(ValueError, match="No reference var names"):
-        scgpcl.SCGPCL.prepare_query_anndata(query, model)

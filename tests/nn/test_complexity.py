@@ -10,7 +10,7 @@ import torch
 
 from scgpcl.data import bipartite_batch
 from scgpcl.module import SCGPCLModule
-from scgpcl.nn import _slices, instance_loss
+from scgpcl.nn import _zinb, instance_loss
 from scgpcl.train import PretrainPlan, _callbacks
 
 N_CELLS, N_GENES, N_HIDDEN, N_LATENT, N_VIEWS = 90, 240, 16, 8, 2
@@ -33,11 +33,11 @@ def block():
 @pytest.fixture
 def module():
     torch.manual_seed(0)
-    return SCGPCLModule(N_GENES, 3, n_hidden=N_HIDDEN, n_latent=N_LATENT)
+    return SCGPCLModule(N_GENES, 3, n_hidden=N_HIDDEN, n_latent=N_LATENT, dispersion="gene", use_graph=True, n_batch=0)
 
 
 def view_of(module):
-    return module.draw_view(torch.Generator().manual_seed(0))
+    return PretrainPlan(module, seed=0, n_clusters=3).views()
 
 
 def test_encoder_makes_nothing_of_size_cells_by_genes(products, module, block):
@@ -55,11 +55,10 @@ def test_encoder_makes_nothing_of_size_cells_by_genes(products, module, block):
 def test_likelihood_makes_nothing_larger_than_a_slice(products, module, block, monkeypatch):
     """The decoder's output, the likelihood and its gradients exist for one slice of cells at a time."""
     n_out = module.decoder.heads.out_features
-    monkeypatch.setattr(_slices, "SLICE_ENTRIES", 10 * N_VIEWS * n_out)  # ten cells
+    monkeypatch.setattr(_zinb, "SLICE_ENTRIES", 10 * N_VIEWS * n_out)  # ten cells
     z = torch.randn(N_CELLS, N_VIEWS, N_LATENT, requires_grad=True)
-    features = module.features(block)
     with products.ProductRecorder() as recorder:
-        module.reconstruction_loss(block, z, features).backward()
+        module.reconstruction_loss(block, z).backward()
     slice_entries = 4 * 10 * N_VIEWS * n_out  # the output and the room that the likelihood needs beside it
     assert recorder.largest <= max(slice_entries, N_VIEWS * len(block.counts), n_out * N_HIDDEN)
     assert recorder.largest < N_CELLS * N_VIEWS * n_out
@@ -107,11 +106,11 @@ def test_one_clustering_of_all_cells_per_number_and_epoch(adata, fit, monkeypatc
 
 def test_counts_are_cut_out_and_turned_round_once_per_step(adata, fit, monkeypatch):
     """One block per mini-batch serves both views, all layers and the likelihood."""
-    from scgpcl.data import _loader
+    from scgpcl.data import _cells
 
     built = []
-    original = _loader.bipartite_batch
-    monkeypatch.setattr(_loader, "bipartite_batch", lambda *args: (built.append(len(args[2])), original(*args))[1])
+    original = _cells.bipartite_batch
+    monkeypatch.setattr(_cells, "bipartite_batch", lambda *args: (built.append(len(args[2])), original(*args))[1])
     fit(adata, train={"pretrain_max_epochs": 1, "cluster_max_epochs": 0, "batch_size": 40})
     assert built.count(40) == 3
 

@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LinearRegression
 
-from scgpcl.data import CountSource
+from scgpcl.data import Cells
 from scgpcl.pp import batch_moments, gene_statistics
 
 
@@ -12,7 +12,7 @@ def make(n_cells=300, n_genes=12, n_batch=3, n_groups=4, seed=0):
     batch, group = rng.integers(n_batch, size=n_cells), rng.integers(n_groups, size=n_cells)
     mean = rng.gamma(1.0, 2.0, (n_groups, n_genes))[group] * rng.lognormal(0, 0.4, (n_batch, n_genes))[batch]
     x = sp.csr_matrix(rng.poisson(mean).astype(np.float32))
-    return CountSource(x, rng.uniform(0.5, 2.0, n_cells), batch_index=batch), x.toarray().astype(float), batch, group
+    return Cells(x, rng.uniform(0.5, 2.0, n_cells), batch_index=batch), x.toarray().astype(float), batch, group
 
 
 def logs(source, x, scale):
@@ -61,7 +61,7 @@ def test_composition_alone_is_no_difference_between_batches():
     group = rng.integers(2, size=4000)
     batch = (rng.random(4000) < np.where(group == 0, 0.9, 0.1)).astype(int)
     x = sp.csr_matrix(rng.poisson(np.where(group == 0, 1.0, 6.0)[:, None] * np.ones((1, 5))).astype(np.float32))
-    source = CountSource(x, np.ones(4000), batch_index=batch)
+    source = Cells(x, np.ones(4000), batch_index=batch)
     apart = lambda moments: np.abs(moments.mean[0] - moments.mean[1]).max()
     assert apart(batch_moments(source, 2, groups=group)) < 0.06
     assert apart(batch_moments(source, 2)) > 0.6
@@ -92,7 +92,7 @@ def test_small_batches_and_constant_genes_shrink_to_the_rest(grouped):
     y = x.copy()
     y[source.batch_index == 1, 3] = 0.0  # constant where there are many cells
     y[:, 4] = 0.0  # constant everywhere
-    still = CountSource(sp.csr_matrix(y.astype(np.float32)), source.size_factor, batch_index=source.batch_index)
+    still = Cells(sp.csr_matrix(y.astype(np.float32)), source.size_factor, batch_index=source.batch_index)
     moments = batch_moments(still, 3, groups=group if grouped else None)
     assert all(np.isfinite(values).all() for values in moments)
     assert (moments.std > 0).all()

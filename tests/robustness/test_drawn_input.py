@@ -48,8 +48,7 @@ NOTHING = st.one_of(
     st.integers(max_value=-1),
     st.just(object),
 )
-OF_MODEL = ("n_clusters", "n_hidden", "n_latent", "n_layers", "tau", "alpha", "neighbor_keep", "feature_drop", "seed",
-            "n_top_genes", "projection", "use_graph", "dispersion", "reconstruction", "start", "gene_flavor")  # fmt: skip
+OF_MODEL = ("n_clusters", "n_hidden", "n_latent", "seed", "n_top_genes", "use_graph", "dispersion", "start", "gene_flavor")  # fmt: skip
 OF_TRAINING = ("max_epochs", "pretrain_max_epochs", "cluster_max_epochs", "batch_size", "train_size", "validation_size",
                "agreement_patience", "label_tol", "callbacks", "pretrain_plan_kwargs", "datasplitter_kwargs")  # fmt: skip
 EMPTY = ([], {})
@@ -90,7 +89,7 @@ def saved(trained, tmp_path_factory):
     return folder
 
 
-FILES = [("pickle", "model.pt"), ("safe", "model.json"), ("safe", "model.safetensors")]
+FILES = [("pickle", "model.pt"), ("safe", "model.h5")]
 
 
 def damaged(saved, folder, form, name, damage):

@@ -192,11 +192,6 @@ METHODS = {
         "`plan_kwargs['lr']`",
         "found -1",
     ),
-    "prepare a table": (
-        lambda m, b, c: scgpcl.SCGPCL.prepare_query_anndata(pd.DataFrame(), m),
-        TypeError,
-        "found DataFrame",
-    ),
     "graph of no layer": (lambda m, b, c: data.to_hetero_data(c, layer="x"), KeyError, "layers['x']", "layer=None"),
     "no clusters": (lambda m, b, c: cluster.kmeans(torch.ones(4, 2), 0), ValueError, "at least one", "n_clusters=0"),
     "too many clusters": (lambda m, b, c: cluster.kmeans(torch.ones(4, 2), 5), ValueError, "found 4 rows"),

@@ -122,13 +122,13 @@ def test_dask_is_told_how_to_load(adata):
         def compute(self):
             return None
 
-    from scgpcl.model import _checks
+    from scgpcl import _input
 
     class Holder:
         X, layers = DaskLike(), {}
 
     with pytest.raises(TypeError, match=r"adata.X = adata.X.compute\(\)"):
-        _checks.counts_of(Holder(), None)
+        _input.counts_of(Holder(), None)
 
 
 def test_csc_on_disk_is_told_how_to_convert(adata, tmp_path):
@@ -146,18 +146,11 @@ BAD_MODEL = {
     "true clusters": ({"n_clusters": True}, TypeError, "whole number or None"),
     "labels as clusters": ({"n_clusters": "cell_type"}, TypeError, "found 'cell_type'"),
     "dispersion": ({"dispersion": "gene-batch"}, ValueError, "found 'gene-batch'"),
-    "reconstruction": ({"reconstruction": "nb"}, ValueError, "'zinb', 'mse'"),
     "start": ({"start": "zero"}, ValueError, "start"),
     "flavor": ({"gene_flavor": "cell_ranger"}, ValueError, "gene_flavor"),
     "latent": ({"n_latent": 0}, ValueError, "n_latent"),
     "hidden": ({"n_hidden": 2.5}, ValueError, "whole number"),
-    "layers": ({"n_layers": -1}, ValueError, "n_layers"),
-    "tau": ({"tau": 0.0}, ValueError, "tau"),
-    "alpha": ({"alpha": 0.0}, ValueError, "alpha"),
     "total": ({"feature_total": -1.0}, ValueError, "feature_total"),
-    "keep": ({"neighbor_keep": 0.0}, ValueError, "neighbor_keep"),
-    "drop": ({"feature_drop": 1.0}, ValueError, "feature_drop"),
-    "shrinkage": ({"shrinkage": 2}, ValueError, "shrinkage"),
     "genes": ({"n_top_genes": 1}, ValueError, "n_top_genes"),
     "share of genes": ({"n_top_genes": -0.5}, ValueError, "n_top_genes"),
     "all genes as text": ({"n_top_genes": "all"}, ValueError, "found 'all'"),
@@ -166,12 +159,7 @@ BAD_MODEL = {
     "seed as text": ({"seed": "a"}, ValueError, "found 'a'"),
     "seed with a fraction": ({"seed": 1.5}, ValueError, "found 1.5"),
     "seed too large": ({"seed": 2**70}, ValueError, "4294967295"),
-    "infinite tau": ({"tau": np.inf}, ValueError, "finite number.*found inf"),
-    "nan tau": ({"tau": np.nan}, ValueError, "found nan"),
-    "infinite alpha": ({"alpha": np.inf}, ValueError, "found inf"),
-    "projection": ({"projection": "yes"}, TypeError, "True or False, found 'yes'"),
     "graph": ({"use_graph": None}, TypeError, "True or False, found None"),
-    "no shrinkage": ({"shrinkage": None}, ValueError, "found None"),
 }
 
 
@@ -181,6 +169,26 @@ def test_bad_model_arguments_are_refused(adata, case, refused):
     scgpcl.SCGPCL.setup_anndata(adata)
     with refused(adata, error, match=message):
         scgpcl.SCGPCL(adata, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["tau", "neighbor_keep", "feature_drop", "projection", "alpha", "shrinkage"])
+def test_arguments_that_moved_are_refused_with_their_new_place(adata, refused, name):
+    place = "cluster_plan_kwargs" if name in ("alpha", "shrinkage") else "pretrain_plan_kwargs"
+    scgpcl.SCGPCL.setup_anndata(adata)
+    with refused(adata, TypeError, match=f"Expected `{name}`.*found it in.*{place}=..{name}.: 0.5"):
+        scgpcl.SCGPCL(adata, 3, **{name: 0.5})
+    with refused(adata, TypeError, match="Expected known arguments in `SCGPCL`, found 'n_layer'"):
+        scgpcl.SCGPCL(adata, 3, n_layer=2)
+
+
+def test_numbers_of_numpy_are_taken_wherever_those_of_python_are(adata, fit):
+    train = {"batch_size": np.int64(40), "agreement": np.float32(0.5), "shuffle_set_split": np.bool_(True)}
+    plan = {"tau": np.float64(0.5), "projection": np.bool_(False), "n_neighbors": np.int32(3)}
+    train |= {"pretrain_plan_kwargs": plan, "cluster_plan_kwargs": {"alpha": np.float32(2.0)}}
+    model = fit(adata, n_clusters=np.int64(3), n_top_genes=np.float64(0.5), use_graph=np.bool_(True), train=train)
+    assert type(model.init_params_["non_kwargs"]["n_clusters"]) is int
+    assert len(model.selected_genes_) == adata.n_vars // 2
+    assert model.predict(batch_size=np.int32(50)).shape == (adata.n_obs,)
 
 
 BAD_TRAIN = {
@@ -215,6 +223,15 @@ BAD_TRAIN = {
     "prototypes": ({"pretrain_plan_kwargs": {"prototypes": "never"}}, "'epoch', 'batch'.*found 'never'"),
     "weight": ({"pretrain_plan_kwargs": {"lambda_instance": np.nan}}, "found nan"),
     "negative weight": ({"cluster_plan_kwargs": {"lambda_reconstruction": -1}}, "found -1"),
+    "tau": ({"pretrain_plan_kwargs": {"tau": 0.0}}, "tau"),
+    "infinite tau": ({"pretrain_plan_kwargs": {"tau": np.inf}}, "finite number.*found inf"),
+    "nan tau": ({"pretrain_plan_kwargs": {"tau": np.nan}}, "found nan"),
+    "keep": ({"pretrain_plan_kwargs": {"neighbor_keep": 0.0}}, "neighbor_keep"),
+    "drop": ({"pretrain_plan_kwargs": {"feature_drop": 1.0}}, "feature_drop"),
+    "alpha": ({"cluster_plan_kwargs": {"alpha": 0.0}}, "alpha"),
+    "infinite alpha": ({"cluster_plan_kwargs": {"alpha": np.inf}}, "found inf"),
+    "shrinkage": ({"cluster_plan_kwargs": {"shrinkage": 2}}, "shrinkage"),
+    "no shrinkage": ({"cluster_plan_kwargs": {"shrinkage": None}}, "found None"),
     "warm-up": ({"pretrain_plan_kwargs": {"warmup_epochs": -1}}, "found -1"),
     "workers": ({"datasplitter_kwargs": {"num_workers": -1}}, "found -1"),
     "parts": ({"datasplitter_kwargs": {"external_indexing": [np.arange(3)]}}, "each of the 120 cells once.*1 arrays"),
@@ -246,6 +263,7 @@ UNKNOWN_TRAIN = {
     "callbacks as text": ({"callbacks": ""}, "list of Lightning callbacks, found ''"),
     "callbacks that are used up": ({"callbacks": iter([])}, "list of Lightning callbacks"),
     "a function as callback": ({"callbacks": [print]}, "list of Lightning callbacks"),
+    "projection": ({"pretrain_plan_kwargs": {"projection": "yes"}}, "True or False, found 'yes'"),
     "flag": ({"shuffle_set_split": "no"}, "True or False, found 'no'"),
 }
 

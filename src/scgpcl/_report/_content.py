@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.colors import to_hex
 
+from scgpcl import _input as _checks
 from scgpcl import _keys, _summary
 from scgpcl.data import row_blocks
-from scgpcl.model import _checks
 from scgpcl.pl._obs import categories_of, colors_of
 from scgpcl.pp import library_sizes
 from scgpcl.tl import top_markers

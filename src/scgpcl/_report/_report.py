@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from scgpcl import _files, _keys, _summary
-from scgpcl.model import _checks
+from scgpcl import _input as _checks
 from scgpcl.pl._obs import categories_of
 from scgpcl.tl._markers import check_table
 

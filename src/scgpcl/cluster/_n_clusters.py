@@ -12,9 +12,9 @@ from scipy.cluster.hierarchy import cut_tree, ward
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from scgpcl.cluster._agreement import adjusted_rand
-from scgpcl.cluster._init import cosine_silhouette
+from scgpcl._rules import check
 from scgpcl.cluster._kmeans import kmeans, nearest
+from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 from scgpcl.nn import shrink_length
 
 if TYPE_CHECKING:
@@ -112,10 +112,11 @@ def estimate_n_clusters(
         If ``latent`` is not a table of finite numbers with at least 3 rows, or an argument is out of range.
     """
     z = _checked(latent)
-    _check_arguments(threshold, power, n_subsamples, max_cells)
+    values = check(threshold=threshold, power=power, n_subsamples=n_subsamples, max_cells=max_cells, seed=seed)
+    n_subsamples, max_cells = values["n_subsamples"], values["max_cells"]
     n_fit = _n_fit(min(len(z), max_cells))
     numbers = _numbers(k_range, n_fit)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(values["seed"])
     if len(z) > max_cells:
         z = z[np.sort(rng.choice(len(z), max_cells, replace=False))]
     labels = _subsample_labels(shrink_length(z, power), numbers, n_subsamples, n_fit, rng)
@@ -156,21 +157,6 @@ def _numbers(k_range: tuple[int, int] | None, n_fit: int) -> list[int]:
         )
         raise ValueError(msg)
     return list(range(low, high + 1))
-
-
-def _check_arguments(threshold: float, power: float, n_subsamples: int, max_cells: int) -> None:
-    if not 0.0 < threshold <= 1.0:
-        msg = f"Expected `threshold` above 0 and up to 1, found {threshold!r}."
-        raise ValueError(msg)
-    if not 0.0 <= power <= 1.0:
-        msg = f"Expected `power` from 0 to 1, found {power!r}."
-        raise ValueError(msg)
-    if n_subsamples < 2:
-        msg = f"Expected `n_subsamples` of at least 2, found {n_subsamples!r}: stability compares clusterings."
-        raise ValueError(msg)
-    if max_cells < 3:
-        msg = f"Expected `max_cells` of at least 3, found {max_cells!r}."
-        raise ValueError(msg)
 
 
 def _subsample_labels(

@@ -1,4 +1,4 @@
-"""Counts that scvi-tools' data modules hand out, and the data module of a collection of files."""
+"""Counts from scvi-tools' data modules, and a data module for a collection of files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,7 @@ READ_ROWS = 4096
 
 
 def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts and batch codes of a mini-batch of scvi-tools.
-
-    Parameters
-    ----------
-    tensors
-        ``"X"``: counts, shape (n_cells, n_genes), dense or sparse. ``"batch"``: codes, shape (n_cells, 1); all 0 without.
-    n_genes
-        Number of genes that the cells must have.
-
-    Returns
-    -------
-    float32 matrix of shape (n_cells, n_genes), and int64 codes of shape (n_cells,).
-
-    Raises
-    ------
-    TypeError
-        If it is no mini-batch.
-    ValueError
-        If the cells have another number of genes.
-    """
+    """Counts, float32 (n_cells, n_genes), and batch codes, int64 (n_cells,), of a mini-batch of scvi-tools."""
     x = tensors.get(REGISTRY_KEYS.X_KEY) if hasattr(tensors, "get") else None
     if not isinstance(x, torch.Tensor):
         msg = (
@@ -62,21 +43,10 @@ def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tupl
 
 
 class DataModuleCounts:
-    """Count matrix that can only be passed over: the cells of a data module, in the order of its inference loader.
+    """Counts of a data module that can only be read in the order of its inference loader, (n_cells, n_genes).
 
-    Parameters
-    ----------
-    datamodule
-        Has ``n_obs``, ``n_vars`` and ``inference_dataloader()``, as the data modules of scvi-tools do.
-
-    Attributes
-    ----------
-    shape
-        Numbers of cells and genes.
-    library
-        Total count of each cell, float64, shape (n_cells,), once the cells have been passed over.
-    batch_index
-        Batch code of each cell, int64, shape (n_cells,), likewise.
+    After the first pass ``library`` holds the total count of each cell, float64 (n_cells,), and ``batch_index`` its batch
+    code, int64 (n_cells,).
     """
 
     dtype = np.dtype(np.float32)
@@ -88,13 +58,7 @@ class DataModuleCounts:
         self.batch_index: np.ndarray | None = None
 
     def row_blocks(self) -> Iterator[sp.csr_matrix]:
-        """Pass over the cells.
-
-        Raises
-        ------
-        ValueError
-            If the number of cells is not that of the data module, or their order not that of the first pass.
-        """
+        """Pass over the cells; their number must be that of the data module, their order that of the first pass."""
         n_cells, n_genes = self.shape
         totals: list[np.ndarray] = []
         batches: list[np.ndarray] = []
@@ -105,8 +69,8 @@ class DataModuleCounts:
             stop = start + len(total)
             if self.library is not None and not np.array_equal(total, self.library[start:stop]):
                 msg = (
-                    f"Expected the data module to give its cells in one order, found others at {start} to {stop} when "
-                    "they were read again. Make its inference loader without shuffling."
+                    f"Expected the data module to give its cells in one order, found different ones at {start} to {stop} "
+                    "when they were read again. Make its inference loader without shuffling."
                 )
                 raise ValueError(msg)
             totals.append(total)
@@ -129,8 +93,8 @@ class DataModuleCounts:
 class CollectionDataModule:
     """Data module of several AnnData, such as files on disk, joined lazily by their cells.
 
-    It has of a data module of scvi-tools what :meth:`scgpcl.SCGPCL.train` asks for. Files with the same genes can be
-    left on disk; of those with other genes the common ones are taken with ``AnnCollection(..., join_vars="inner")``.
+    Implements the parts of scvi-tools' data-module interface that :meth:`scgpcl.SCGPCL.train` uses. Files with the same
+    genes can stay on disk; if their genes differ, take the common ones with ``AnnCollection(..., join_vars="inner")``.
 
     Parameters
     ----------
@@ -153,9 +117,9 @@ class CollectionDataModule:
     Raises
     ------
     KeyError
-        If there is no such layer or column.
+        If the layer or the column does not exist.
     TypeError
-        If it is no collection.
+        If it is not a collection.
     ValueError
         If the column has missing values.
 

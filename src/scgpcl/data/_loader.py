@@ -10,27 +10,24 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scgpcl._random import cpu_generator
-from scgpcl.data._graph import BipartiteBatch, bipartite_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scgpcl.data._counts import CountSource
+    from scgpcl.data._cells import BipartiteBatch, Cells
 
 
 class _Blocks(Dataset):
     """Batches addressed by the list of their cells."""
 
-    def __init__(self, source: CountSource) -> None:
+    def __init__(self, source: Cells) -> None:
         self.source = source
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: np.ndarray) -> BipartiteBatch:
-        source = self.source
-        batch_index = None if source.batch_index is None else source.batch_index[index]
-        return bipartite_batch(source.rows(index), source.size_factor[index], index, batch_index)
+        return self.source.batch(index)
 
 
 class EvenBatchSampler(Sampler[np.ndarray]):
@@ -41,7 +38,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     index
         Cells to draw from, shape (n_cells,).
     batch_size
-        Largest size of a batch; one more where a cell would else be alone.
+        Largest size of a batch, exceeded by one rather than leaving a single cell over.
     seed
         With a seed the cells are shuffled anew in every epoch; without, they keep their order.
     rank, n_ranks
@@ -86,7 +83,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
 
 
 class _AheadLoader(DataLoader):
-    """Loader that cuts out the next batch in a thread while the caller works on the last one."""
+    """Loader that prepares the next batch in a thread while the caller works on the last one."""
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
@@ -102,7 +99,7 @@ def _one_ahead(batches: Iterator[BipartiteBatch]) -> Iterator[BipartiteBatch]:
 
 
 def bipartite_loader(
-    source: CountSource,
+    source: Cells,
     index: np.ndarray,
     *,
     batch_size: int,
@@ -112,24 +109,9 @@ def bipartite_loader(
     n_ranks: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Loader of :class:`scgpcl.data.BipartiteBatch`.
+    """Loader of mini-batches of nearly equal size of the cells in ``index``; without worker processes a thread runs ahead.
 
-    Parameters
-    ----------
-    source
-        Counts.
-    index
-        Cells, shape (n_cells,).
-    batch_size
-        Largest size of a batch; batches are of nearly equal size.
-    seed
-        Shuffle with this seed; ``None`` keeps the order.
-    num_workers
-        Worker processes; without any, a thread is one batch ahead.
-    rank, n_ranks
-        See :class:`scgpcl.data.EvenBatchSampler`.
-    pin_memory
-        Put batches into memory from which they are copied to a CUDA device without the host waiting.
+    Pinned memory lets batches be copied to a CUDA device without the host waiting.
     """
     return _AheadLoader(
         _Blocks(source),
@@ -137,5 +119,5 @@ def bipartite_loader(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),  # the loader would else draw from the global state
+        generator=torch.Generator().manual_seed(0),  # otherwise the loader draws from the global state
     )

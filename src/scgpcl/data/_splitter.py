@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scvi.dataloaders import DataSplitter
 
-from scgpcl.data._counts import BLOCK_ROWS, CountSource
+from scgpcl.data._cells import BLOCK_ROWS, Cells
 from scgpcl.data._loader import bipartite_loader
 
 if TYPE_CHECKING:
@@ -18,27 +18,15 @@ if TYPE_CHECKING:
     from scvi.data import AnnDataManager
     from torch.utils.data import DataLoader
 
-    from scgpcl.data._graph import BipartiteBatch
+    from scgpcl.data._cells import BipartiteBatch
 
 
 class BipartiteSplitter(DataSplitter):
-    """Split cells once for both stages and yield :class:`scgpcl.data.BipartiteBatch`.
+    """Split cells once for both stages and yield mini-batches; further arguments as in scvi-tools' ``DataSplitter``."""
 
-    Parameters
-    ----------
-    source
-        Counts of the selected genes.
-    seed
-        Seed of the split and of the shuffles.
-    batch_size
-        Largest size of a batch.
-    **kwargs
-        See :class:`scvi.dataloaders.DataSplitter`.
-    """
-
-    def __init__(self, source: CountSource, *, seed: int, batch_size: int, **kwargs: Any) -> None:
+    def __init__(self, source: Cells, *, seed: int, batch_size: int, **kwargs: Any) -> None:
         num_workers = kwargs.pop("num_workers", 0)
-        # of a manager the base class only asks how many cells there are
+        # the base class only asks a manager for the number of cells
         super().__init__(cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source)))), **kwargs)
         self.source = source
         self.seed = seed

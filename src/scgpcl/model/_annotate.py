@@ -31,19 +31,7 @@ def names(key_added: str) -> Names:
 
 
 def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd.Categorical[str]:
-    """Most probable cluster of each cell.
-
-    Parameters
-    ----------
-    probability
-        Shape (n_cells, n_clusters), columns named by cluster.
-    min_confidence
-        Cells whose largest probability is below this are unassigned; ``None`` assigns all.
-
-    Returns
-    -------
-    Shape (n_cells,); the categories are the clusters, then ``"unassigned"`` if a least confidence is given.
-    """
+    """Most probable cluster of each cell of a table (n_cells, n_clusters); below ``min_confidence`` ``"unassigned"``, the last."""
     values = probability.to_numpy()
     codes = values.argmax(1)
     categories = probability.columns
@@ -63,25 +51,7 @@ def annotate(
     key_added: str,
     min_confidence: float | None,
 ) -> None:
-    """Write everything at once, after everything has been made.
-
-    Parameters
-    ----------
-    adata
-        Cells to annotate.
-    latent
-        Shape (n_cells, n_latent).
-    probability
-        Shape (n_cells, n_clusters).
-    selected
-        Genes that the model uses.
-    parameters
-        Kept in ``uns``.
-    key_added
-        Stem of the keys.
-    min_confidence
-        See :func:`cluster_names`.
-    """
+    """Write everything at once, after everything has been computed; ``key_added`` is the stem of the keys."""
     key = names(key_added)
     values = probability.to_numpy()
     labels = cluster_names(probability, min_confidence).remove_unused_categories()
@@ -101,7 +71,7 @@ def annotate(
 
 
 def _write_all(*entries: tuple[Any, str, Any]) -> None:
-    """Write entries of mappings; if one fails or Ctrl-C comes, give back all that was there before."""
+    """Write all entries of mappings or none: on any error restore the previous values."""
     before = [(place, name, place[name] if name in place else None, name in place) for place, name, _ in entries]
     try:
         for place, name, value in entries:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
+from scvi.distributions import ZeroInflatedNegativeBinomial
 
-from scgpcl.model import _checks
+from scgpcl import _input
+from scgpcl._random import derived_seed, seeded
+from scgpcl._rules import check, listed
 from scgpcl.model._annotate import cluster_names
-from scgpcl.model._inference import as_index
-from scgpcl.model._reading import CellReading
+from scgpcl.model._reference import as_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anndata import AnnData
+    from sparse import GCXS
 
     from scgpcl.data import BipartiteBatch
+    from scgpcl.model._reference import Reference
+    from scgpcl.module import SCGPCLModule
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
-#: Cells assigned to clusters at a time.
-ASSIGNED_ROWS = 1 << 16
 #: Cells decoded at a time: the result is dense over genes.
 DECODE_BATCH = 512
 
 
-class Getters(CellReading):
+class Getters:
     """Latent vectors, labels and denoised expression of the registered or of new cells."""
+
+    adata: AnnData | None
+    module: SCGPCLModule
+    reference: Reference
+    seed_: int
 
     def get_latent_representation(
         self,
@@ -70,22 +78,9 @@ class Getters(CellReading):
         RuntimeError
             If the model is not trained.
         ValueError
-            If genes that the model uses are missing, if counts are not counts, or if the model does not know a batch.
+            If genes that the model uses are missing, if the layer does not hold raw counts, or if the model does not know a batch.
         """
-        size = _size(batch_size, ENCODE_BATCH)
-        if dataloader is not None:
-            streamed = self._streamed_batches(dataloader, adata, indices, size, transform_batch)
-            parts = [self.module.shorten(self.module.encode(batch)).cpu().numpy() for batch in streamed]
-            return np.concatenate(parts) if parts else np.empty((0, self.module.n_latent), dtype=np.float32)
-        batches = self._batches(adata, indices, size, transform_batch)
-        cells = cast("AnnData", self.adata if adata is None else adata)
-        latent = np.empty((len(as_index(indices, cells.n_obs)), self.module.n_latent), dtype=np.float32)
-        start = 0
-        for batch in batches:
-            stop = start + len(batch.cell_index)
-            latent[start:stop] = self.module.shorten(self.module.encode(batch)).cpu().numpy()
-            start = stop
-        return latent
+        return self._encode(adata, indices, batch_size, transform_batch, dataloader)[0]
 
     def predict(
         self,
@@ -118,32 +113,18 @@ class Getters(CellReading):
         Raises
         ------
         ValueError
-            If ``min_confidence`` is no probability, or is given together with ``soft``.
+            If ``min_confidence`` is outside [0, 1], or is given together with ``soft``.
         """
-        _checks.check_min_confidence(min_confidence)
-        _checks.check_flag(soft, "soft")
+        check(min_confidence=min_confidence, soft=soft)
         if soft and min_confidence is not None:
             msg = (
                 f"Expected `min_confidence` for names of clusters only, found {min_confidence!r} with `soft=True`. "
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
-        z = self.get_latent_representation(
-            adata, indices, batch_size=batch_size, transform_batch=transform_batch, dataloader=dataloader
-        )
-        if dataloader is None:
-            names = cast("AnnData", self.adata if adata is None else adata).obs_names
-            cells = names[as_index(indices, len(names))]
-        else:
-            cells = pd.RangeIndex(len(z))
+        z, cells = self._encode(adata, indices, batch_size, transform_batch, dataloader)
         probability = self._probability(z, cells)
         return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
-
-    @torch.no_grad()
-    def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
-        parts = torch.from_numpy(z).split(ASSIGNED_ROWS)
-        q = torch.cat([self.module.soft_assign(rows.to(self.module.device)).cpu() for rows in parts]).numpy()
-        return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
 
     @torch.no_grad()
     def get_normalized_expression(
@@ -193,13 +174,13 @@ class Getters(CellReading):
         ValueError
             If the model does not know a batch.
         """
-        self._trained_frame()
-        if library_size != "latent":
-            _checks.check_range(library_size, 1e-9, np.inf, "library_size")
+        library_size = check(library_size=library_size)["library_size"]
         genes, columns = self._gene_columns(gene_list)
         parts = []
-        targets = self._target_batches(transform_batch)
-        for batch in self._batches(adata, indices, _size(batch_size, DECODE_BATCH), unseen=transform_batch is not None):
+        targets = self.reference.registered.target_batches(transform_batch)
+        for batch in self._read(
+            adata, indices, DECODE_BATCH if batch_size is None else batch_size, unseen=transform_batch is not None
+        ):
             mean = torch.zeros(())
             for target in targets:
                 mu = self._decode(batch, target).mu
@@ -210,8 +191,8 @@ class Getters(CellReading):
         values = np.concatenate(parts) if parts else np.empty((0, len(genes)), dtype=np.float32)
         if return_numpy:
             return values
-        cells = (self.adata if adata is None else adata).obs_names
-        return pd.DataFrame(values, index=cells[as_index(indices, len(cells))], columns=genes)
+        names = self._target(adata).obs_names
+        return pd.DataFrame(values, index=names[as_index(indices, len(names))], columns=genes)
 
     @torch.no_grad()
     def get_likelihood_parameters(
@@ -229,15 +210,139 @@ class Getters(CellReading):
         ``"mean"`` (of the negative binomial, at the cell's own library size), ``"dispersions"`` (inverse) and
         ``"dropout"`` (logits), each of shape (n_cells, n_genes).
         """
-        self._trained_frame()
-        parts = [self._decode(batch) for batch in self._batches(adata, indices, _size(batch_size, DECODE_BATCH))]
+        parts = [
+            self._decode(batch)
+            for batch in self._read(adata, indices, DECODE_BATCH if batch_size is None else batch_size)
+        ]
         names = ("mean", "dispersions", "dropout")
         empty = torch.empty(0, self.module.n_genes)
         stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
         return {name: values.numpy() for name, values in zip(names, stacked, strict=True)}
 
+    @torch.no_grad()
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        n_samples: int = 1,
+        gene_list: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> GCXS:
+        """Draw counts from each cell's zero-inflated negative binomial, at the cell's own library size.
+
+        The latent vector of a cell is a point, not a distribution as in scVI, so the spread of the draws is that of the
+        counts alone.
+
+        Parameters
+        ----------
+        adata, indices
+            See :meth:`get_latent_representation`.
+        n_samples
+            Draws per cell and gene.
+        gene_list
+            See :meth:`get_normalized_expression`.
+        batch_size
+            Cells drawn at a time; the draws are dense until they are stored.
+        seed
+            Seed of the draws; ``None`` is the model's seed, so that repeated calls agree.
+
+        Returns
+        -------
+        Sparse array of shape (n_cells, n_genes), or (n_cells, n_genes, n_samples) with more than one draw.
+
+        Raises
+        ------
+        KeyError
+            If ``gene_list`` names genes that the model does not use.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range.
+        """
+        import sparse
+
+        check(n_samples=n_samples)
+        seed = self.seed_ if seed is None else check(seed=seed)["seed"]
+        genes, columns = self._gene_columns(gene_list)
+        drawn = []
+        with seeded(derived_seed(seed, 40)):
+            for batch in self._read(adata, indices, DECODE_BATCH if batch_size is None else batch_size):
+                # drawn on the CPU: the same counts on every device, and the device's random state is the user's
+                mu, theta, zi_logits = (value[:, columns].cpu() for value in self._decode(batch))
+                px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)
+                counts = px.sample((n_samples,)).permute(1, 2, 0).numpy()
+                drawn.append(sparse.GCXS.from_numpy(counts[..., 0] if n_samples == 1 else counts))
+        if not drawn:
+            shape = (0, len(genes)) if n_samples == 1 else (0, len(genes), n_samples)
+            return sparse.GCXS.from_numpy(np.empty(shape, dtype=np.float32))
+        return sparse.concatenate(drawn, axis=0)
+
+    def _target(self, adata: AnnData | None) -> AnnData:
+        """The AnnData asked for: another one, or the registered one."""
+        if adata is not None:
+            return adata
+        if self.adata is None:
+            _refuse_missing()
+        return self.adata
+
+    def _read(
+        self,
+        adata: AnnData | None,
+        indices: Any,
+        batch_size: int,
+        transform_batch: str | None = None,
+        dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
+        *,
+        unseen: bool = False,
+    ) -> Iterator[BipartiteBatch]:
+        """Mini-batches of the cells asked for, matched to the model and checked before any work."""
+        reference = self.reference
+        check("get", batch_size=batch_size)
+        if dataloader is not None:
+            if adata is not None or indices is not None:
+                msg = "Expected `dataloader` alone, found `adata` or `indices` too. Leave one of them out."
+                raise ValueError(msg)
+            return (cells.batch() for cells in reference.stream(dataloader, batch_size, transform_batch))
+        target = self._target(adata)
+        _input.check_is_adata(target)
+        index = as_index(indices, target.n_obs)
+        registered = target is self.adata
+        chunks = reference.read(target, index, batch_size, transform_batch, registered=registered, unseen=unseen)
+        return (cells.batch() for cells in chunks)
+
+    def _encode(
+        self,
+        adata: AnnData | None,
+        indices: Any,
+        batch_size: int | None,
+        transform_batch: str | None,
+        dataloader: Iterable[Mapping[str, torch.Tensor]] | None,
+    ) -> tuple[np.ndarray, pd.Index]:
+        """Latent vectors of cells, (n_cells, n_latent), and their names."""
+        size = ENCODE_BATCH if batch_size is None else batch_size
+        batches = self._read(adata, indices, size, transform_batch, dataloader)
+        encoded = (self.module.shorten(self.module.encode(batch)).cpu().numpy() for batch in batches)
+        if dataloader is not None:
+            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *encoded])
+            return z, pd.RangeIndex(len(z))
+        names = self._target(adata).obs_names
+        names = names[as_index(indices, len(names))]
+        z = np.empty((len(names), self.module.n_latent), dtype=np.float32)
+        stop = 0
+        for part in encoded:
+            start, stop = stop, stop + len(part)
+            z[start:stop] = part
+        return z, names
+
+    @torch.no_grad()
+    def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
+        q = self.module.probabilities(torch.from_numpy(z)).numpy()
+        return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
+
     def _decode(self, batch: BipartiteBatch, target: int | None = None) -> Any:
-        """Decode cells as of their own batch, or of another, which stands in where their own is not known."""
+        """Decode each cell in its own batch, or in ``target``, which also replaces unknown batches."""
         size_factor = batch.size_factor.to(self.module.device)
         if batch.batch_index is None:
             return self.module.decoder(self.module.encode(batch), size_factor)
@@ -249,7 +354,7 @@ class Getters(CellReading):
         return self.module.decoder(self.module.encode(batch), size_factor, batch_index.to(self.module.device))
 
     def _gene_columns(self, gene_list: Sequence[str] | None) -> tuple[pd.Index, Any]:
-        selected = self._trained_frame().selected
+        selected = self.reference.selected
         if gene_list is None:
             return selected, slice(None)
         if isinstance(gene_list, str) or not hasattr(gene_list, "__iter__"):
@@ -259,7 +364,7 @@ class Getters(CellReading):
         columns = selected.get_indexer(genes)
         if (columns < 0).any():
             msg = (
-                f"Expected genes that the model uses in `gene_list`, found {_checks.listed(genes[columns < 0])}. "
+                f"Expected genes that the model uses in `gene_list`, found {listed(genes[columns < 0])}. "
                 f"The model uses {len(selected)} genes, see `model.selected_genes_`; train with `n_top_genes=None` "
                 "to use all."
             )
@@ -267,5 +372,6 @@ class Getters(CellReading):
         return genes, torch.from_numpy(columns)
 
 
-def _size(batch_size: int | None, default: int) -> int:
-    return default if batch_size is None else batch_size
+def _refuse_missing() -> NoReturn:
+    msg = "Expected an AnnData, found none: this model was loaded without data. Pass `adata=`."
+    raise ValueError(msg)

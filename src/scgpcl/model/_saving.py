@@ -1,222 +1,196 @@
-"""Models in files: written whole or not at all, read with an error for each way in which a file can be wrong."""
+"""Save and load models: atomic writes, and a specific error for every kind of bad file."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import pickle
-import shutil
 import tempfile
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
+import pandas as pd
 import torch
+from anndata.io import read_elem, write_elem
 
-from scgpcl.model import _checks
-from scgpcl.model._base import ModelState
-from scgpcl.model._safe_file import JSON_NAME, WEIGHTS_NAME, read_safe, write_safe
+from scgpcl._atomic import replacing_files
+from scgpcl._rules import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from anndata import AnnData
 
-#: Version of the format of saved models; a file of a later one cannot be read.
-FORMAT = 1
+#: Version of the format of saved models.
+FORMAT = 2
 PICKLE_NAME = "model.pt"
+SAFE_NAME = "model.h5"
+#: Bytes in front of the HDF5 file that hold the digest of the rest, and their beginning.
+DIGEST_BLOCK = 512
+DIGEST_LABEL = b"scgpcl model, sha256 "
 _PARTS = ("model_state_dict", "var_names", "attr_dict")
 #: What every saved model has.
 _ATTRIBUTES = ("registry_", "init_params_", "n_clusters_", "seed_", "gene_names_", "selected_genes_", "is_trained_")
 
 
-class Persistence(ModelState):
-    """``save`` and ``load``."""
-
-    #: Version of the format and of the package, written with the model.
-    file_format_: dict[str, Any] | None = None
-
-    def save(
-        self,
-        dir_path: str | os.PathLike[str],
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        save_kwargs: dict[str, Any] | None = None,
-        *,
-        safe: bool = False,
-        **anndata_write_kwargs: Any,
-    ) -> None:
-        """Write the model to a folder; every file appears, or replaces an older one, when it is complete.
-
-        Where several processes have trained the model, the first one writes it and the others do nothing.
-
-        Parameters
-        ----------
-        dir_path
-            The folder; folders around it that do not exist are made.
-        prefix
-            Start of the names of the files.
-        overwrite
-            Write into a folder that exists. Other files in it stay.
-        save_anndata
-            Write the registered AnnData too.
-        save_kwargs
-            Arguments of :func:`torch.save`.
-        safe
-            Write weights as safetensors and everything else as JSON instead of a pickle file: reading them runs no
-            code, so that models of strangers can be loaded.
-        **anndata_write_kwargs
-            Arguments of :meth:`anndata.AnnData.write_h5ad`.
-
-        Raises
-        ------
-        OSError
-            If the system refuses, for example for lack of space; files that were there are untouched then.
-        ValueError
-            If the folder exists and ``overwrite`` is not set.
-        """
-        folder = Path(dir_path)
-        _checks.check_flag(safe, "safe")
-        if self.trainer is not None and not self.trainer.is_global_zero:
-            return
-        if folder.exists() and not (overwrite and folder.is_dir()):
-            msg = (
-                f"Expected a new folder for the model, found one that already exists at {folder}. "
-                "Pass `overwrite=True` to replace the model in it."
-            )
-            raise ValueError(msg)
-        # as the base class does: checkpoints of scvi-tools count on it
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        self.file_format_ = {"format": FORMAT, "scgpcl": version("scgpcl")}
-        stale = [PICKLE_NAME] if safe else [JSON_NAME, WEIGHTS_NAME]
-        with _whole(folder, [f"{prefix or ''}{name}" for name in stale]) as temporary:
-            super().save(
-                str(temporary),
-                prefix=prefix,
-                overwrite=True,
-                save_anndata=save_anndata,
-                save_kwargs=save_kwargs,
-                **anndata_write_kwargs,
-            )
+def save_model(
+    model: Any, base_save: Callable[..., None], folder: Path, prefix: str, *, overwrite: bool, safe: bool, **kwargs: Any
+) -> None:
+    """Write a model, and its AnnData if asked to, through the base class's ``save``."""
+    if folder.exists() and not (overwrite and folder.is_dir()):
+        msg = (
+            f"Expected a new folder for the model, found one that already exists at {folder}. "
+            "Pass `overwrite=True` to replace the model in it."
+        )
+        raise ValueError(msg)
+    # as the base class does: checkpoints of scvi-tools rely on it
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    model.file_format_ = {"format": FORMAT, "scgpcl": version("scgpcl")}
+    try:
+        with replacing_files(folder, stale=[f"{prefix}{PICKLE_NAME if safe else SAFE_NAME}"]) as temporary:
+            base_save(str(temporary), prefix=prefix, overwrite=True, **kwargs)
             if safe:
-                file = temporary / f"{prefix or ''}{PICKLE_NAME}"
-                write_safe(torch.load(file, map_location="cpu", weights_only=False), temporary, prefix or "")
+                file = temporary / f"{prefix}{PICKLE_NAME}"
+                content = torch.load(file, map_location="cpu", weights_only=False)
+                write_safe(content, temporary / f"{prefix}{SAFE_NAME}")
                 file.unlink()
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        msg = f"Expected to write the model to {folder}, found: {error} Check the free space and the permissions."
+        raise OSError(msg) from error
 
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | os.PathLike[str],
-        adata: AnnData | bool | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        prefix: str | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Read a model that :meth:`scgpcl.SCGPCL.save` has written.
 
-        ``model.pt`` is a pickle file, which can run any code when it is read. Load only files you trust, or files that
-        were written with ``save(..., safe=True)``, which are recognised by their names.
+def load_model(
+    cls: type[Any],
+    base_load: Callable[..., Any],
+    folder: Path,
+    adata: AnnData | bool | None,
+    prefix: str,
+    **kwargs: Any,
+) -> Any:
+    """Read a model through the base class's ``load``, which knows pickle files only."""
+    kwargs["prefix"] = prefix
+    safe, path = folder / f"{prefix}{SAFE_NAME}", folder / f"{prefix}{PICKLE_NAME}"
+    if safe.is_file():
+        content = read_safe(safe)
+        with _damage_reported(safe):
+            _check_content(cls, content, adata, safe)
+        with tempfile.TemporaryDirectory(prefix="scgpcl-") as temporary:
+            torch.save(content, Path(temporary) / path.name)
+            data = folder / f"{prefix}adata.h5ad"
+            if adata is None and data.is_file():
+                os.symlink(data.absolute(), Path(temporary) / data.name)
+            return _load(base_load, temporary, adata, **kwargs)
+    if path.is_file():
+        content = _read_pickle(path)
+        with _damage_reported(path):
+            _check_content(cls, content, adata, path)
+    elif kwargs.get("backup_url") is None:
+        msg = (
+            f"Expected a saved model, found no {path.name} or {safe.name} in {folder}. "
+            "Check the folder and the prefix; `model.save(folder)` writes one."
+        )
+        raise FileNotFoundError(msg)
+    return _load(base_load, str(folder), adata, **kwargs)
 
-        Parameters
-        ----------
-        dir_path
-            The folder.
-        adata
-            Cells to register with the model; ``None`` takes those saved with it, if any, and ``False`` none. Genes are
-            matched by name.
-        accelerator, device
-            Where the model goes.
-        prefix
-            Start of the names of the files.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
 
-        Returns
-        -------
-        The model.
+def _load(base_load: Callable[..., Any], folder: str, adata: Any, **kwargs: Any) -> Any:
+    inspect.signature(base_load).bind(folder, adata, **kwargs)
+    try:
+        with _damage_reported(folder):  # what is wrong is found before the AnnData is registered
+            alone = base_load(folder, False, **kwargs)
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        first = " ".join(str(error).split())[:300]
+        msg = f"Expected the weights of the model in {folder}, found different ones: {first} Save the model again."
+        raise ValueError(msg) from error
+    return alone if adata is False else base_load(folder, adata, **kwargs)
 
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model.
-        TypeError
-            If ``adata`` is no AnnData.
-        ValueError
-            If the file is damaged, or of another class or a later version, or if ``adata`` lacks genes of the model.
-        """
-        folder, prefix = Path(dir_path), prefix or ""
-        if adata is not None and not isinstance(adata, bool):
-            _checks.check_is_adata(adata)
-        more = {"accelerator": accelerator, "device": device, "prefix": prefix, **kwargs}
-        if (folder / f"{prefix}{JSON_NAME}").is_file():
-            content = read_safe(folder, prefix)
-            with _damage_told(folder):
-                cls._check_content(content, adata, folder)
-            with tempfile.TemporaryDirectory(prefix="scgpcl-") as temporary:
-                # the base class reads pickle files only: this one holds what was read just now
-                torch.save(content, Path(temporary) / f"{prefix}{PICKLE_NAME}")
-                data = folder / f"{prefix}adata.h5ad"
-                if adata is None and data.is_file():
-                    os.symlink(data.absolute(), Path(temporary) / data.name)
-                return cls._load(temporary, adata, **more)
-        path = folder / f"{prefix}{PICKLE_NAME}"
-        if path.is_file():
-            content = _read_pickle(path)
-            with _damage_told(path):
-                cls._check_content(content, adata, path)
-        elif kwargs.get("backup_url") is None:
-            msg = (
-                f"Expected a saved model, found no {path.name} or {prefix}{JSON_NAME} in {folder}. "
-                "Check the folder and the prefix; `model.save(folder)` writes one."
-            )
-            raise FileNotFoundError(msg)
-        return cls._load(str(folder), adata, **more)
 
-    @classmethod
-    def _load(cls, folder: str, adata: Any, **kwargs: Any) -> Self:
-        inspect.signature(super().load).bind(folder, adata, **kwargs)
-        try:
-            with _damage_told(folder):  # what is wrong is found before the AnnData is registered
-                alone = super().load(folder, False, **kwargs)
-        except RuntimeError as error:
-            if "state_dict" not in str(error):
-                raise
-            first = " ".join(str(error).split())[:300]
-            msg = f"Expected the weights of the model in {folder}, found others: {first} Save the model again."
-            raise ValueError(msg) from error
-        return alone if adata is False else super().load(folder, adata, **kwargs)
+def write_safe(content: dict[str, Any], path: Path) -> None:
+    """Write weights, gene names and attributes of a saved model as an HDF5 file behind a digest of its bytes."""
+    weights = {name: value for name, value in content["model_state_dict"].items() if name != "pyro_param_store"}
+    parts = {**content, "model_state_dict": weights}
+    with h5py.File(path, "w", userblock_size=DIGEST_BLOCK) as file:
+        for name in _PARTS:
+            write_elem(file, name, _storable(parts[name]))
+    with path.open("r+b") as raw:
+        digest = DIGEST_LABEL + _digest(raw.read()).encode()
+        raw.seek(0)
+        raw.write(digest.ljust(DIGEST_BLOCK, b"\n"))
 
-    @classmethod
-    def _check_content(cls, content: Any, adata: Any, path: Path) -> None:
-        """Require a model of this class and version, and its genes in the AnnData."""
-        if not isinstance(content, dict) or not all(content.get(name) is not None for name in _PARTS):
-            msg = f"Expected a saved model at {path}, found a file of something else. Check the path."
+
+def read_safe(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_safe` has written; this runs no code from the file."""
+    try:
+        data = path.read_bytes()
+        if not data.startswith(DIGEST_LABEL + _digest(data).encode()):
+            msg = "the bytes do not match their digest"
             raise ValueError(msg)
-        attributes = content["attr_dict"]
-        written = attributes.get("file_format_") or {"format": 0, "scgpcl": "unknown"}
-        name = attributes.get("registry_", {}).get("model_name")
-        if name is not None and name != cls.__name__:
-            msg = f"Expected a model of the class {cls.__name__} at {path}, found one of {name}. Load it with {name}."
-            raise ValueError(msg)
-        if written["format"] > FORMAT:
-            msg = (
-                f"Expected a model of format {FORMAT} or lower at {path}, found format {written['format']}, written by "
-                f"scgpcl {written['scgpcl']}. Install that version, or a later one."
-            )
-            raise ValueError(msg)
-        missing = [attribute for attribute in _ATTRIBUTES if attribute not in attributes]
-        if missing:
-            msg = (
-                f"Expected a complete model at {path}, found one without {_checks.listed(missing)}, written by scgpcl "
-                f"{written['scgpcl']}. Save the model again."
-            )
-            raise ValueError(msg)
-        if adata is not None and not isinstance(adata, bool):
-            _check_genes(adata, attributes["gene_names_"], content["var_names"])
+        with h5py.File(path) as file:
+            content = {name: read_elem(file[name]) for name in _PARTS}
+        weights = content["model_state_dict"].items()
+        return {**content, "model_state_dict": {name: torch.as_tensor(np.asarray(value)) for name, value in weights}}
+    except Exception as error:
+        msg = (
+            f"Expected a saved model in {path}, found a damaged file ({type(error).__name__}: {error}). "
+            "Save the model again."
+        )
+        raise ValueError(msg) from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data[DIGEST_BLOCK:]).hexdigest()
+
+
+def _storable(value: Any) -> Any:
+    """A value as anndata writes and reads it unchanged."""
+    if isinstance(value, dict) and all(isinstance(name, str) and "/" not in name for name in value):
+        return {name: _storable(each) for name, each in value.items()}
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    if isinstance(value, np.ndarray) and (value.dtype != object or all(isinstance(each, str) for each in value.flat)):
+        return value
+    if value is None or isinstance(value, bool | int | float | str | np.generic | pd.DataFrame):
+        return value
+    msg = (
+        f"Expected plain values, arrays and tables in a model that is saved with `safe=True`, found "
+        f"{type(value).__name__}: {value!r}. Save it without `safe`."
+    )
+    raise TypeError(msg)
+
+
+def _check_content(cls: type[Any], content: Any, adata: Any, path: Path) -> None:
+    """Require a model of this class and version, and its genes in the AnnData."""
+    if not isinstance(content, dict) or not all(content.get(name) is not None for name in _PARTS):
+        msg = f"Expected a saved model at {path}, found a file of something else. Check the path."
+        raise ValueError(msg)
+    attributes = content["attr_dict"]
+    written = attributes.get("file_format_") or {"format": 0, "scgpcl": "unknown"}
+    name = attributes.get("registry_", {}).get("model_name")
+    if name is not None and name != cls.__name__:
+        msg = f"Expected a model of the class {cls.__name__} at {path}, found one of {name}. Load it with {name}."
+        raise ValueError(msg)
+    if written["format"] != FORMAT:
+        msg = (
+            f"Expected a model of format {FORMAT} at {path}, found format {written['format']}, written by scgpcl "
+            f"{written['scgpcl']}. Install that version, or train the model again with this one."
+        )
+        raise ValueError(msg)
+    missing = [attribute for attribute in _ATTRIBUTES if attribute not in attributes]
+    if missing:
+        msg = (
+            f"Expected a complete model at {path}, found one without {listed(missing)}, written by scgpcl "
+            f"{written['scgpcl']}. Save the model again."
+        )
+        raise ValueError(msg)
+    if adata is not None and not isinstance(adata, bool):
+        _check_genes(adata, attributes["gene_names_"], content["var_names"])
 
 
 def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) -> None:
@@ -226,15 +200,15 @@ def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) ->
     if len(missing) or adata.n_vars != len(genes):
         msg = (
             f"Expected the {len(genes)} genes of the model in `adata.var_names`, found {adata.n_vars} genes, of which "
-            f"{len(genes) - len(missing)} are the model's{'; missing: ' + _checks.listed(missing) if len(missing) else ''}. "
+            f"{len(genes) - len(missing)} are the model's{'; missing: ' + listed(missing) if len(missing) else ''}. "
             "To label other cells, load with `adata=False` and call `model.predict(cells)`, which matches genes by name."
         )
         raise ValueError(msg)
 
 
 @contextmanager
-def _damage_told(place: str | Path) -> Iterator[None]:
-    """Turn what unexpected content ends in into the error of damaged files; errors that say what is expected stay."""
+def _damage_reported(place: str | Path) -> Iterator[None]:
+    """Report unexpected content as a damaged file; let our own errors through."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -256,26 +230,3 @@ def _read_pickle(path: Path) -> Any:
             f"({path.stat().st_size} bytes, {type(error).__name__}). Save the model again."
         )
         raise ValueError(msg) from error
-
-
-@contextmanager
-def _whole(folder: Path, stale: list[str]) -> Iterator[Path]:
-    """Temporary folder whose files take their places in another if the block succeeds; stale files there go then."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        try:
-            temporary.mkdir()
-            yield temporary
-            if folder.exists():
-                for file in sorted(temporary.iterdir()):
-                    file.replace(folder / file.name)
-                for name in stale:
-                    (folder / name).unlink(missing_ok=True)
-            else:
-                temporary.replace(folder)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            msg = f"Expected to write the model to {folder}, found: {error} Check the free space and the permissions."
-            raise OSError(msg) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import pandas as pd
 import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
 from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
+from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
-from scgpcl import _keys
+from scgpcl import _input, _keys
 from scgpcl._random import seeded
-from scgpcl.model import _checks
+from scgpcl._rules import check, check_known
 from scgpcl.model._annotate import annotate
-from scgpcl.model._arguments import check_arguments
-from scgpcl.model._batches import check_batch_names
-from scgpcl.model._card import HubCard
-from scgpcl.model._cells import DATAMODULE_SETUP, stand_in
-from scgpcl.model._decoder import DecoderTraining
-from scgpcl.model._features import n_selected
-from scgpcl.model._query import QueryPreparation
-from scgpcl.model._samples import Samples
-from scgpcl.model._saving import Persistence
-from scgpcl.model._update import QueryUpdate
+from scgpcl.model._getters import Getters
+from scgpcl.model._reference import Reference, Registration
+from scgpcl.model._saving import load_model, save_model
+from scgpcl.model._setup import checked_manager, own_registry
+from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
 
 if TYPE_CHECKING:
+    import os
+
+    import numpy as np
     from anndata import AnnData
 
-logger = logging.getLogger(__name__)
+#: Arguments that act in a stage of training, and where they are passed.
+MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "pretrain_plan_kwargs")
+MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Samples, HubCard):
+class SCGPCL(Training, Getters, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -51,43 +51,45 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         ``"seurat"``: normalised dispersion, as in scanpy. ``"variance"``: variance of the raw counts, as published.
     feature_total
         Where the median library size is above this, counts are scaled down to it before the logarithm of the features:
-        in deep libraries the logarithm would else turn the noise of small counts into most of the variance. ``None``
-        never scales, as published.
+        otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
         Width of the latent cell vector and of the gene embedding.
-    n_layers
-        Graph layers of the encoder.
     dispersion
         Inverse dispersion per ``"gene"``, or per ``"gene-cell"`` as published.
-    reconstruction
-        ``"zinb"`` or ``"mse"``. With ``"mse"`` there is no distribution of counts, so no denoised expression.
-    tau
-        Temperature of the contrastive losses.
-    alpha
-        Degrees of freedom of the Student-t assignment (published: 1). More give surer assignments: in many latent
-        dimensions all distances are alike, and one degree tells them hardly apart.
-    neighbor_keep
-        Share of the genes that a view keeps as neighbours.
-    feature_drop
-        Probability that a view zeroes a feature column.
-    shrinkage
-        Power by which the length of latent vectors is reduced before they are clustered: 0 leaves it (published), 1
-        leaves directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette among
-        principal components of the counts, see :func:`scgpcl.cluster.select_start`.
-    projection
-        Compare views by a projection of the latent vector, not by the vector itself (published: itself).
     use_graph
         Without it genes send no messages: an ablation.
     start
         Start the encoder at the leading principal axes of the features and the decoder at the genes' means (``"pca"``),
-        or both at random (published).
+        or both at random (``"random"``, published).
     seed
-        Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 where that is not set. The global
+        Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 if that is not set. The global
         random state is neither used nor changed.
     registry
         ``datamodule.registry`` of the data module to train on, in place of ``adata``.
+
+    **moved
+        Refused: names where arguments of the training plans are passed now.
+
+    Attributes
+    ----------
+    module
+        The network.
+    n_clusters_
+        Number of clusters, ``None`` until it is estimated.
+    n_clusters_curve_
+        What the estimate rests on, see :class:`scgpcl.cluster.NClusters`; ``None`` if the number was given.
+    seed_
+        Seed of everything random.
+    gene_names_
+        Registered genes, in their order, once training has started.
+    selected_genes_
+        Genes that the model uses, in its order.
+    unit_size_
+        Library size (or given size factor) of a cell whose size factor is 1.
+    gene_shares_
+        Share of each registered gene in the training library, shape (n_vars,).
 
     Examples
     --------
@@ -100,6 +102,8 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
     """
 
     _module_cls = SCGPCLModule
+    #: Version of the format and of the package, written with the model.
+    file_format_: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -111,57 +115,68 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         feature_total: float | None = 2000.0,
         n_hidden: int = 128,
         n_latent: int = 64,
-        n_layers: int = 2,
         dispersion: Literal["gene", "gene-cell"] = "gene",
-        reconstruction: Literal["zinb", "mse"] = "zinb",
-        tau: float = 0.25,
-        alpha: float = 10.0,
-        neighbor_keep: float = 0.8,
-        feature_drop: float = 0.2,
-        shrinkage: float | Literal["auto"] = "auto",
-        projection: bool = True,
         use_graph: bool = True,
         start: Literal["pca", "random"] = "pca",
         seed: int | None = None,
         registry: dict | None = None,
+        **moved: Any,
     ) -> None:
-        check_arguments(locals())
-        self._start(adata, self._own_registry(registry))
+        _refuse_moved(moved)
+        if adata is None and registry is None:
+            msg = "Expected an AnnData, found none. Pass one that `SCGPCL.setup_anndata(adata)` has registered."
+            raise ValueError(msg)
+        if adata is not None:
+            _input.check_is_adata(adata)
+        values = check(
+            n_clusters=n_clusters,
+            n_top_genes=n_top_genes,
+            gene_flavor=gene_flavor,
+            feature_total=feature_total,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            dispersion=dispersion,
+            use_graph=use_graph,
+            start=start,
+        )
+        if seed is not None:
+            seed = check(seed=seed)["seed"]
+        self.n_clusters_ = values["n_clusters"]
+        if adata is not None and self.n_clusters_ is not None:
+            _input.check_enough_cells(self.n_clusters_, adata.n_obs)
+        try:
+            super().__init__(adata, own_registry(type(self), registry))
+        except ValueError as error:
+            msg = (
+                f"Expected an AnnData that is registered, found one that is not: {error} "
+                "Call `SCGPCL.setup_anndata(adata)` first, on this very object."
+            )
+            raise ValueError(msg) from error
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
-        self.n_clusters_ = None if n_clusters is None else int(n_clusters)
-        self.n_clusters_curve_ = None
-        self.gene_flavor = gene_flavor
-        self.feature_total = feature_total
-        self.start = start
-        self.shrinkage = shrinkage
+        self.n_clusters_curve_: pd.DataFrame | None = None
+        self.gene_flavor = values["gene_flavor"]
+        self.feature_total = values["feature_total"]
+        self.start = values["start"]
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
-        self.gene_names_ = None
-        self.selected_genes_ = None
-        self.unit_size_ = None
-        self.gene_shares_ = None
+        self.gene_names_: np.ndarray | None = None
+        self.selected_genes_: np.ndarray | None = None
+        self.unit_size_: float | None = None
+        self.gene_shares_: np.ndarray | None = None
         with seeded(self.seed_):
             self.module = SCGPCLModule(
-                n_selected(n_top_genes, n_vars),
+                _n_selected(values["n_top_genes"], n_vars),
                 self.n_clusters_,
-                n_hidden=n_hidden,
-                n_latent=n_latent,
-                n_layers=n_layers,
-                dispersion=dispersion,
-                reconstruction=reconstruction,
-                projection=projection,
-                use_graph=use_graph,
-                tau=tau,
-                alpha=alpha,
-                neighbor_keep=neighbor_keep,
-                feature_drop=feature_drop,
+                n_hidden=values["n_hidden"],
+                n_latent=values["n_latent"],
+                dispersion=values["dispersion"],
+                use_graph=values["use_graph"],
                 n_batch=n_batch if n_batch > 1 else 0,
             )
         self._model_summary_string = (
             f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
-            f"n_hidden: {n_hidden}, n_latent: {n_latent}, n_layers: {n_layers}, dispersion: {dispersion}, "
-            f"reconstruction: {reconstruction}"
+            f"n_hidden: {n_hidden}, n_latent: {n_latent}, dispersion: {dispersion}"
         )
-        self.init_params_ = self._get_init_params(locals())
+        self.init_params_ = self._get_init_params({**locals(), **values, "seed": seed})
 
     @classmethod
     @setup_anndata_dsp.dedent
@@ -173,15 +188,15 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         size_factor_key: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register counts with the model; nothing is registered unless everything is in order.
+        """Register counts with the model; nothing is registered unless all checks pass.
 
         Parameters
         ----------
         %(param_adata)s
         %(param_layer)s
         batch_key
-            Column of ``adata.obs`` with the batch of each cell, to be corrected for whatever the preset: features are
-            standardised per batch, messages from genes centred per batch, and the decoder is given the batch. New cells
+            Column of ``adata.obs`` with the batch of each cell. Batch effects are always corrected: features are
+            standardised per batch, messages from genes centred per batch, and the decoder receives the batch. New cells
             need the same column; their batches are matched by name.
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
@@ -197,44 +212,7 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
             ``adata`` is a view.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        cls.register_manager(cls._checked_manager(adata, setup_method_args, **kwargs))
-
-    @classmethod
-    def _checked_manager(cls, adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
-        """Register the fields of an AnnData with a manager of its own."""
-        arguments = setup_method_args["setup_args"]
-        layer, batch_key, size_factor_key = (arguments[name] for name in ("layer", "batch_key", "size_factor_key"))
-        _checks.check_is_adata(adata)
-        _checks.check_not_view(adata)
-        _checks.check_names(adata.obs_names, "obs_names")
-        _checks.check_names(adata.var_names, "var_names")
-        _checks.check_obs_key(adata, batch_key, "batch_key")
-        check_batch_names(adata, batch_key)
-        _checks.check_size_factors(adata, size_factor_key)
-        _checks.check_counts(_checks.counts_of(adata, layer), layer)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
-            warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
-            manager.register_fields(adata, **kwargs)
-        return manager
-
-    @classmethod
-    def _own_registry(cls, registry: dict | None) -> dict | None:
-        """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others."""
-        if registry is None or registry.get("setup_method_name") != DATAMODULE_SETUP:
-            return registry
-        adata = stand_in(registry)
-        arguments = {"adata": adata, "size_factor_key": None}
-        arguments |= {name: registry["setup_args"].get(name) for name in ("layer", "batch_key")}
-        own = cls._checked_manager(adata, cls._get_setup_method_args(cls=cls, **arguments)).registry
-        given, x = (each["field_registries"][REGISTRY_KEYS.X_KEY] for each in (registry, own))
-        x["state_registry"]["n_obs"] = x["summary_stats"]["n_cells"] = int(given["state_registry"]["n_obs"])
-        return own
+        cls.register_manager(checked_manager(adata, setup_method_args, **kwargs))
 
     def annotate(
         self,
@@ -264,30 +242,156 @@ class SCGPCL(Persistence, QueryUpdate, DecoderTraining, QueryPreparation, Sample
         ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
         ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
         """
-        frame = self._trained_frame()
-        _checks.check_min_confidence(min_confidence)
-        _checks.check_key_added(key_added)
-        target = self.adata if adata is None else adata
-        if target is None:
-            msg = "Expected an AnnData, found none: the model is without. Pass `adata=`."
-            raise ValueError(msg)
-        _checks.check_is_adata(target)
-        _checks.check_not_view(target)
+        reference = self.reference
+        values = check(min_confidence=min_confidence, key_added=key_added)
+        target = self._target(adata)
+        _input.check_is_adata(target)
+        _input.check_not_view(target)
         latent = self.get_latent_representation(target, transform_batch=transform_batch)
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
-        parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": _version()}
+        parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
         annotate(
             target,
             latent=latent,
             probability=self._probability(latent, target.obs_names),
-            selected=frame.selected,
+            selected=reference.selected,
             parameters=parameters,
-            key_added=key_added,
-            min_confidence=min_confidence,
+            **values,
         )
 
+    def save(
+        self,
+        dir_path: str | os.PathLike[str],
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict[str, Any] | None = None,
+        *,
+        safe: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model to a folder; each file appears, or replaces an older one, when it is complete.
 
-def _version() -> str:
-    from scgpcl import __version__
+        After training with several processes the first one writes it and the others do nothing.
 
-    return __version__
+        Parameters
+        ----------
+        dir_path
+            The folder; missing parent folders are created.
+        prefix
+            Start of the names of the files.
+        overwrite
+            Write into an existing folder. Other files in it are kept.
+        save_anndata
+            Write the registered AnnData too.
+        save_kwargs
+            Arguments of :func:`torch.save`.
+        safe
+            Write an HDF5 file, ``model.h5``, with anndata's own writer instead of a pickle file: reading it runs no code,
+            so models from strangers can be loaded.
+        **anndata_write_kwargs
+            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        OSError
+            If the system refuses, for example for lack of space; existing files are then unchanged.
+        ValueError
+            If the folder exists and ``overwrite`` is not set.
+        """
+        safe = check(safe=safe)["safe"]
+        if self.trainer is not None and not self.trainer.is_global_zero:
+            return
+        more = {"save_anndata": save_anndata, "save_kwargs": save_kwargs, **anndata_write_kwargs}
+        save_model(self, super().save, Path(dir_path), prefix or "", overwrite=overwrite, safe=safe, **more)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Read a model that :meth:`scgpcl.SCGPCL.save` has written.
+
+        ``model.pt`` is a pickle file, which can run arbitrary code when it is read. Load only files you trust, or files that
+        were written with ``save(..., safe=True)``, which are recognised by their name.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        adata
+            Cells to register with the model; ``None`` takes those saved with it, if any, and ``False`` none. Genes are
+            matched by name.
+        accelerator, device
+            Where the model goes.
+        prefix
+            Start of the names of the files.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved model.
+        TypeError
+            If ``adata`` is not an AnnData.
+        ValueError
+            If the file is damaged, or of another class or a later version, or if ``adata`` lacks genes of the model.
+        """
+        if adata is not None and not isinstance(adata, bool):
+            _input.check_is_adata(adata)
+        where = {"accelerator": accelerator, "device": device}
+        return load_model(cls, super().load, Path(dir_path), adata, prefix or "", **where, **kwargs)
+
+    @property
+    def registered_genes(self) -> pd.Index:
+        """Genes of the registered AnnData or data module."""
+        return self.adata.var_names if self.adata is not None else pd.Index(self.get_var_names())
+
+    @property
+    def registration(self) -> Registration:
+        """Where counts, size factors and batches are, and the names of the batches."""
+        places = {name: self.registry_["setup_args"].get(name) for name in ("layer", "size_factor_key", "batch_key")}
+        names = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
+        return Registration(**places, batches=pd.Index([str(name) for name in names]))
+
+    @property
+    def reference(self) -> Reference:
+        """What new cells are matched against; only a trained model has it."""
+        if self.gene_names_ is None or self.module.centers is None or not self.is_trained_:
+            msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
+            raise RuntimeError(msg)
+        return self._make_reference()
+
+    def _make_reference(self) -> Reference:
+        names = pd.Index(self.gene_names_), pd.Index(self.selected_genes_)
+        return Reference(self.registration, *names, self.unit_size_, self.gene_shares_)
+
+
+def _n_selected(n_top_genes: float | None, n_vars: int) -> int:
+    """Number of genes that a model of ``n_vars`` genes uses; a float up to 1 is a share of them."""
+    if n_top_genes is None:
+        return n_vars
+    if isinstance(n_top_genes, float) and n_top_genes <= 1:
+        return max(2, round(n_top_genes * n_vars))
+    return min(int(n_top_genes), n_vars)
+
+
+def _refuse_moved(moved: dict[str, Any]) -> None:
+    for name, place in MOVED.items():
+        if name in moved:
+            msg = (
+                f"Expected `{name}` where it acts, in training, found it in `SCGPCL(...)`. "
+                f"Pass `model.train({place}={{{name!r}: {moved[name]!r}}})`."
+            )
+            raise TypeError(msg)
+    check_known(moved, (), "SCGPCL")

@@ -1,80 +1,96 @@
-"""Training in two stages."""
+"""Training: both stages, the decoder alone, and with new cells."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
-from scgpcl import presets
-from scgpcl._random import derived_seed, seeded
-from scgpcl.cluster import neighborhood
-from scgpcl.data import BipartiteSplitter
-from scgpcl.model import _checks
-from scgpcl.model._cells import check_datamodule
-from scgpcl.model._centers import CenterPlacement
-from scgpcl.model._comparison import ComparisonSpace
-from scgpcl.model._features import fit_batches, fit_features, set_features, start_at_pca
-from scgpcl.model._resume import check_checkpoint_path, check_run, run_values, table_of
-from scgpcl.model._training_checks import check_plan_kwargs, check_split, check_stage_arguments, check_trainer
-from scgpcl.pp import library_sizes
+from scgpcl import _input
+from scgpcl._random import cpu_generator, derived_seed, seeded
+from scgpcl._rules import check
+from scgpcl.data import BipartiteSplitter, Cells, concatenated
+from scgpcl.model._reference import training_counts
+from scgpcl.model._setup import check_datamodule
+from scgpcl.pp import N_AXES, ComparisonSpace, fit_batches, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
+    BestDecoder,
     ClusterPlan,
-    EpochCheckpoint,
+    DecoderPlan,
+    Devices,
     PretrainPlan,
-    PrototypeUpdate,
-    StageSettings,
+    Run,
     TargetUpdate,
+    check_checkpoint_path,
+    check_plan_kwargs,
+    check_run,
+    check_split,
+    check_trainer,
     encode_all,
-    fit_stage,
-    from_first,
+    identity,
     read_checkpoint,
 )
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import lightning.pytorch as pl
+    import pandas as pd
+    from anndata import AnnData
 
-    from scgpcl.data import CountSource
-    from scgpcl.train import RunState
-    from scgpcl.train._plans import StagePlan
+    from scgpcl.model._reference import Reference, Registration
+    from scgpcl.module import SCGPCLModule
+    from scgpcl.pp import GeneFlavor
 
-#: Number that the granularities of the prototypes multiply while the number of clusters is not known.
-PRETRAIN_CLUSTERS = 10
-_TRAIN = presets.DEFAULT["train"]
-
-
-class _Run(NamedTuple):
-    """One call of ``train``: where it runs, the space of comparison, and the checkpoints that it writes and goes on from."""
-
-    where: dict[str, Any]
-    space: ComparisonSpace
-    checkpoint: Path | None
-    resumed: RunState | None
+#: Fewest cells to hold out from.
+MIN_DECODER_CELLS = 20
+#: Cells of a query read at a time.
+READ_CELLS = 2048
 
 
-class TwoStageTraining(CenterPlacement):
-    """``train``: contrastive pre-training, then clustering."""
+class Training:
+    """``train``, ``train_decoder`` and ``update``."""
+
+    adata: AnnData | None
+    module: SCGPCLModule
+    trainer: pl.Trainer | None = None
+    history_: dict[str, pd.DataFrame] | None
+    is_trained_: bool
+    init_params_: dict[str, Any]
+    n_clusters_: int | None
+    n_clusters_curve_: pd.DataFrame | None
+    seed_: int
+    gene_flavor: GeneFlavor
+    feature_total: float | None
+    start: Literal["pca", "random"]
+    registration: Registration
+    reference: Reference
+    train_indices: Any
+    validation_indices: Any
+    test_indices: Any
+    #: Data module of the last training, of a model without an AnnData.
+    _datamodule: Any = None
 
     def train(
         self,
         max_epochs: int | None = None,
         *,
-        pretrain_max_epochs: int | None = None,
-        cluster_max_epochs: int | None = None,
+        pretrain_max_epochs: int = 20,
+        cluster_max_epochs: int = 10,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         train_size: float | None = 1.0,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        batch_size: int | None = None,
+        batch_size: int = 256,
         early_stopping: bool = False,
-        agreement: float | None = None,
-        agreement_patience: int | None = None,
-        label_tol: float | None = None,
+        agreement: float = 0.99,
+        agreement_patience: int = 3,
+        label_tol: float = 0.001,
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         pretrain_plan_kwargs: Mapping[str, Any] | None = None,
         cluster_plan_kwargs: Mapping[str, Any] | None = None,
@@ -85,18 +101,19 @@ class TwoStageTraining(CenterPlacement):
     ) -> None:
         """Train both stages and write the result to the registered AnnData.
 
-        Called again, training goes on from the state it has reached. If the second stage fails, the first one is kept.
-        The AnnData is annotated at the end, whole or not at all.
+        Called again, it continues from the current state. If the second stage fails, the result of the first is kept. The
+        AnnData is annotated at the end, completely or not at all.
 
         Parameters
         ----------
         max_epochs
-            Largest number of epochs of each stage that has no number of its own; ``None`` takes the default preset's.
+            Largest number of epochs of both stages, in place of the two below.
         pretrain_max_epochs, cluster_max_epochs
-            Largest number of epochs of each stage; 0 leaves the stage out. Without clustering epochs the clusters are
+            Largest number of epochs of each stage; 0 skips the stage. Without clustering epochs the clusters are
             those of k-means on the latent space.
         accelerator, devices
-            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is refused: PyTorch has no sparse matrices there.
+            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is refused because PyTorch has no
+            sparse matrices there.
         train_size, validation_size, shuffle_set_split
             Share of the cells to train on and to validate on, see :class:`scvi.dataloaders.DataSplitter`. Clustering
             describes the cells it is given, so all are trained on by default.
@@ -114,20 +131,19 @@ class TwoStageTraining(CenterPlacement):
         datasplitter_kwargs
             Further arguments of the splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
-            Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan` that differ from the
-            default preset. Pre-training takes ``n_neighbors`` in place of ``neighborhood``: how many nearest cells, in
-            principal components of the log counts, count as positives of a cell where they share a mini-batch; 0 for none.
+            Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan`, whose signatures show
+            the defaults, such as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``.
         datamodule
-            Where the cells are of a model that was made with ``registry=datamodule.registry``: a data module of scvi-tools
-            or :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
+            Cells of a model that was made with ``registry=datamodule.registry``: a data module of scvi-tools or
+            :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
             inference loader, which must always give all cells in one order; the counts of the model's genes are kept in
             memory.
         checkpoint
             File to write the state of the run to after every epoch; ``None`` writes none.
         resume_from
-            Such a file: the run goes on after the epoch that it was written at. The model, the data and the arguments
-            must be those of the run that wrote it; on a CPU the result is then the same bit for bit as without the
-            interruption. It may be the file of ``checkpoint``.
+            Such a file: the run resumes after the epoch at which it was written. The model, the data and the arguments must
+            be those of the run that wrote it; on a CPU the result is then bit-identical to that of an uninterrupted run.
+            It may be the file of ``checkpoint``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -138,64 +154,249 @@ class TwoStageTraining(CenterPlacement):
         Raises
         ------
         FileNotFoundError
-            If ``resume_from`` is no file.
+            If ``resume_from`` does not exist.
         FloatingPointError
-            If a loss is NaN or infinite; the weights are those from before that epoch then.
+            If a loss is NaN or infinite; the weights are restored to those before that epoch.
         OSError
             If a checkpoint cannot be written.
         TypeError
-            If an argument is unknown or of another kind, before any work.
+            If an argument is unknown or of the wrong type, before any work.
         ValueError
             If an argument is out of range, or the checkpoint is damaged or of another model, before any work.
         """
-        values: dict[str, Any] = {
-            "agreement": agreement,
-            "agreement_patience": agreement_patience,
-            "label_tol": label_tol,
-        }
-        values |= {"batch_size": batch_size}
-        values |= {"pretrain_max_epochs": max_epochs if pretrain_max_epochs is None else pretrain_max_epochs}
-        values |= {"cluster_max_epochs": max_epochs if cluster_max_epochs is None else cluster_max_epochs}
-        values = {name: _TRAIN[name] if value is None else value for name, value in values.items()}
-        n_cells = self._check_training(values, datamodule)
+        values = check(
+            pretrain_max_epochs=pretrain_max_epochs if max_epochs is None else max_epochs,
+            cluster_max_epochs=cluster_max_epochs if max_epochs is None else max_epochs,
+            batch_size=batch_size,
+            agreement=agreement,
+            agreement_patience=agreement_patience,
+            label_tol=label_tol,
+            shuffle_set_split=shuffle_set_split,
+        )
+        n_cells = self._check_cells(datamodule)
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
-        _checks.check_flag(shuffle_set_split, "shuffle_set_split")
         check_trainer(accelerator, devices, trainer_kwargs)
-        check_plan_kwargs(PretrainPlan, pretrain_plan_kwargs, "pretrain_plan_kwargs")
-        check_plan_kwargs(ClusterPlan, cluster_plan_kwargs, "cluster_plan_kwargs")
+        pretrain = check_plan_kwargs(PretrainPlan, pretrain_plan_kwargs, "pretrain_plan_kwargs")
+        cluster = check_plan_kwargs(ClusterPlan, cluster_plan_kwargs, "cluster_plan_kwargs")
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
         resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
+        own = self.init_params_["non_kwargs"]
+        identified = identity(own, seed=self.seed_, n_cells=n_cells, genes=self.registered_genes)
         if resumed is not None:
-            check_run(resumed, run_values(self, n_cells))
-        plans = {
-            "pretrain": {**_TRAIN["pretrain_plan_kwargs"], **(pretrain_plan_kwargs or {})},
-            "cluster": {**_TRAIN["cluster_plan_kwargs"], **(cluster_plan_kwargs or {})},
-        }
+            check_run(resumed, identified, self.n_clusters_)
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs["early_stopping"] = True
         self._datamodule = datamodule if datamodule is not None else self._datamodule
         with seeded(derived_seed(self.seed_, 1)):
-            source = self._prepare()
+            cells = self._prepare()
             splitter = BipartiteSplitter(
-                source,
+                cells,
                 seed=self.seed_,
                 batch_size=values["batch_size"],
                 train_size=train_size,
                 validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
+                shuffle_set_split=values["shuffle_set_split"],
                 **(datasplitter_kwargs or {}),
             )
-            where = {"accelerator": accelerator, "devices": devices, "trainer_kwargs": trainer_kwargs}
-            run = _Run(where, ComparisonSpace(self.module, source, seed=self.seed_), path, resumed)
-            self._pretrain(splitter, values, plans["pretrain"], run)
-            self._cluster(splitter, values, plans["cluster"], run)
-        self.is_trained_ = True
+            run = self._run(
+                splitter,
+                Devices(accelerator, devices, trainer_kwargs, self),
+                checkpoint=path,
+                resumed=resumed,
+                identity=identified,
+            )
+            space = ComparisonSpace(cells, self.module.moments, seed=self.seed_)
+            epochs = values["cluster_max_epochs"]
+            with self._recorded(run):
+                run.pretrain(
+                    space,
+                    max_epochs=values["pretrain_max_epochs"],
+                    agreement=values["agreement"],
+                    patience=values["agreement_patience"],
+                    plan_kwargs=pretrain,
+                )
+                plan = ClusterPlan(self.module, seed=self.seed_, **cluster)
+                run.place_centers(space, plan, last=epochs == 0)
+                self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
+                run.cluster(plan, max_epochs=epochs, label_tol=values["label_tol"])
         if self.adata is not None:
             self.annotate()
 
-    def _check_training(self, values: Mapping[str, Any], datamodule: Any = None) -> int:
-        """Require cells to train on and good arguments; give the number of cells."""
+    def update(
+        self,
+        query: AnnData,
+        max_epochs: int = 10,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int = 256,
+        label_tol: float = 0.001,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Continue the clustering stage on the registered cells and the query together.
+
+        Encoder, decoder and cluster centres keep learning at the low learning rate of the clustering stage; then the
+        statistics and gene states of inference are recomputed from all these cells. What describes the data is fixed:
+        the model's genes, the moments of their features, the reference library size, the number of clusters, their
+        names, ``alpha`` and ``shrinkage``. So cluster "3" is the same cluster before and after. A query
+        type that the reference lacks gets no cluster of its own: train a new model for that.
+
+        Parameters
+        ----------
+        query
+            New cells, matched and checked as in :meth:`get_latent_representation`; none of the model's genes may be
+            missing, since a gene that was not measured cannot be learnt from. Not changed.
+        max_epochs
+            Largest number of epochs. 0 only recomputes the statistics and gene states.
+        accelerator, devices
+            See :meth:`train`.
+        batch_size
+            Largest number of cells of a mini-batch.
+        label_tol
+            Ends when less than this share of the labels changes in an epoch.
+        plan_kwargs
+            Arguments of :class:`scgpcl.train.ClusterPlan` but ``alpha`` and ``shrinkage``.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Notes
+        -----
+        Writes to the registered AnnData, if there is one, what :meth:`train` writes. The query is not kept: save the model
+        to keep what it learnt, and call :meth:`annotate` to label the query. Meanwhile the counts of the model's genes of
+        all cells are in memory. If the update fails, the model is restored.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range, if genes are missing, or if the model was loaded without its cells:
+            without the reference, batch normalisation and gene states would follow the query alone and the labels of
+            the reference with them.
+        """
+        reference = self.reference
+        values = check(cluster_max_epochs=max_epochs, batch_size=batch_size, label_tol=label_tol)
+        self._check_cells()
+        check_trainer(accelerator, devices, trainer_kwargs)
+        plan_values = check_plan_kwargs(ClusterPlan, plan_kwargs, "plan_kwargs", fixed={"alpha", "shrinkage"})
+        if trainer_kwargs.get("early_stopping"):
+            msg = (
+                "Expected no `early_stopping` in `update`, found it set: no cells are kept to validate on. "
+                "Lower `max_epochs`."
+            )
+            raise ValueError(msg)
+        _input.check_is_adata(query, "query")
+        missing = ~reference.selected.isin(query.var_names)
+        if missing.any():
+            reference.match(query.var_names)  # too many missing genes have an error of their own
+            msg = (
+                f"Expected all {len(missing)} genes that the model uses in `adata.var_names` to learn from, found "
+                f"{missing.sum()} missing. Cells that lack some can be mapped, see `model.predict`."
+            )
+            raise ValueError(msg)
+        new = concatenated(list(reference.read(query, np.arange(query.n_obs), READ_CELLS)))
+        cells = concatenated([self._prepare(), new])
+        seed = derived_seed(self.seed_, 30)
+        splitter = BipartiteSplitter(cells, seed=seed, batch_size=values["batch_size"], train_size=1.0)
+        run = self._run(splitter, Devices(accelerator, devices, trainer_kwargs, self))
+        with self._restored_on_failure(), seeded(derived_seed(self.seed_, 3)), self._recorded(run, split=False):
+            if values["cluster_max_epochs"] > 0:
+                update = TargetUpdate(splitter, tol=values["label_tol"])
+                plan = ClusterPlan(self.module, seed=self.seed_, **plan_values)
+                run.fit(plan, [update], values["cluster_max_epochs"])
+            encode_all(self.module, splitter)
+        if self.adata is not None:
+            self.annotate()
+
+    def train_decoder(
+        self,
+        max_epochs: int = 60,
+        *,
+        validation_size: float = 0.1,
+        patience: int = 5,
+        noise: float = 0.5,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int = 256,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the decoder further for denoised expression; latent vectors and labels do not change.
+
+        :meth:`train` ends when the clusters have settled, by when the decoder of a small data set has seen too few
+        mini-batches to learn much more than the mean of each gene. Here it learns from fixed latent vectors with noise
+        until the likelihood of held-out cells stops rising, and its best state is kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Largest number of epochs.
+        validation_size
+            Share of the registered cells to hold out.
+        patience
+            Epochs without a smaller loss of these cells before training ends.
+        noise
+            Standard deviation of the noise, as a multiple of that of each latent dimension.
+        accelerator, devices
+            See :meth:`train`.
+        batch_size
+            Largest number of cells of a mini-batch.
+        plan_kwargs
+            Arguments of :class:`scgpcl.train.DecoderPlan`: ``lr``, ``weight_decay`` and ``decoded_genes``.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Notes
+        -----
+        Writes nothing to the AnnData; its epochs are appended to ``history_`` as stage 3. If it fails, the model is
+        restored.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range, if there are fewer than 20 cells, or if the model was loaded without
+            its cells.
+        """
+        _ = self.reference  # a model that is not trained is refused first
+        values = check(
+            "train_decoder",
+            max_epochs=max_epochs,
+            validation_size=validation_size,
+            patience=patience,
+            noise=noise,
+            batch_size=batch_size,
+        )
+        n_cells = self._check_cells()
+        check_trainer(accelerator, devices, trainer_kwargs)
+        plan_values = check_plan_kwargs(DecoderPlan, plan_kwargs, "plan_kwargs")
+        if n_cells < MIN_DECODER_CELLS:
+            msg = f"Expected at least {MIN_DECODER_CELLS} cells to train on and hold out from, found {n_cells}."
+            raise ValueError(msg)
+        trainer_kwargs["check_val_every_n_epoch"] = 1
+        cells = self._prepare()
+        splitter = BipartiteSplitter(
+            cells,
+            seed=derived_seed(self.seed_, 31),
+            batch_size=values["batch_size"],
+            train_size=1.0 - values["validation_size"],
+        )
+        run = self._run(splitter, Devices(accelerator, devices, trainer_kwargs, self))
+        known = None if cells.batch_index is None else torch.from_numpy(cells.batch_index)
+        with self._restored_on_failure(), seeded(derived_seed(self.seed_, 4)), self._recorded(run, split=False):
+            z = torch.cat([self.module.encode(batch) for batch in splitter.batches()])
+            plan = DecoderPlan(
+                self.module, seed=self.seed_, z=z, batch_index=known, noise=values["noise"], **plan_values
+            )
+            run.fit(plan, [BestDecoder(splitter.train_idx, patience=values["patience"])], values["max_epochs"])
+            device = self.module.device
+            self.module.decoder.fit_statistics(z.to(device), None if known is None else known.to(device))
+
+    def _check_cells(self, datamodule: Any = None) -> int:
+        """Require cells to train on that suit the model; give their number."""
         if datamodule is not None:
             if self.adata is not None:
                 msg = (
@@ -203,7 +404,7 @@ class TwoStageTraining(CenterPlacement):
                     "Make it with `SCGPCL(registry=datamodule.registry)`."
                 )
                 raise ValueError(msg)
-            check_datamodule(datamodule, self._registered_genes(), self._batch_names())
+            check_datamodule(datamodule, self.registered_genes, self.registration.batches)
         cells = self.adata if self.adata is not None else datamodule if datamodule is not None else self._datamodule
         if cells is None:
             msg = (
@@ -211,109 +412,84 @@ class TwoStageTraining(CenterPlacement):
                 "`datamodule` whose registry it was made of."
             )
             raise ValueError(msg)
-        check_stage_arguments(values)
         n_cells = int(cells.n_obs)
-        _checks.check_n_clusters(self.n_clusters_, n_cells)
-        _checks.check_can_estimate(self.n_clusters_, n_cells)
+        _input.check_enough_cells(self.n_clusters_, n_cells)
         return n_cells
 
-    def _prepare(self) -> CountSource:
-        """Fix genes, feature moments and the encoder's start at the first call; give the counts of the model's genes."""
-        cells = self._training_cells()
-        frame = self._frame
-        if frame is not None and not cells.var_names.equals(frame.var_names):
-            msg = (
-                "Expected the genes of the trained model, in its order, to go on training; found others. "
-                "Subset and sort the AnnData: `adata[:, model.gene_names_].copy()`."
-            )
-            raise ValueError(msg)
-        if frame is not None:
-            size = library_sizes(cells.counts) if cells.size is None else cells.size
-            return cells.selected(frame, size / frame.unit_size)
+    def _prepare(self) -> Cells:
+        """Training cells; the first call fixes genes, feature moments and the start of the network."""
+        found = training_counts(self.adata, self._datamodule, self.registration)
+        genes = self.registered_genes
+        if self.gene_names_ is not None:
+            reference = self._make_reference()
+            if not genes.equals(reference.genes):
+                msg = (
+                    "Expected the genes of the trained model in its order, found different ones. "
+                    "Subset and sort the AnnData: `adata[:, model.gene_names_].copy()`."
+                )
+                raise ValueError(msg)
+            size = library_sizes(found.counts) if found.size is None else found.size
+            columns = genes.get_indexer(reference.selected)
+            return Cells(found.counts, size / reference.unit_size, columns, batch_index=found.batch_index)
         features = fit_features(
-            cells.counts,
-            cells.var_names,
-            size=cells.size,
+            found.counts,
+            size=found.size,
             n_genes=self.module.n_genes,
             flavor=self.gene_flavor,
             feature_total=self.feature_total,
-            batch_index=cells.batch_index,
+            batch_index=found.batch_index,
         )
-        frame = features.frame
-        source = cells.selected(frame, features.size_factor)
-        set_features(self.module, features)
-        ratios = None if cells.batch_index is None else fit_batches(self.module, source, seed=self.seed_)
+        columns = np.flatnonzero(features.mask)
+        cells = Cells(found.counts, features.size_factor, columns, batch_index=found.batch_index)
+        moments, share, ratio = features.moments, None, None
+        if cells.batch_index is not None:
+            moments, share, ratio = fit_batches(cells, self.module.n_batch, scale=moments.scale, seed=self.seed_)
+        self.module.set_moments(moments, share)
         if self.start == "pca":
-            start_at_pca(self.module, source, seed=self.seed_)
+            n_axes = min(N_AXES, self.module.n_latent)
+            axes = principal_axes(cells, moments, n_axes, seed=derived_seed(self.seed_, 10))
+            if axes is not None:
+                self.module.encoder.start_at_axes(torch.from_numpy(axes), cpu_generator(self.seed_, 11))
+            ratios = None if ratio is None else torch.from_numpy(ratio).float()
             self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float(), ratios)
-        self.gene_names_, self.selected_genes_ = frame.var_names.to_numpy(), frame.selected.to_numpy()
-        self.unit_size_, self.gene_shares_ = frame.unit_size, frame.shares
-        return source
+        self.gene_names_, self.selected_genes_ = genes.to_numpy(), genes[features.mask].to_numpy()
+        self.unit_size_, self.gene_shares_ = features.unit_size, features.shares
+        return cells
 
-    def _pretrain(
-        self,
-        splitter: BipartiteSplitter,
-        values: Mapping[str, Any],
-        plan: dict[str, Any],
-        run: _Run,
-    ) -> None:
-        if values["pretrain_max_epochs"] == 0 or (run.resumed is not None and run.resumed.stage > 1):
-            return
-        n_neighbors = plan.pop("n_neighbors")
-        if n_neighbors > 0:
-            plan["neighborhood"] = neighborhood(run.space.all(), n_neighbors, seed=derived_seed(self.seed_, 23))
-        k = self.n_clusters_ or PRETRAIN_CLUSTERS
-        update = PrototypeUpdate(
+    def _run(self, splitter: BipartiteSplitter, where: Devices, **kwargs: Any) -> Run:
+        return Run(
+            self.module,
             splitter,
-            n_clusters=k,
-            agreement=values["agreement"],
-            patience=values["agreement_patience"],
-            seed=derived_seed(self.seed_, 20),
+            where,
+            seed=self.seed_,
+            n_clusters=self.n_clusters_,
+            curve=self.n_clusters_curve_,
+            history=self.history_,
+            trainer=self.trainer,
+            **kwargs,
         )
-        stage = PretrainPlan(self.module, n_clusters=k, seed=self.seed_, **plan)
-        self._fit(stage, splitter, update, values["pretrain_max_epochs"], run)
 
-    def _cluster(
-        self,
-        splitter: BipartiteSplitter,
-        values: Mapping[str, Any],
-        plan: Mapping[str, Any],
-        run: _Run,
-    ) -> None:
-        resumed = run.resumed if run.resumed is not None and run.resumed.stage == 2 else None
-        epochs = values["cluster_max_epochs"]
-        if resumed is not None:
-            self._take_clusters(resumed.model["n_clusters"], table_of(resumed.model["curve"]))
-        else:
-            start = from_first(
-                self.trainer, self.module, lambda: self._place_centers(splitter, run.space, last=epochs == 0)
-            )
-            self._take_clusters(start.n_clusters, start.curve)
-            self.module.set_centers(start.centers)
-        if epochs > 0:
-            stage = ClusterPlan(self.module, seed=self.seed_, **plan)
-            update = TargetUpdate(splitter, tol=values["label_tol"])
-            self._fit(stage, splitter, update, epochs, run._replace(resumed=resumed))
-        if epochs > 0 or resumed is not None:
-            centers = from_first(
-                self.trainer, self.module, lambda: self._sort_centers(encode_all(self.module, splitter))
-            )
-            self.module.set_centers(centers)
-        self.module.eval()
+    @contextmanager
+    def _recorded(self, run: Run, *, split: bool = True) -> Iterator[None]:
+        """Take over what the run has reached, also when it fails."""
+        was_trained = self.is_trained_
+        try:
+            yield
+        finally:
+            self.history_, self.trainer = run.history or None, run.trainer
+            self.is_trained_ = was_trained or run.fitted
+            if split and run.fitted:
+                self.train_indices, self.validation_indices = run.splitter.train_idx, run.splitter.val_idx
+                self.test_indices = run.splitter.test_idx
 
-    def _fit(self, plan: StagePlan, splitter: BipartiteSplitter, update: pl.Callback, epochs: int, run: _Run) -> None:
-        """Fit a stage, from its start or from a checkpoint, and write checkpoints if asked to."""
-        settings = StageSettings(epochs, **run.where)
-        if run.resumed is not None:
-            self.history_ = run.resumed.history
-            if run.resumed.stopped or run.resumed.epochs >= epochs:
-                self.module.load_state_dict(run.resumed.weights)
-                self.module.eval()
-                return
-            settings = settings._replace(resume_from=run.resumed.path, first_epoch=run.resumed.epochs)
-        callbacks = [update]
-        if run.checkpoint is not None:
-            callbacks.append(
-                EpochCheckpoint(run.checkpoint, history=self.history_, model=run_values(self, len(splitter.source)))
-            )
-        fit_stage(self, plan, splitter, callbacks, settings)
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
+        """Restore the network and the history if the block fails."""
+        state = {name: value.clone() for name, value in self.module.state_dict().items()}
+        history = self.history_
+        try:
+            yield
+        except BaseException:
+            self.module.load_state_dict(state)
+            self.history_ = history
+            raise

@@ -13,10 +13,10 @@ from scgpcl.nn import (
     BatchLinks,
     BipartiteEncoder,
     Decoder,
+    Moments,
     ProjectionHead,
     StandardizedCounts,
     View,
-    draw_view,
     shrink_length,
     soft_assign,
     standardized_counts,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from scgpcl.data import BipartiteBatch
-    from scgpcl.nn._decoder import Dispersion, Reconstruction
+    from scgpcl.nn import Dispersion
 
 
 #: Latent vectors that are assigned to clusters at a time.
@@ -34,7 +34,7 @@ ASSIGNED_ROWS = 1 << 16
 
 
 class SCGPCLModule(BaseModuleClass):
-    """Graph encoder, ZINB decoder and Student-t cluster centres.
+    """Graph encoder, ZINB decoder, projection head and Student-t cluster centres.
 
     Parameters
     ----------
@@ -46,22 +46,10 @@ class SCGPCLModule(BaseModuleClass):
         Width of the hidden layers of encoder and decoder.
     n_latent
         Width of the latent cell vector and of the gene embedding.
-    n_layers
-        Graph layers.
-    dispersion, reconstruction
-        See :class:`scgpcl.nn.Decoder`.
-    projection
-        Contrast on a projection of the latent vector (thrown away after pre-training) instead of on itself.
+    dispersion
+        One inverse dispersion per ``"gene"``, or one per cell and gene (``"gene-cell"``).
     use_graph
-        See :class:`scgpcl.nn.BipartiteEncoder`.
-    tau
-        Temperature of both contrastive losses.
-    neighbor_keep, feature_drop
-        See :func:`scgpcl.nn.draw_view`.
-    clip
-        Largest standardised feature.
-    alpha
-        Degrees of freedom of the Student-t assignment.
+        Without it genes send no messages: an ablation.
     n_batch
         Experimental batches to correct for, at least 2; 0 corrects for none.
     """
@@ -71,6 +59,7 @@ class SCGPCLModule(BaseModuleClass):
     feature_scale: Tensor
     link_share: Tensor | None
     shrinkage: Tensor
+    alpha: Tensor
     centers: nn.Parameter | None
 
     def __init__(
@@ -78,64 +67,54 @@ class SCGPCLModule(BaseModuleClass):
         n_genes: int,
         n_clusters: int | None = None,
         *,
-        n_hidden: int = 256,
-        n_latent: int = 64,
-        n_layers: int = 2,
-        dispersion: Dispersion = "gene",
-        reconstruction: Reconstruction = "zinb",
-        projection: bool = True,
-        use_graph: bool = True,
-        tau: float = 0.25,
-        neighbor_keep: float = 0.8,
-        feature_drop: float = 0.2,
-        clip: float = 10.0,
-        alpha: float = 1.0,
-        n_batch: int = 0,
+        n_hidden: int,
+        n_latent: int,
+        dispersion: Dispersion,
+        use_graph: bool,
+        n_batch: int,
     ) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.n_latent = n_latent
         self.n_batch = n_batch
-        self.tau = tau
-        self.neighbor_keep = neighbor_keep
-        self.feature_drop = feature_drop
-        self.clip = clip
-        self.alpha = alpha
-        self.encoder = BipartiteEncoder(
-            n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, use_graph=use_graph
-        )
-        self.decoder = Decoder(
-            n_genes,
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            dispersion=dispersion,
-            reconstruction=reconstruction,
-            n_batch=n_batch,
-        )
-        self.projection = ProjectionHead(n_latent) if projection else None
+        self.encoder = BipartiteEncoder(n_genes, n_hidden=n_hidden, n_latent=n_latent, use_graph=use_graph)
+        self.decoder = Decoder(n_genes, n_latent=n_latent, n_hidden=n_hidden, dispersion=dispersion, n_batch=n_batch)
+        self.projection = ProjectionHead(n_latent)
         moments = (n_batch, n_genes) if n_batch else (n_genes,)
         self.register_buffer("gene_mean", torch.zeros(moments))
         self.register_buffer("gene_std", torch.ones(moments))
         self.register_buffer("link_share", torch.zeros(moments) if n_batch else None)
         self.register_buffer("feature_scale", torch.ones(()))
         self.register_buffer("shrinkage", torch.zeros(()))
+        self.register_buffer("alpha", torch.ones(()))
         self.register_parameter("centers", None)
         if n_clusters is not None:
             self.set_n_clusters(n_clusters)
 
+    @property
+    def moments(self) -> Moments:
+        """What the features are standardised by, on the CPU."""
+        return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy(), self.feature_scale.item())
+
+    def set_moments(self, moments: Moments, link_share: Any = None) -> None:
+        """Standardise features by these moments; with batches, centre messages on these shares, (n_batch, n_genes)."""
+        self.feature_scale.fill_(moments.scale)
+        self.gene_mean.copy_(torch.from_numpy(moments.mean))
+        self.gene_std.copy_(torch.from_numpy(moments.std))
+        if self.link_share is not None and link_share is not None:
+            self.link_share.copy_(torch.from_numpy(link_share))
+
     @torch.no_grad()
-    def set_centers(self, centers: Tensor, *, shrinkage: float | None = None) -> None:
-        """Move the cluster centres, shape (n_clusters, n_latent), and set the power that their space goes with."""
+    def set_centers(self, centers: Tensor) -> None:
+        """Move the cluster centres, shape (n_clusters, n_latent)."""
         cast("nn.Parameter", self.centers).copy_(centers)
-        if shrinkage is not None:
-            self.shrinkage.fill_(shrinkage)
 
     def set_n_clusters(self, n_clusters: int) -> None:
-        """Make room for the centres of ``n_clusters`` clusters."""
+        """Allocate the centres of ``n_clusters`` clusters."""
         self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_latent, device=self.gene_mean.device))
 
     def on_load(self, model: Any, **kwargs: Any) -> None:
-        """Make room for centres whose number was found in training."""
+        """Allocate centres whose number was estimated in training."""
         if model.n_clusters_ is not None:
             self.set_n_clusters(model.n_clusters_)
 
@@ -148,25 +127,9 @@ class SCGPCLModule(BaseModuleClass):
             self.gene_mean,
             self.gene_std,
             scale=self.feature_scale,
-            clip=self.clip,
             links=None if self.link_share is None else BatchLinks(cast("Tensor", batch.batch_index), self.link_share),
             mask=None if batch.measured is None else batch.measured.unsqueeze(1),
         )
-
-    def draw_view(self, generator: torch.Generator) -> View:
-        """Two random views for one mini-batch."""
-        return draw_view(
-            self.n_genes,
-            self.n_latent,
-            neighbor_keep=self.neighbor_keep,
-            feature_drop=self.feature_drop,
-            generator=generator,
-            device=self.gene_mean.device,
-        )
-
-    def project(self, z: Tensor) -> Tensor:
-        """Vectors that the contrastive losses compare, shape of ``z``: (n_cells, n_views, n_latent)."""
-        return z if self.projection is None else self.projection(z)
 
     def shorten(self, z: Tensor) -> Tensor:
         """Latent vectors as they are clustered and reported, see :func:`scgpcl.nn.shrink_length`."""
@@ -180,6 +143,12 @@ class SCGPCLModule(BaseModuleClass):
     def assign_all(self, z: Tensor) -> Tensor:
         """Assignment probabilities of any number of latent vectors of whole length, shape (n_cells, n_clusters)."""
         return torch.cat([self.soft_assign(self.shorten(rows)) for rows in z.split(ASSIGNED_ROWS)])
+
+    @torch.no_grad()
+    def probabilities(self, z: Tensor) -> Tensor:
+        """Assignment probabilities of any number of shortened latent vectors, on the CPU, (n_cells, n_clusters)."""
+        device = self.gene_mean.device
+        return torch.cat([self.soft_assign(rows.to(device)).cpu() for rows in z.split(ASSIGNED_ROWS)])
 
     @auto_move_data
     @torch.no_grad()
@@ -216,8 +185,7 @@ class SCGPCLModule(BaseModuleClass):
                 batch_index[rows] = cast("BatchLinks", part.links).batch
             start = rows.stop
         self.decoder.fit_statistics(z, batch_index)
-        if self.projection is not None:
-            self.projection.hidden.fit_statistics(z)
+        self.projection.hidden.fit_statistics(z)
         return z
 
     def _get_inference_input(self, tensors: BipartiteBatch, **kwargs: Any) -> dict[str, Any]:
@@ -225,14 +193,8 @@ class SCGPCLModule(BaseModuleClass):
 
     @auto_move_data
     def inference(self, batch: BipartiteBatch, view: View | None = None) -> dict[str, Any]:
-        """Encode a batch whose cells are each other's context.
-
-        Returns
-        -------
-        ``z`` of shape (n_cells, n_views, n_latent), and the ``features`` that it was encoded from.
-        """
-        features = self.features(batch)
-        return {"z": self.encoder(features, view), "features": features}
+        """Encode a batch whose cells are each other's context: ``z``, shape (n_cells, n_views, n_latent)."""
+        return {"z": self.encoder(self.features(batch), view)}
 
     def _get_generative_input(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Tensor], **kwargs: Any
@@ -248,34 +210,15 @@ class SCGPCLModule(BaseModuleClass):
         mu, theta, zi_logits = self.decoder(z, size_factor, batch_index)
         return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
 
-    def reconstruction_loss(
-        self,
-        batch: BipartiteBatch,
-        z: Tensor,
-        features: StandardizedCounts | None = None,
-        genes: Tensor | None = None,
-    ) -> Tensor:
-        """Mean reconstruction loss of a batch.
-
-        Parameters
-        ----------
-        batch
-            The cells.
-        z
-            Their views, shape (n_cells, n_views, n_latent).
-        features
-            Their features; ``None`` computes them.
-        genes
-            See :meth:`scgpcl.nn.Decoder.loss`.
-        """
-        features = self.features(batch) if features is None else features
-        return self.decoder.loss(z, features, batch.counts, batch.size_factor, genes)
+    def reconstruction_loss(self, batch: BipartiteBatch, z: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Mean negative log-likelihood of a batch, z of shape (n_cells, n_views, n_latent); see ``Decoder.loss``."""
+        return self.decoder.loss(z, batch.graph, batch.counts, batch.size_factor, batch.batch_index, genes)
 
     def loss(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Any], generative_outputs: Any, **kwargs: Any
     ) -> LossOutput:
         """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
-        loss = self.reconstruction_loss(tensors, inference_outputs["z"], inference_outputs.get("features"))
+        loss = self.reconstruction_loss(tensors, inference_outputs["z"])
         return LossOutput(loss=loss, n_obs_minibatch=len(tensors.cell_index))
 
     @torch.no_grad()

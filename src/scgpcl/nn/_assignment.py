@@ -1,4 +1,4 @@
-"""Student-t clustering with a self-made target (DEC, Xie et al. 2016; Lee et al. 2023, clustering stage)."""
+"""Student-t clustering of shortened latent vectors with a target derived from itself (DEC, Xie et al. 2016; Lee et al. 2023)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ import torch
 from torch import Tensor
 
 
-def soft_assign(z: Tensor, centers: Tensor, *, alpha: float = 1.0) -> Tensor:
+def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
+    r"""Reduce the spread of vector lengths: ``z (|z|^2 / n)^(-power / 2)``.
+
+    Cells of unusual composition have long standardised vectors, which dominate squared distances. Power 0 keeps
+    lengths, 1 keeps directions only, and 0.5 takes the square root of each length.
+
+    Parameters
+    ----------
+    z
+        Shape (..., n).
+    power
+        From 0 to 1.
+    """
+    return z * (z.square().mean(-1, keepdim=True) + 1e-6).pow(-power / 2)
+
+
+def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
     """Student-t similarity of cells to cluster centres.
 
     Parameters

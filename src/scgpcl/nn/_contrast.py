@@ -1,4 +1,4 @@
-"""Instance-wise and prototypical contrast."""
+"""Contrastive learning: random views of a mini-batch, neighbours as positives, instance and prototype losses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,69 @@ from torch.nn import functional
 
 #: Cosines over a smaller temperature may all underflow beside the largest cosine there can be, which is 1.
 MIN_FUSED_TAU = 0.05
+
+#: Cells among which neighbours are counted; more are sampled.
+MAX_NEIGHBOR_CELLS = 10_000
+#: Tolerance of a radius, so that rounding does not decide whether the farthest neighbour counts.
+SLACK = 1e-5
+#: Cosines that are in memory at a time.
+BLOCK_COSINES = 20_000_000
+
+
+class View(NamedTuple):
+    """What a mini-batch keeps in each of its random views.
+
+    Parameters
+    ----------
+    neighbor
+        Genes kept as neighbours, 0/1, shape (n_genes, n_views).
+    feature
+        Columns kept of the cell features F, 0/1, shape (n_genes, n_views).
+    embedding
+        Columns kept of the gene embedding E, 0/1, shape (n_embed, n_views).
+    """
+
+    neighbor: Tensor
+    feature: Tensor
+    embedding: Tensor
+
+
+def draw_view(
+    n_genes: int,
+    n_embed: int,
+    *,
+    n_views: int = 2,
+    neighbor_keep: float,
+    feature_drop: float,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> View:
+    """Draw random views (Lee et al. 2023, section 2.1): subgraph sampling and feature masking.
+
+    Parameters
+    ----------
+    n_genes, n_embed
+        Sizes.
+    n_views
+        Number of independent views.
+    neighbor_keep
+        Share of the genes kept as neighbours; the same number of genes in every view.
+    feature_drop
+        Probability that a feature column, of the cells or of the genes, is zeroed.
+    generator
+        Source of randomness, on the CPU, so that a seed gives the same views on every device.
+    device
+        Where the masks are wanted.
+    """
+    n_keep = max(1, round(neighbor_keep * n_genes))
+    order = torch.rand(n_genes, n_views, generator=generator).argsort(0)
+    neighbor = (order < n_keep).float()
+    feature = (torch.rand(n_genes, n_views, generator=generator) >= feature_drop).float()
+    embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
+    masks: tuple[Tensor, ...] = (neighbor, feature, embedding)
+    if torch.device(device).type == "cuda":
+        masks = tuple(mask.pin_memory() for mask in masks)  # from other memory the copy makes the host wait
+    return View(*(mask.to(device, non_blocking=True) for mask in masks))
 
 
 class Neighborhood(NamedTuple):
@@ -42,6 +105,36 @@ class Neighborhood(NamedTuple):
         near = unit @ unit.t() >= torch.minimum(radius.unsqueeze(0), radius.unsqueeze(1))
         near.fill_diagonal_(False)
         return near.to(unit.dtype)
+
+
+def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
+    """Directions of the cells and the radii within which their nearest cells lie.
+
+    Beyond ``MAX_NEIGHBOR_CELLS`` cells, neighbours are counted in a sample: a radius then holds the same share of all
+    cells as of the sample, and at least one cell of it.
+
+    Parameters
+    ----------
+    x
+        Vectors of the cells, compared by their cosines, shape (n_cells, n).
+    n_neighbors
+        Neighbours of a cell; at most as many as there are other cells.
+    seed
+        Seed of the sample.
+    """
+    unit = functional.normalize(x, dim=1)
+    n_cells = len(unit)
+    others, rank = unit, min(n_neighbors, n_cells - 1)
+    if n_cells > MAX_NEIGHBOR_CELLS:
+        generator = torch.Generator(x.device).manual_seed(seed)
+        others = unit[torch.randperm(n_cells, generator=generator, device=x.device)[:MAX_NEIGHBOR_CELLS]]
+        rank = max(1, round(n_neighbors * len(others) / n_cells))
+    # a cell is nearest to itself; beyond the sample's size few are in the sample
+    rank += n_cells <= MAX_NEIGHBOR_CELLS
+    turned = others.t().contiguous()
+    step = max(1, BLOCK_COSINES // len(others))
+    radius = [(part @ turned).topk(rank, 1).values[:, -1] for part in unit.split(step)]
+    return Neighborhood(unit, torch.cat(radius) - SLACK)
 
 
 class _Positives(NamedTuple):

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scgpcl.nn._mse import fused_mse_loss
-from scgpcl.nn._norm import NodeBatchNorm
+from scgpcl.nn._layers import HiddenLayer
 from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_zinb_loss, inverse_dispersion
 
 if TYPE_CHECKING:
-    from scgpcl.nn._features import StandardizedCounts
+    from scgpcl.nn._graph import Bipartite
 
 Dispersion = Literal["gene", "gene-cell"]
-Reconstruction = Literal["zinb", "mse"]
 
 
-#: Rows whose moments are taken in float64 at a time.
-MOMENT_ROWS = 1 << 16
 #: Smallest mean and dropout logit that the decoder starts at where it starts at the data's means.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0
@@ -34,42 +30,8 @@ class ZINBParameters(NamedTuple):
     zi_logits: Tensor
 
 
-class HiddenLayer(nn.Module):
-    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
-
-    Parameters
-    ----------
-    n_in, n_out
-        Widths.
-    """
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
-        self.norm = NodeBatchNorm(n_out)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map vectors of shape (n_cells, n_views, n_in)."""
-        return functional.relu(self.norm(self.linear(z)))
-
-    @torch.no_grad()
-    def fit_statistics(self, z: Tensor) -> None:
-        """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
-        total = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
-        for rows in z.split(MOMENT_ROWS):
-            total += rows.double().sum(0)
-        mean = total / len(z)
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=z.device)
-        for rows in z.split(MOMENT_ROWS):
-            centred = rows - mean
-            covariance.addmm_(centred.t(), centred, alpha=1.0 / len(z))
-        weight = self.linear.weight.double()
-        variance = ((weight @ covariance) * weight).sum(1)
-        self.norm.set_statistics(weight @ mean + self.linear.bias, variance)
-
-
 class ProjectionHead(nn.Module):
-    """Small head on which the contrastive losses act, so that the latent space need not be contrast's own.
+    """Projection head: the contrastive losses act on its output, not on the latent vectors themselves.
 
     Parameters
     ----------
@@ -88,7 +50,7 @@ class ProjectionHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One hidden layer (batch norm, ReLU) and one output layer that holds all heads.
+    """One hidden layer (batch norm, ReLU) and one output layer that holds all heads of the ZINB.
 
     Parameters
     ----------
@@ -96,35 +58,22 @@ class Decoder(nn.Module):
         Widths.
     dispersion
         One inverse dispersion per gene, or one per cell and gene (the paper's).
-    reconstruction
-        Zero-inflated negative binomial of the counts, or squared error of the standardised features.
     n_batch
-        Experimental batches. Their one-hot vectors are concatenated to the input of either layer, as in scvi-tools.
+        Experimental batches, 0 for none. Their one-hot vectors are concatenated to the input of either layer, as in
+        scvi-tools.
     """
 
-    def __init__(
-        self,
-        n_genes: int,
-        *,
-        n_latent: int = 64,
-        n_hidden: int = 256,
-        dispersion: Dispersion = "gene",
-        reconstruction: Reconstruction = "zinb",
-        n_batch: int = 0,
-    ) -> None:
+    def __init__(self, n_genes: int, *, n_latent: int, n_hidden: int, dispersion: Dispersion, n_batch: int) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.n_batch = n_batch
-        self.reconstruction = reconstruction
         self.hidden = HiddenLayer(n_latent + n_batch, n_hidden)
-        zinb = reconstruction == "zinb"
-        n_heads = (2 if dispersion == "gene" else 3) if zinb else 1
-        self.heads = nn.Linear(n_hidden + n_batch, n_heads * n_genes)
-        self.raw_theta = nn.Parameter(torch.zeros(n_genes)) if zinb and dispersion == "gene" else None
+        self.heads = nn.Linear(n_hidden + n_batch, (2 if dispersion == "gene" else 3) * n_genes)
+        self.raw_theta = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
     def start_at_means(self, means: Tensor, ratios: Tensor | None = None) -> None:
-        """Let the fitted means begin at those of the genes in each batch, with little dropout.
+        """Start the fitted means at those of the genes in each batch, with little dropout.
 
         Parameters
         ----------
@@ -133,14 +82,13 @@ class Decoder(nn.Module):
         ratios
             Mean in each batch over the mean of all, shape (n_batch, n_genes).
         """
-        if self.reconstruction == "zinb":
-            bias = self.heads.bias
-            bias[: self.n_genes] = means.clamp(min=MEAN_FLOOR).log()
-            bias[self.n_genes : 2 * self.n_genes] = START_DROPOUT_LOGIT
-            if ratios is not None:
-                of_batch = self.heads.weight[:, -self.n_batch :]
-                of_batch.zero_()
-                of_batch[: self.n_genes] = ratios.log().t()
+        bias = self.heads.bias
+        bias[: self.n_genes] = means.clamp(min=MEAN_FLOOR).log()
+        bias[self.n_genes : 2 * self.n_genes] = START_DROPOUT_LOGIT
+        if ratios is not None:
+            of_batch = self.heads.weight[:, -self.n_batch :]
+            of_batch.zero_()
+            of_batch[: self.n_genes] = ratios.log().t()
 
     def with_batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor:
         """Concatenate one-hot batches to vectors of shape (n_cells, n_views, n), if the decoder knows batches."""
@@ -151,57 +99,45 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, z: Tensor, batch_index: Tensor | None) -> None:
-        """Set the moments of inference from the latent vectors of all cells.
-
-        Parameters
-        ----------
-        z
-            Shape (n_cells, n_latent).
-        batch_index
-            Experimental batch of each cell, int64, shape (n_cells,), if the decoder knows batches.
-        """
+        """Set the moments of inference from the latent vectors of all cells, (n_cells, n_latent), and their batches."""
         self.hidden.fit_statistics(self.with_batch(z.unsqueeze(1), batch_index)[:, 0])
 
     def loss(
         self,
         z: Tensor,
-        features: StandardizedCounts,
+        graph: Bipartite,
         counts: Tensor,
         size_factor: Tensor,
+        batch_index: Tensor | None = None,
         genes: Tensor | None = None,
     ) -> Tensor:
-        """Mean reconstruction loss over cells, views and genes.
+        """Mean negative log-likelihood over cells, views and genes.
 
         Parameters
         ----------
         z
             Shape (n_cells, n_views, n_latent).
-        features
-            Unmasked features of the cells; they carry the graph and the batches.
+        graph
+            Pattern of the counts.
         counts
             Count of each edge, shape (n_edges,).
         size_factor
             Shape (n_cells,).
+        batch_index
+            Batch of each cell, shape (n_cells,), if the decoder knows batches.
         genes
             Ascending positions of the genes to decode, int64, shape (n_some,); ``None`` decodes all. Over random genes
             the expectation of the loss and of its gradients is that over all.
         """
-        batch_index = None if features.links is None else features.links.batch
         hidden = self.with_batch(self.hidden(self.with_batch(z, batch_index)), batch_index)
         weight: Tensor = self.heads.weight
         bias: Tensor = self.heads.bias
         theta: Tensor | None = self.raw_theta
-        graph, values, offset = features.graph, features.values, features.offset
         if genes is not None:
             rows = (genes + torch.arange(0, len(bias), self.n_genes, device=genes.device).unsqueeze(1)).flatten()
             weight, bias, theta = weight[rows], bias[rows], None if theta is None else theta[genes]
             graph, kept = graph.of_genes(genes)
-            values, counts, offset = values[kept], counts[kept], offset[..., genes]
-        if self.reconstruction == "mse":
-            if self.n_batch:  # the one-hot batches of the layer's input choose the offset too
-                weight = weight - functional.pad(offset.t(), (weight.shape[1] - self.n_batch, 0))
-                offset = torch.zeros_like(bias)
-            return fused_mse_loss(hidden, weight, bias, values, offset, graph)
+            counts = counts[kept]
         return fused_zinb_loss(hidden, weight, bias, theta, counts, graph, size_factor.log())
 
     def forward(self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None) -> ZINBParameters:
@@ -215,18 +151,7 @@ class Decoder(nn.Module):
             Shape (n_cells,).
         batch_index
             Batch that each cell is decoded as, shape (n_cells,), if the decoder knows batches.
-
-        Raises
-        ------
-        ValueError
-            If the decoder was made for squared error, which has no distribution of counts.
         """
-        if self.reconstruction == "mse":
-            msg = (
-                'Expected a model with `reconstruction="zinb"`, found "mse", which models no counts. '
-                "Train with the ZINB reconstruction to get expression and likelihood parameters."
-            )
-            raise ValueError(msg)
         hidden = self.hidden(self.with_batch(z.unsqueeze(1), batch_index))
         out = self.heads(self.with_batch(hidden, batch_index)[:, 0])
         log_mean, zi_logits = out[:, : self.n_genes], out[:, self.n_genes : 2 * self.n_genes]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from scgpcl.nn._aggregate import Bipartite, spmm
-from scgpcl.nn._conv import BipartiteSAGEConv, project, receive
-from scgpcl.nn._norm import NodeBatchNorm
+from scgpcl.nn._graph import spmm
+from scgpcl.nn._layers import BipartiteSAGEConv, NodeBatchNorm, project, receive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
+    from scgpcl.nn._contrast import View
     from scgpcl.nn._features import StandardizedCounts
-    from scgpcl.nn._views import View
 
 #: Shrinks the weights of the graph messages when the cells' own weights start at given axes.
 MESSAGE_START = 0.1
@@ -36,17 +35,17 @@ class _Affine(NamedTuple):
 
 
 class BipartiteEncoder(nn.Module):
-    r"""Bipartite GraphSAGE encoder (Lee et al. 2023, section 2.2).
+    r"""Bipartite GraphSAGE encoder of two layers (Lee et al. 2023, section 2.2).
 
-    For two layers, with F the standardised counts, E the gene embedding, and BN batch normalisation,
+    With F the standardised counts, E the gene embedding, and BN batch normalisation,
 
     .. math::
         c^1 = BN(\mathrm{mean}_g(E U_1) + F V_1), \quad
         g^1 = BN(\mathrm{mean}_i(F V_2) + E U_2), \quad
         z = BN(\mathrm{mean}_g(g^1 U_3) + c^1 V_3).
 
-    Where the features carry batches, :math:`\mathrm{mean}_g` is less its typical value in the batch of the cell, see
-    :class:`~scgpcl.nn.BatchLinks`; F is standardised per batch, so that the messages to genes carry none.
+    Where the features carry batches, :math:`\mathrm{mean}_g` is reduced by its typical value in the batch of the cell,
+    see :class:`~scgpcl.nn.BatchLinks`; F is standardised per batch, so the messages to genes carry no batch effect.
 
     There is no activation between the layers, so in inference, where the statistics of BN are constants, a cell is
     an affine function of its counts. :meth:`fit_states` computes that function once from all training cells.
@@ -56,11 +55,9 @@ class BipartiteEncoder(nn.Module):
     n_genes
         Number of gene nodes.
     n_hidden
-        Width of all layers but the last.
+        Width of the first layer.
     n_latent
         Width of the latent cell vector and of the gene embedding.
-    n_layers
-        Number of layers.
     use_graph
         Without it genes send no messages: an ablation.
     """
@@ -69,36 +66,17 @@ class BipartiteEncoder(nn.Module):
     state_weight: Tensor
     state_shift: Tensor
 
-    def __init__(
-        self, n_genes: int, *, n_hidden: int = 256, n_latent: int = 64, n_layers: int = 2, use_graph: bool = True
-    ) -> None:
+    def __init__(self, n_genes: int, *, n_hidden: int, n_latent: int, use_graph: bool) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.n_latent = n_latent
         self.use_graph = use_graph
-        cell_widths = [n_genes, *[n_hidden] * (n_layers - 1), n_latent]
-        gene_widths = [n_latent, *[n_hidden] * (n_layers - 1)]
         self.gene_embedding = nn.Parameter(torch.randn(n_genes, n_latent))
-        # casts, because torch does not know the types of a list's members
-        self.cell_convs = cast(
-            "Sequence[BipartiteSAGEConv]",
-            nn.ModuleList(
-                BipartiteSAGEConv((gene_widths[i], cell_widths[i]), cell_widths[i + 1]) for i in range(n_layers)
-            ),
-        )
-        self.cell_norms = cast(
-            "Sequence[NodeBatchNorm]", nn.ModuleList(NodeBatchNorm(width) for width in cell_widths[1:])
-        )
-        self.gene_convs = cast(
-            "Sequence[BipartiteSAGEConv]",
-            nn.ModuleList(
-                BipartiteSAGEConv((cell_widths[i], gene_widths[i]), gene_widths[i + 1], to_genes=True)
-                for i in range(n_layers - 1)
-            ),
-        )
-        self.gene_norms = cast(
-            "Sequence[NodeBatchNorm]", nn.ModuleList(NodeBatchNorm(width) for width in gene_widths[1:])
-        )
+        self.cell1 = BipartiteSAGEConv((n_latent, n_genes), n_hidden)
+        self.cell2 = BipartiteSAGEConv((n_hidden, n_hidden), n_latent)
+        self.gene1 = BipartiteSAGEConv((n_genes, n_latent), n_hidden, to_genes=True)
+        self.cell1_norm, self.cell2_norm = NodeBatchNorm(n_hidden), NodeBatchNorm(n_latent)
+        self.gene1_norm = NodeBatchNorm(n_hidden)
         self.register_buffer("state_message", torch.zeros(n_genes, n_latent))
         self.register_buffer("state_weight", torch.zeros(n_genes, n_latent))
         self.register_buffer("state_shift", torch.zeros(n_latent))
@@ -118,28 +96,22 @@ class BipartiteEncoder(nn.Module):
         z, shape (n_cells, n_views, n_latent).
         """
         gene = self.gene_embedding.unsqueeze(1)
-        cell: Tensor | StandardizedCounts = features
         keep = None
         if view is not None:
             gene = gene * view.embedding.t()
-            cell = features._replace(mask=view.feature)
+            features = features._replace(mask=view.feature)
             keep = view.neighbor
-        for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
-            if not self.use_graph:
-                cell = norm(project(cell, conv.lin_r.weight) + conv.lin_l.bias)
-                continue
-            next_cell = norm(conv((gene, cell), features.graph, keep, features.links))
-            if layer < len(self.gene_convs):
-                gene = self.gene_norms[layer](self.gene_convs[layer]((cell, gene), features.graph))
-            cell = next_cell
-        return cast("Tensor", cell)
+        if not self.use_graph:
+            cell1 = self.cell1_norm(project(features, self.cell1.lin_r.weight) + self.cell1.lin_l.bias)
+            return self.cell2_norm(project(cell1, self.cell2.lin_r.weight) + self.cell2.lin_l.bias)
+        graph, links = features.graph, features.links
+        cell1 = self.cell1_norm(self.cell1((gene, features), graph, keep, links))
+        gene1 = self.gene1_norm(self.gene1((features, gene), graph))
+        return self.cell2_norm(self.cell2((gene1, cell1), graph, keep, links))
 
     def encode(self, features: StandardizedCounts) -> Tensor:
         """Encode cells on their own from the stored gene states, shape (n_cells, n_latent)."""
-        return self._affine_state()(features)
-
-    def _affine_state(self) -> _Affine:
-        return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)
+        return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)(features)
 
     @torch.no_grad()
     def fit_states(self, batches: Callable[[], Iterable[StandardizedCounts]]) -> int:
@@ -154,41 +126,28 @@ class BipartiteEncoder(nn.Module):
         -------
         Number of training cells.
         """
-        n_cells = 0
-        gene: Tensor = self.gene_embedding
-        cell: _Affine | None = None  # None stands for F itself, before the first layer
-        for layer, (conv, norm) in enumerate(zip(self.cell_convs, self.cell_norms, strict=True)):
-            before = _after(cell, conv.lin_r.weight)
-            message = None
-            if self.use_graph:
-                message = gene @ conv.lin_l.weight.t()
-                message = message if before.message is None else message + before.message
-            before = _Affine(message, before.weight, before.shift + conv.lin_l.bias)
-            to_genes = None
-            if layer < len(self.gene_convs) and self.use_graph:
-                to_genes = _after(cell, self.gene_convs[layer].lin_l.weight)
-            moments = _stream(batches(), before, to_genes)
-            n_cells = moments.n_cells
-            norm.set_statistics(moments.mean, moments.var)
-            scale, shift = norm.affine()
-            cell = _Affine(
-                None if message is None else message * scale, before.weight * scale, before.shift * scale + shift
-            )
-            if to_genes is not None:
-                gene = self._next_gene(layer, gene, moments)
-        cell = cast("_Affine", cell)
-        if cell.message is not None:
-            self.state_message.copy_(cell.message)
-        self.state_weight.copy_(cell.weight)
-        self.state_shift.copy_(cell.shift)
-        return n_cells
-
-    def _next_gene(self, layer: int, gene: Tensor, moments: _Moments) -> Tensor:
-        conv, norm = self.gene_convs[layer], self.gene_norms[layer]
-        gene = moments.to_genes + conv.lin_l.bias + gene @ conv.lin_r.weight.t()
-        norm.set_statistics(gene.mean(0), gene.var(0, unbiased=False))
-        scale, shift = norm.affine()
-        return gene * scale + shift
+        gene, to_genes = self.gene_embedding, None
+        if self.use_graph:
+            to_genes = _Affine(None, self.gene1.lin_l.weight.t(), self.gene1.lin_l.weight.new_zeros(()))
+        message = gene @ self.cell1.lin_l.weight.t() if self.use_graph else None
+        first = _Affine(message, self.cell1.lin_r.weight.t(), self.cell1.lin_l.bias)
+        moments = _stream(batches(), first, to_genes)
+        first = _normalized(first, self.cell1_norm, moments)
+        weight = self.cell2.lin_r.weight.t()
+        message = None
+        if first.message is not None:
+            gene = moments.to_genes + self.gene1.lin_l.bias + gene @ self.gene1.lin_r.weight.t()
+            self.gene1_norm.set_statistics(gene.mean(0), gene.var(0, unbiased=False))
+            scale, shift = self.gene1_norm.affine()
+            message = (gene * scale + shift) @ self.cell2.lin_l.weight.t() + first.message @ weight
+        second = _Affine(message, first.weight @ weight, first.shift @ weight + self.cell2.lin_l.bias)
+        moments = _stream(batches(), second)
+        second = _normalized(second, self.cell2_norm, moments)
+        if second.message is not None:
+            self.state_message.copy_(second.message)
+        self.state_weight.copy_(second.weight)
+        self.state_shift.copy_(second.shift)
+        return moments.n_cells
 
     @torch.no_grad()
     def start_at_axes(self, axes: Tensor, generator: torch.Generator) -> None:
@@ -207,7 +166,7 @@ class BipartiteEncoder(nn.Module):
         """
         axes = axes[: self.n_latent].to(self.gene_embedding)
         basis = axes
-        for conv in self.cell_convs:
+        for conv in (self.cell1, self.cell2):
             rotation = _flat_rotation(conv.out_channels, len(axes), generator).to(axes)
             conv.lin_r.weight.copy_(rotation @ basis)
             conv.lin_l.weight.mul_(MESSAGE_START)
@@ -215,21 +174,23 @@ class BipartiteEncoder(nn.Module):
 
 
 class _Moments(NamedTuple):
+    """Moments of a cell layer, and the mean message to each gene."""
+
     n_cells: int
     mean: Tensor
     var: Tensor
     to_genes: Tensor
 
 
-def _after(cell: _Affine | None, linear: Tensor) -> _Affine:
-    """Follow a cell vector by a matrix of shape (n_out, n)."""
-    if cell is None:
-        return _Affine(None, linear.t(), linear.new_zeros(linear.shape[0]))
-    message = None if cell.message is None else cell.message @ linear.t()
-    return _Affine(message, cell.weight @ linear.t(), cell.shift @ linear.t())
+def _normalized(cell: _Affine, norm: NodeBatchNorm, moments: _Moments) -> _Affine:
+    """Give a norm the exact moments of its input and apply it."""
+    norm.set_statistics(moments.mean, moments.var)
+    scale, shift = norm.affine()
+    message = None if cell.message is None else cell.message * scale
+    return _Affine(message, cell.weight * scale, cell.shift * scale + shift)
 
 
-def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _Affine | None) -> _Moments:
+def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _Affine | None = None) -> _Moments:
     """Moments of a cell layer and mean message to each gene, over all cells."""
     n_cells = 0
     total = torch.zeros_like(before.shift, dtype=torch.float64)
@@ -241,7 +202,7 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
         total += value.sum(0)
         square += value.square().sum(0)
         if to_genes is not None:
-            graph: Bipartite = features.graph
+            graph = features.graph
             message = message + spmm(graph, None, to_genes(features), transpose=True)
             degree = degree + graph.t_indptr.diff().to(before.shift.dtype).unsqueeze(1)
     mean = total / n_cells

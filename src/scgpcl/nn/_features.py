@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from scgpcl.nn._aggregate import Bipartite, spmm
+from scgpcl.nn._graph import Bipartite, spmm
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+#: Largest standardised feature.
+CLIP = 10.0
 
 
 class BatchLinks(NamedTuple):
     """What the cells of each experimental batch typically receive from the genes.
 
     Which genes a cell is joined to depends on its batch as the counts do, so messages from genes would bring the batch
-    back into standardised cells. The message to a cell is therefore centred at the typical one of its batch.
+    back into standardised cells. The message to a cell is therefore centred on the typical one of its batch.
 
     Parameters
     ----------
@@ -99,6 +107,12 @@ class StandardizedCounts(NamedTuple):
         return (spmm(self.graph, self.values, flat) + offset).view(-1, n_views, n)
 
 
+def standardized_entries(counts: Any, factor: Any, std: Any, offset: Any, clip: float) -> Any:
+    """Features of stored counts less that of a zero: ``min(log1p(x * factor) / sd, clip - o)``; torch or numpy alike."""
+    xp: Any = torch if isinstance(counts, Tensor) else np
+    return xp.minimum(xp.log1p(counts * factor) / std, clip - offset)
+
+
 def standardized_counts(
     graph: Bipartite,
     counts: Tensor,
@@ -107,7 +121,7 @@ def standardized_counts(
     std: Tensor,
     *,
     scale: float | Tensor = 1.0,
-    clip: float = 10.0,
+    clip: float = CLIP,
     mask: Tensor | None = None,
     links: BatchLinks | None = None,
 ) -> StandardizedCounts:
@@ -132,6 +146,38 @@ def standardized_counts(
     """
     genes = graph.indices.long()
     at = (genes,) if links is None else (links.batch[graph.rows], genes)
-    scaled = torch.log1p(counts * (scale / size_factor)[graph.rows]) / std[at]
     offset = -mean / std
-    return StandardizedCounts(graph, torch.minimum(scaled, clip - offset[at]), offset, mask, links)
+    values = standardized_entries(counts, (scale / size_factor)[graph.rows], std[at], offset[at], clip)
+    return StandardizedCounts(graph, values, offset, mask, links)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What features are standardised by, float32: shapes (n_genes,) or (n_batch, n_genes), and one factor of counts."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    scale: float
+
+    @classmethod
+    def single(cls, mean: np.ndarray, std: np.ndarray, scale: float) -> Moments:
+        """Moments rounded to the single precision in which the network computes."""
+        return cls(mean.astype(np.float32), std.astype(np.float32), float(np.float32(scale)))
+
+    @property
+    def offset(self) -> np.ndarray:
+        """Feature of a zero count, shape (n_genes,) or (n_batch, n_genes)."""
+        return -(self.mean / self.std)
+
+    def sparse_features(
+        self, counts: sp.csr_matrix, size_factor: np.ndarray, batch_index: np.ndarray | None
+    ) -> sp.csr_matrix:
+        """Features of some cells less those of a zero count, written over their counts, shape (n_cells, n_genes)."""
+        degree = np.diff(counts.indptr)
+        at: tuple[np.ndarray, ...] = (counts.indices,)
+        if batch_index is not None:
+            at = (np.repeat(batch_index, degree), counts.indices)
+        factor = self.scale / np.repeat(size_factor, degree)
+        values = standardized_entries(counts.data, factor, self.std[at], self.offset[at], CLIP)
+        counts.data = values.astype(np.float32)
+        return counts

@@ -1,16 +1,7 @@
-"""Gene selection and feature statistics."""
+"""Choice of genes, moments of the features, and batch effects."""
 
-from scgpcl.pp._batches import BatchMoments, batch_moments
-from scgpcl.pp._select import GeneFlavor, select_genes, seurat_dispersion
-from scgpcl.pp._statistics import GeneStatistics, gene_statistics, library_sizes
+from scgpcl.pp._axes import N_AXES, ComparisonSpace, principal_axes
+from scgpcl.pp._batches import batch_moments, fit_batches
+from scgpcl.pp._genes import GeneFlavor, fit_features, gene_statistics, library_sizes, select_genes, seurat_dispersion
 
-__all__ = [
-    "BatchMoments",
-    "GeneFlavor",
-    "GeneStatistics",
-    "batch_moments",
-    "gene_statistics",
-    "library_sizes",
-    "select_genes",
-    "seurat_dispersion",
-]
+__all__: list[str] = []

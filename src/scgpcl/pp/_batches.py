@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
-from scgpcl.data._counts import BLOCK_ROWS
+from scgpcl._random import derived_seed
+from scgpcl.cluster import kmeans
+from scgpcl.data._cells import BLOCK_ROWS
+from scgpcl.nn import Moments
+from scgpcl.pp._axes import principal_axes, scores_along
 
 if TYPE_CHECKING:
-    from scgpcl.data import CountSource
+    from scgpcl.data import Cells
 
-#: Cells that the expectation of no difference between batches is worth.
+#: Strength of the no-batch-effect prior, in pseudo-cells.
 PRIOR_CELLS = 10.0
+#: Groups within which batches are compared, and how often both are refitted.
+N_GROUPS = 15
+GROUP_ROUNDS = 3
+#: Principal axes that cells are grouped on, and restarts of k-means.
+N_GROUP_AXES = 30
+GROUPS_INIT = 5
 
 
 class BatchMoments(NamedTuple):
@@ -51,8 +62,46 @@ class GroupSums(NamedTuple):
     square: np.ndarray
 
 
+class BatchFit(NamedTuple):
+    """Feature moments, shares of the genes in messages, and mean counts over those of all cells, (n_batch, n_genes)."""
+
+    moments: Moments
+    share: np.ndarray
+    ratio: np.ndarray
+
+
+def fit_batches(cells: Cells, n_batch: int, *, scale: float, seed: int) -> BatchFit:
+    """Measure every batch at equal composition of the batches.
+
+    The composition is not known. At first the batches are compared as if their compositions were equal; then the cells
+    are grouped by k-means on the principal axes of the features so corrected, the batches are compared within the groups,
+    and so on. A batch with cell types that others lack is thus not pulled onto others.
+
+    Parameters
+    ----------
+    cells
+        Training cells with their batches.
+    n_batch
+        Number of batches.
+    scale
+        Factor of the counts over size factors before the logarithm.
+    seed
+        Seed of the axes and of k-means.
+    """
+    groups = None
+    for turn in range(GROUP_ROUNDS + 1):
+        found = batch_moments(cells, n_batch, groups=groups, scale=scale)
+        moments = Moments.single(found.mean, found.std, scale)
+        axes = principal_axes(cells, moments, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
+        if turn == GROUP_ROUNDS or axes is None or len(cells) <= N_GROUPS:
+            break
+        scores = torch.from_numpy(scores_along(cells, moments, axes))
+        groups = kmeans(scores, N_GROUPS, n_init=GROUPS_INIT, seed=derived_seed(seed, 13)).labels.numpy()
+    return BatchFit(moments, found.share, found.ratio)
+
+
 def batch_moments(
-    source: CountSource,
+    cells: Cells,
     n_batch: int,
     *,
     groups: np.ndarray | None = None,
@@ -63,7 +112,7 @@ def batch_moments(
 
     Parameters
     ----------
-    source
+    cells
         Counts of the selected genes with the batches of the cells.
     n_batch
         Number of batches.
@@ -76,8 +125,8 @@ def batch_moments(
         Pseudo-cells of the shrinkage, of shifts, of variances and of ratios alike.
     """
     if groups is None:
-        groups = np.zeros(len(source), dtype=np.int64)
-    log, share, norm = _group_sums(source, n_batch, groups, scale)
+        groups = np.zeros(len(cells), dtype=np.int64)
+    log, share, norm = _group_sums(cells, n_batch, groups, scale)
     shift = batch_shifts(log, prior)
     mean, var = batch_variances(log, shift, prior)
     share_shift = batch_shifts(share, prior)
@@ -181,24 +230,22 @@ def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
     return np.where(denominator > 0, sums.total.sum(1) + pseudo, 1.0) / np.where(denominator > 0, denominator, 1.0)
 
 
-def _group_sums(
-    source: CountSource, n_batch: int, groups: np.ndarray, scale: float
-) -> tuple[GroupSums, GroupSums, GroupSums]:
+def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray, scale: float) -> tuple[GroupSums, GroupSums, GroupSums]:
     """Sums of log counts, of shares in the expressed genes, and of counts over size factors; one pass."""
-    if source.batch_index is None:
+    if cells.batch_index is None:
         msg = "Expected counts with the batch of each cell, found none."
         raise ValueError(msg)
     n_groups = int(groups.max()) + 1
-    cell = source.batch_index * n_groups + groups
+    cell = cells.batch_index * n_groups + groups
     n = np.bincount(cell, minlength=n_batch * n_groups).astype(np.float64)
     sums = None
-    for start in range(0, len(source), BLOCK_ROWS):
-        rows = np.arange(start, min(start + BLOCK_ROWS, len(source)))
-        block = source.rows(rows)
+    for start in range(0, len(cells), BLOCK_ROWS):
+        rows = np.arange(start, min(start + BLOCK_ROWS, len(cells)))
+        block = cells.rows(rows)
         block.eliminate_zeros()
         degree = np.diff(block.indptr)
         member = sp.csr_matrix((np.ones(len(rows)), (cell[rows], np.arange(len(rows)))), shape=(len(n), len(rows)))
-        norm = block.data.astype(np.float64) / np.repeat(source.size_factor[rows].astype(np.float64), degree)
+        norm = block.data.astype(np.float64) / np.repeat(cells.size_factor[rows].astype(np.float64), degree)
         log = np.log1p(scale * norm)
         share = 1.0 / np.repeat(degree, degree)
         parts = (log, log**2, share, norm)

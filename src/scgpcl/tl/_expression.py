@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgpcl.model import _checks
+from scgpcl import _input as _checks
 
 #: Counts per cell after normalisation.
 TARGET_SUM = 1e4

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from scgpcl import _input as _checks
 from scgpcl import _keys
-from scgpcl.model import _checks
 
 from ._expression import log_normalized
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgpcl import _input as _checks
 from scgpcl import _keys
-from scgpcl.model import _checks
 
 from ._expression import groups_of, log_normalized
 

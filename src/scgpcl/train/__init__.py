@@ -1,29 +1,19 @@
 """Training plans and what happens between epochs."""
 
-from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all
-from scgpcl.train._checkpoint import EpochCheckpoint, RunState, read_checkpoint
+from scgpcl.train._arguments import check_plan_kwargs, check_split, check_trainer
+from scgpcl.train._callbacks import FiniteLosses, PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.train._checkpoint import (
+    EpochCheckpoint,
+    RunState,
+    check_checkpoint_path,
+    check_run,
+    identity,
+    read_checkpoint,
+)
 from scgpcl.train._decoder import BestDecoder, DecoderPlan
-from scgpcl.train._guard import FiniteLosses
+from scgpcl.train._fit import Devices, History, fit_stage, merge_histories
 from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
 from scgpcl.train._ranks import SameCells, from_first
-from scgpcl.train._stages import StageSettings, fit_stage, merge_histories
+from scgpcl.train._run import Run
 
-__all__ = [
-    "BestDecoder",
-    "ClusterPlan",
-    "DecoderPlan",
-    "EpochCheckpoint",
-    "FiniteLosses",
-    "PretrainPlan",
-    "PrototypeUpdate",
-    "RunState",
-    "SameCells",
-    "StagePlan",
-    "StageSettings",
-    "TargetUpdate",
-    "encode_all",
-    "fit_stage",
-    "from_first",
-    "merge_histories",
-    "read_checkpoint",
-]
+__all__ = ["ClusterPlan", "DecoderPlan", "PretrainPlan"]

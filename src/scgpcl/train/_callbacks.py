@@ -1,4 +1,4 @@
-"""What each stage does with all cells between its epochs."""
+"""What happens between epochs: all cells are clustered, and training stops at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
-    from scgpcl.train._plans import ClusterPlan, PretrainPlan
+    from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
 
+#: What to do about losses that are not finite.
+ADVICE = (
+    "The weights are restored to those before that epoch. Lower the learning rate, for example with "
+    "`pretrain_plan_kwargs` and `cluster_plan_kwargs={'lr': 1e-4}`, or train in full precision."
+)
 #: Restarts of the first k-means of the pre-training; later epochs start from the centres before.
 FIRST_INIT = 10
 #: Latent vectors that are projected at a time.
@@ -41,19 +46,7 @@ def _evaluating(module: SCGPCLModule) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
-    """Refresh the gene states from the training cells and encode all cells.
-
-    Parameters
-    ----------
-    module
-        The network, on the device that it trains on.
-    splitter
-        Source of the cells.
-
-    Returns
-    -------
-    Latent vectors of whole length, shape (n_cells, n_latent).
-    """
+    """Refresh the gene states from the training cells; latent vectors of all cells of whole length, (n_cells, n_latent)."""
     device = module.gene_mean.device
     with _evaluating(module):
         z = module.refresh(lambda: splitter.batches(training_only=True, device=device))
@@ -91,18 +84,8 @@ class _Grouping(NamedTuple):
 class PrototypeUpdate(_AllCells):
     """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
 
-    Parameters
-    ----------
-    splitter
-        Source of all cells.
-    n_clusters
-        Number of clusters whose agreement is watched.
-    agreement
-        Adjusted Rand index above which the pre-training ends (r in the paper).
-    patience
-        Successive epochs that must agree.
-    seed
-        Seed of k-means.
+    The labels of ``n_clusters`` clusters are watched: ``patience`` successive epochs must agree with an adjusted Rand index
+    above ``agreement`` (r in the paper).
     """
 
     def __init__(
@@ -122,7 +105,7 @@ class PrototypeUpdate(_AllCells):
         return {"centers": self._centers, "labels": self._labels, "agreed": self._agreed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self._centers, self._labels = state_dict["centers"], state_dict["labels"]
         self._agreed = state_dict["agreed"]
 
@@ -165,7 +148,7 @@ class PrototypeUpdate(_AllCells):
         with _evaluating(plan.module), torch.no_grad():
             for start in range(0, len(z), PROJECTED_ROWS):
                 part = slice(start, start + PROJECTED_ROWS)
-                projected = normalize(plan.module.project(z[part].unsqueeze(1))[:, 0], dim=1)
+                projected = normalize(plan.project(z[part].unsqueeze(1))[:, 0], dim=1)
                 for labels, total in zip(groupings, totals, strict=True):
                     total.index_add_(0, labels[part], projected)
         return [normalize(total, dim=1) for total in totals]
@@ -179,15 +162,7 @@ class PrototypeUpdate(_AllCells):
 
 
 class TargetUpdate(_AllCells):
-    """Recompute the target distribution at every epoch and stop when hardly any label changes.
-
-    Parameters
-    ----------
-    splitter
-        Source of all cells.
-    tol
-        Share of changed labels below which the clustering ends.
-    """
+    """Recompute the target distribution at every epoch and stop when less than ``tol`` of the labels change."""
 
     def __init__(self, splitter: BipartiteSplitter, *, tol: float) -> None:
         self.splitter = splitter
@@ -199,7 +174,7 @@ class TargetUpdate(_AllCells):
         return {"labels": self._labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self._labels = state_dict["labels"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -223,3 +198,65 @@ class TargetUpdate(_AllCells):
 
         plan.target, labels = from_first(trainer, plan.module, assign)
         return labels
+
+
+class FiniteLosses(pl.Callback):
+    """Stop at a loss that is NaN or infinite, with the weights of the last epoch that ended well.
+
+    Losses are looked at after every step on a CPU, and once per epoch on other devices, where each look would make the
+    host wait, and with several processes, which stop together.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Tensor]] = []
+        self._looked_at = 0
+        self._good: dict[str, Tensor] = {}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights that the epoch starts with."""
+        state = cast("StagePlan", pl_module).module.state_dict()
+        self._good = {name: value.detach().clone() for name, value in state.items()}
+        self._steps, self._looked_at = [], 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the losses of the step."""
+        self._steps.append(cast("StagePlan", pl_module).step_losses)
+        if pl_module.device.type == "cpu" and trainer.world_size == 1:
+            self._look(trainer, cast("StagePlan", pl_module))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what is left before the cells are clustered, and at what the last step made of the weights."""
+        plan = cast("StagePlan", pl_module)
+        self._look(trainer, plan)
+        state = {name: value for name, value in plan.module.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([torch.isfinite(value).all() for value in state.values()])
+        if not finite.all():
+            plan.module.load_state_dict(self._good)
+            bad = list(state)[int((~finite).nonzero()[0, 0])]
+            msg = (
+                f"Expected finite weights, found NaN or infinite values in `{bad}` after batch {len(self._steps) - 1} of epoch "
+                f"{trainer.current_epoch} of stage {plan.stage}, whose losses are finite. {ADVICE}"
+            )
+            raise FloatingPointError(msg)
+
+    def _look(self, trainer: pl.Trainer, plan: StagePlan) -> None:
+        new = self._steps[self._looked_at :]
+        if not new:
+            return
+        total = torch.stack([torch.stack(list(losses.values())).sum() for losses in new])
+        total = cast("Tensor", trainer.strategy.reduce(total, reduce_op="sum"))
+        if not torch.isfinite(total).all():
+            step = int((~torch.isfinite(total)).nonzero()[0, 0])
+            plan.module.load_state_dict(self._good)
+            raise FloatingPointError(self._message(trainer, plan, self._looked_at + step))
+        self._looked_at = len(self._steps)
+
+    def _message(self, trainer: pl.Trainer, plan: StagePlan, step: int) -> str:
+        losses = {name: float(value) for name, value in self._steps[step].items()}
+        bad = [f"`{name}` {value}" for name, value in losses.items() if not torch.isfinite(torch.tensor(value))]
+        return (
+            f"Expected finite losses, found {', '.join(bad) or 'an infinite sum of all'} in batch {step} of epoch "
+            f"{trainer.current_epoch} of stage {plan.stage}. {ADVICE}"
+        )

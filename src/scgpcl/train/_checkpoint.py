@@ -1,9 +1,8 @@
-"""Checkpoints of a training run: written after every epoch, and read to go on."""
+"""Checkpoints of a training run: written after every epoch, and checked before a run resumes from one."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -11,7 +10,8 @@ import pandas as pd
 import torch
 
 from scgpcl import _keys
-from scgpcl.train._stages import History, merge_histories
+from scgpcl._atomic import replacing
+from scgpcl.train._fit import History, merge_histories
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,31 +19,15 @@ if TYPE_CHECKING:
 
     from scgpcl.train._plans import StagePlan
 
-logger = logging.getLogger(__name__)
-
 #: Version of the format; a file of a later one cannot be read.
 FORMAT = 1
 
 
 class RunState(NamedTuple):
-    """What a checkpoint says of the run.
+    """Contents of a checkpoint.
 
-    Parameters
-    ----------
-    path
-        The file.
-    stage
-        1 or 2.
-    epochs
-        Epochs of the stage that are done.
-    stopped
-        Whether the stage has ended by itself.
-    history
-        Metrics of all epochs, those of this stage included.
-    model
-        Plain values that the model wrote, see :class:`EpochCheckpoint`.
-    weights
-        State of the network.
+    The stage, its completed epochs, whether it ended by itself, metrics of all epochs, plain values that identify the
+    model, and the state of the network.
     """
 
     path: Path
@@ -56,40 +40,27 @@ class RunState(NamedTuple):
 
 
 class EpochCheckpoint(pl.Callback):
-    """Write the state of the run after every epoch to one file, which is whole at any time.
+    """Write the state of the run after every epoch to one file.
 
-    Parameters
-    ----------
-    path
-        The file.
-    history
-        Metrics of the epochs before this stage.
-    model
-        Plain values (text, numbers, lists) that the model needs to go on.
+    ``history`` holds the metrics of the stages before, ``model`` plain values by which a run recognises its model.
     """
 
     def __init__(self, path: Path, *, history: History | None, model: Mapping[str, Any]) -> None:
         self.path = path
-        self.before = history
+        self.before = dict(history or {})
         self.model = dict(model)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write it; it must come after the callbacks whose state it keeps."""
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        """Write it; must run after the callbacks whose state it stores."""
         try:
-            trainer.save_checkpoint(temporary)  # by all processes, of which the first writes
-            if trainer.is_global_zero:
-                temporary.replace(self.path)
+            with replacing(self.path, writes=trainer.is_global_zero) as temporary:
+                trainer.save_checkpoint(temporary)  # called by all processes, of which the first writes
         except (OSError, RuntimeError) as error:
             msg = (
                 f"Expected to write {self.path}, found: {error} The checkpoint of the epoch before is still there. "
                 "Check the free space and the permissions."
             )
             raise OSError(msg) from error
-        finally:
-            if trainer.is_global_zero:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -128,20 +99,7 @@ class EpochCheckpoint(pl.Callback):
 
 
 def read_checkpoint(path: Path) -> RunState:
-    """Read a checkpoint, which holds plain values and tensors only and runs no code.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged, of another kind or of a later version.
-    """
+    """Read a checkpoint, which holds plain values and tensors only and runs no code."""
     if not path.is_file():
         msg = f"Expected a checkpoint, found no file at {path}. `train(checkpoint=...)` writes one after every epoch."
         raise FileNotFoundError(msg)
@@ -158,7 +116,7 @@ def read_checkpoint(path: Path) -> RunState:
     if own["format"] > FORMAT:
         msg = (
             f"Expected a checkpoint of format {FORMAT}, found format {own['format']} at {path}. "
-            "Go on with the version of scgpcl that wrote it."
+            "Resume with the version of scgpcl that wrote it."
         )
         raise ValueError(msg)
     history = {
@@ -167,3 +125,51 @@ def read_checkpoint(path: Path) -> RunState:
     }
     weights = {name.removeprefix("module."): value for name, value in state.items()}
     return RunState(path, own["stage"], own["epochs"], own["stopped"], history, own["model"], weights)
+
+
+def check_checkpoint_path(path: Path) -> Path:
+    """Require a place where a file can be written."""
+    if path.is_dir():
+        msg = f"Expected `checkpoint` to be a file, found a folder at {path}. Name a file in it, such as `run.ckpt`."
+        raise ValueError(msg)
+    if not path.parent.is_dir():
+        msg = f"Expected an existing folder for the checkpoint, found none at {path.parent}. Create it first."
+        raise FileNotFoundError(msg)
+    if not os.access(path.parent, os.W_OK):
+        msg = f"Expected a folder that can be written to, found {path.parent}. Choose another one."
+        raise ValueError(msg)
+    return path
+
+
+def identity(parameters: Mapping[str, Any], *, seed: int, n_cells: int, genes: pd.Index) -> dict[str, Any]:
+    """Plain values that identify a model and its data."""
+    plain = {name: value for name, value in parameters.items() if _is_plain(value) and name != "n_clusters"}
+    return {"parameters": plain, "seed": seed, "n_cells": n_cells, "genes": [str(name) for name in genes]}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -> None:
+    """Require a checkpoint of the same model on the same data."""
+    wanted, found = (
+        dict(each["parameters"]) | {"seed": each["seed"], "number of cells": each["n_cells"]}
+        for each in (values, state.model)
+    )
+    if n_clusters is not None:
+        wanted["n_clusters"], found["n_clusters"] = n_clusters, state.model["n_clusters"]
+    differ = [f"{name} {found.get(name)!r}" for name, value in wanted.items() if found.get(name) != value]
+    if differ:
+        expected = ", ".join(f"{name} {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name])
+        msg = (
+            f"Expected the checkpoint of a model with {expected}, found one with {', '.join(differ)} in {state.path}. "
+            "Make the model as it was when the checkpoint was written."
+        )
+        raise ValueError(msg)
+    if state.model["genes"] != values["genes"]:
+        msg = (
+            f"Expected the checkpoint of a model of the same genes in the same order, found one of "
+            f"{len(state.model['genes'])} different ones in {state.path}. Restore the genes of the AnnData."
+        )
+        raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Training of the decoder alone, on latent vectors that stay."""
+"""Training of the decoder alone, on fixed latent vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DecoderPlan(StagePlan):
-    """Reconstruction from fixed latent vectors with noise, so that the decoder cannot learn single cells by heart.
+    """Reconstruction from fixed latent vectors with noise, which keeps the decoder from memorising individual cells.
 
     Parameters
     ----------
@@ -32,8 +32,10 @@ class DecoderPlan(StagePlan):
         Experimental batch of each cell, int64, shape (n_cells,), if the decoder knows batches.
     noise
         Standard deviation of the noise, as a multiple of that of each latent dimension.
-    **kwargs
-        See :class:`scgpcl.train.StagePlan`.
+    lr, weight_decay
+        Optimiser (AdamW).
+    decoded_genes
+        See :class:`scgpcl.train.PretrainPlan`.
     """
 
     stage = 3
@@ -42,12 +44,24 @@ class DecoderPlan(StagePlan):
         self,
         module: SCGPCLModule,
         *,
+        seed: int,
         z: Tensor,
-        batch_index: Tensor | None = None,
-        noise: float = 0.5,
-        **kwargs: Any,
+        batch_index: Tensor | None,
+        noise: float,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        decoded_genes: float = 1.0,
     ) -> None:
-        super().__init__(module, **kwargs)
+        super().__init__(
+            module,
+            seed=seed,
+            optimizer="AdamW",
+            lr=lr,
+            weight_decay=weight_decay,
+            encoder_lr=1.0,
+            one_cycle=False,
+            decoded_genes=decoded_genes,
+        )
         self.z = z
         self.batch_index = batch_index
         self.noise = noise * z.std(0)
@@ -74,15 +88,7 @@ class DecoderPlan(StagePlan):
 
 
 class BestDecoder(pl.Callback):
-    """Keep the decoder of the epoch with the smallest validation loss, and stop when it has not fallen for a while.
-
-    Parameters
-    ----------
-    train_index
-        Cells that are trained on, shape (n_training,).
-    patience
-        Epochs without a smaller loss.
-    """
+    """Keep the decoder of the epoch with the smallest validation loss; stop after ``patience`` epochs without a smaller one."""
 
     def __init__(self, train_index: np.ndarray, *, patience: int) -> None:
         self.train_index = torch.from_numpy(train_index)

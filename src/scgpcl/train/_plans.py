@@ -1,4 +1,4 @@
-"""Training plans of the two stages."""
+"""Training plans of the two stages: losses, views and optimisers, with every default of a stage in one signature."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 from scgpcl import _keys
 from scgpcl._random import cpu_generator
 from scgpcl.cluster import kmeans
-from scgpcl.nn import Neighborhood, clustering_loss, instance_loss, prototype_loss
+from scgpcl.nn import Neighborhood, clustering_loss, draw_view, instance_loss, prototype_loss
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteBatch
     from scgpcl.module import SCGPCLModule
+    from scgpcl.nn import View
 
 Optimizer = Literal["AdamW", "Adadelta"]
 PrototypeScope = Literal["epoch", "batch"]
@@ -24,23 +25,9 @@ BATCH_KMEANS_INIT = 20
 
 
 class StagePlan(pl.LightningModule):
-    """What both stages share: optimiser, logging and their own stream of random numbers.
+    """What the stages share: optimiser, logging and their own stream of random numbers.
 
-    Parameters
-    ----------
-    module
-        The network.
-    seed
-        Seed of the random views.
-    optimizer, lr, weight_decay
-        Optimiser.
-    encoder_lr
-        Learning rate of the encoder as a multiple of ``lr``.
-    one_cycle
-        Raise and lower the learning rate once over the planned epochs.
-    decoded_genes
-        Share of the genes, drawn anew for every mini-batch, over which the reconstruction is taken: less than 1 is faster
-        and noisier.
+    The plan of a stage documents these arguments.
     """
 
     stage: int
@@ -50,12 +37,12 @@ class StagePlan(pl.LightningModule):
         module: SCGPCLModule,
         *,
         seed: int,
-        optimizer: Optimizer = "AdamW",
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        encoder_lr: float = 1.0,
-        one_cycle: bool = False,
-        decoded_genes: float = 1.0,
+        optimizer: Optimizer,
+        lr: float,
+        weight_decay: float,
+        encoder_lr: float,
+        one_cycle: bool,
+        decoded_genes: float,
     ) -> None:
         super().__init__()
         self.module = module
@@ -72,7 +59,7 @@ class StagePlan(pl.LightningModule):
 
     @property
     def idle(self) -> list[torch.nn.Parameter]:
-        """Parameters that have no part in the losses."""
+        """Parameters without gradients in this stage."""
         return []
 
     def configure_optimizers(self) -> Any:
@@ -112,8 +99,8 @@ class StagePlan(pl.LightningModule):
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Log the mean over the cells of the epoch of the total and of each part.
 
-        The sums are kept here and logged with the last mini-batch: Lightning's own bookkeeping of a metric takes longer
-        than many a step on it.
+        The sums are kept here and logged with the last mini-batch: Lightning's bookkeeping of a metric costs more than a
+        training step.
         """
         self.step_losses = {name: value.detach() for name, value in parts.items()}
         n_cells = len(batch.cell_index)
@@ -144,6 +131,23 @@ class PretrainPlan(StagePlan):
     ----------
     module
         The network.
+    seed
+        Seed of the random views.
+    n_clusters
+        Number of clusters that the granularities multiply.
+    neighborhood
+        Neighbours of each cell; ``train`` computes it where ``n_neighbors`` is above 0.
+    tau
+        Temperature of the contrastive losses.
+    neighbor_keep
+        Share of the genes that a view keeps as neighbours.
+    feature_drop
+        Probability that a view zeroes a feature column.
+    projection
+        Compare views by a projection of the latent vector, not by the vector itself (published: itself).
+    n_neighbors
+        How many nearest cells, in principal components of the log counts, are positives of a cell in the instance loss
+        where they share a mini-batch; 0 for none.
     lambda_instance, lambda_prototype
         Weights of the contrastive losses; the reconstruction has weight 1.
     prototypes
@@ -151,14 +155,17 @@ class PretrainPlan(StagePlan):
         mini-batch at every step, as published.
     granularity
         Numbers of prototypes as multiples of ``n_clusters``.
-    n_clusters
-        Number of clusters that the granularities multiply.
     warmup_epochs
         Epochs before the prototype loss starts.
-    neighborhood
-        Neighbours of each cell that are its positives in the instance loss too; ``None`` leaves its other view alone.
-    **kwargs
-        See :class:`scgpcl.train.StagePlan`.
+    optimizer, lr, weight_decay
+        Optimiser.
+    encoder_lr
+        Learning rate of the encoder as a multiple of ``lr``.
+    one_cycle
+        Raise and lower the learning rate once over the planned epochs.
+    decoded_genes
+        Share of the genes, drawn anew for every mini-batch, over which the reconstruction is taken: less than 1 is faster
+        and noisier.
     """
 
     stage = 1
@@ -167,16 +174,41 @@ class PretrainPlan(StagePlan):
         self,
         module: SCGPCLModule,
         *,
+        seed: int,
         n_clusters: int,
+        neighborhood: Neighborhood | None = None,
+        tau: float = 0.25,
+        neighbor_keep: float = 0.8,
+        feature_drop: float = 0.2,
+        projection: bool = True,
+        n_neighbors: int = 15,
         lambda_instance: float = 1.0,
         lambda_prototype: float = 0.5,
         prototypes: PrototypeScope = "epoch",
         granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
-        warmup_epochs: int = 0,
-        neighborhood: Neighborhood | None = None,
-        **kwargs: Any,
+        warmup_epochs: int = 3,
+        optimizer: Optimizer = "AdamW",
+        lr: float = 1e-3,
+        encoder_lr: float = 0.3,
+        weight_decay: float = 1e-4,
+        one_cycle: bool = True,
+        decoded_genes: float = 1.0,
     ) -> None:
-        super().__init__(module, **kwargs)
+        super().__init__(
+            module,
+            seed=seed,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            encoder_lr=encoder_lr,
+            one_cycle=one_cycle,
+            decoded_genes=decoded_genes,
+        )
+        self.tau = tau
+        self.neighbor_keep = neighbor_keep
+        self.feature_drop = feature_drop
+        self.projection = projection
+        self.n_neighbors = n_neighbors
         self.lambda_instance = lambda_instance
         self.lambda_prototype = lambda_prototype
         self.prototype_scope = prototypes
@@ -187,11 +219,11 @@ class PretrainPlan(StagePlan):
         self.prototype_labels: list[Tensor] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the prototypes."""
+        """Store the prototypes."""
         checkpoint["prototypes"] = {"prototypes": self.prototypes, "prototype_labels": self.prototype_labels}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the prototypes."""
+        """Restore the prototypes."""
         for name, tensors in checkpoint["prototypes"].items():
             setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
 
@@ -200,25 +232,38 @@ class PretrainPlan(StagePlan):
         """The centres, and the projection where nothing is compared by it."""
         centers = [] if self.module.centers is None else [self.module.centers]
         compares = self.lambda_instance > 0 or self.lambda_prototype > 0
-        return centers if compares else centers + _parameters(self.module.projection)
+        return centers if compares and self.projection else centers + list(self.module.projection.parameters())
 
     @property
     def wants_prototypes(self) -> bool:
         """Whether the prototype loss counts in the current epoch."""
         return self.lambda_prototype > 0 and self.current_epoch >= self.warmup_epochs
 
+    def views(self) -> View:
+        """Draw two random views of a mini-batch: subgraphs and masked features."""
+        return draw_view(
+            self.module.n_genes,
+            self.module.n_latent,
+            neighbor_keep=self.neighbor_keep,
+            feature_drop=self.feature_drop,
+            generator=self._generator,
+            device=self.module.gene_mean.device,
+        )
+
+    def project(self, z: Tensor) -> Tensor:
+        """Vectors that the contrastive losses compare, shape of ``z``: (n_cells, n_views, n_latent)."""
+        return self.module.projection(z) if self.projection else z
+
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch under two random views."""
-        encoded = self.module.inference(batch, self.module.draw_view(self._generator))
-        z = encoded["z"]
-        reconstruction = self.module.reconstruction_loss(batch, z, encoded["features"], self.decoded(z.device))
-        parts = {_keys.RECONSTRUCTION_LOSS: reconstruction}
+        z = self.module.inference(batch, self.views())["z"]
+        parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device))}
         total = parts[_keys.RECONSTRUCTION_LOSS]
-        projected = self.module.project(z)
+        projected = self.project(z)
         if self.lambda_instance > 0:
             parts[_keys.INSTANCE_LOSS] = instance_loss(
                 projected,
-                tau=self.module.tau,
+                tau=self.tau,
                 batch_index=batch.batch_index,
                 neighbors=None if self.neighborhood is None else self._neighbors(batch.cell_index),
             )
@@ -226,7 +271,7 @@ class PretrainPlan(StagePlan):
         if self.wants_prototypes:
             prototypes, labels = self._prototypes_of(batch, projected)
             if prototypes:
-                parts[_keys.PROTOTYPE_LOSS] = prototype_loss(projected, prototypes, labels, tau=self.module.tau)
+                parts[_keys.PROTOTYPE_LOSS] = prototype_loss(projected, prototypes, labels, tau=self.tau)
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
         self.log_losses(batch, total, parts)
         return total
@@ -254,47 +299,80 @@ class ClusterPlan(StagePlan):
     ----------
     module
         The network; its centres are trained too.
+    seed
+        Seed of the genes that are decoded.
+    alpha
+        Degrees of freedom of the Student-t assignment (published: 1). Larger values give more confident assignments; with
+        ``alpha=1``, distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
+    shrinkage
+        Power by which the length of latent vectors is reduced before they are clustered: 0 keeps it (published), 1 keeps
+        directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette among principal
+        components of the counts. Acts where the centres are placed, also without epochs.
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.
-    **kwargs
-        See :class:`scgpcl.train.StagePlan`.
+    optimizer, lr, weight_decay
+        Optimiser.
+    encoder_lr
+        Learning rate of the encoder as a multiple of ``lr``.
+    one_cycle
+        Raise and lower the learning rate once over the planned epochs.
+    decoded_genes
+        See :class:`scgpcl.train.PretrainPlan`.
     """
 
     stage = 2
 
-    def __init__(self, module: SCGPCLModule, *, lambda_reconstruction: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(module, **kwargs)
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        *,
+        seed: int,
+        alpha: float = 10.0,
+        shrinkage: float | Literal["auto"] = "auto",
+        lambda_reconstruction: float = 1.0,
+        optimizer: Optimizer = "AdamW",
+        lr: float = 1e-4,
+        encoder_lr: float = 0.3,
+        weight_decay: float = 1e-4,
+        one_cycle: bool = False,
+        decoded_genes: float = 1.0,
+    ) -> None:
+        super().__init__(
+            module,
+            seed=seed,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            encoder_lr=encoder_lr,
+            one_cycle=one_cycle,
+            decoded_genes=decoded_genes,
+        )
+        self.alpha = alpha
+        self.shrinkage = shrinkage
         self.lambda_reconstruction = lambda_reconstruction
         self.target = torch.empty(0)
 
     @property
     def idle(self) -> list[torch.nn.Parameter]:
         """The projection."""
-        return _parameters(self.module.projection)
+        return list(self.module.projection.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the target."""
+        """Store the target."""
         checkpoint["target"] = self.target
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the target."""
+        """Restore the target."""
         self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
-        encoded = self.module.inference(batch)
-        z = encoded["z"]
+        z = self.module.inference(batch)["z"]
         q = self.module.soft_assign(self.module.shorten(z[:, 0]))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
-            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(
-                batch, z, encoded["features"], self.decoded(z.device)
-            ),
+            _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device)),
         }
         total = parts[_keys.CLUSTERING_LOSS] + self.lambda_reconstruction * parts[_keys.RECONSTRUCTION_LOSS]
         self.log_losses(batch, total, parts)
         return total
-
-
-def _parameters(part: torch.nn.Module | None) -> list[torch.nn.Parameter]:
-    return [] if part is None else list(part.parameters())

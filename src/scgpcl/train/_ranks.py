@@ -24,22 +24,11 @@ def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callab
 
     They also take over the buffers of the module, which such functions set: statistics and gene states of inference.
 
-    Parameters
-    ----------
-    trainer
-        Trainer of the processes; ``None``, or one of a single process, just calls the function.
-    module
-        The network, the same in all processes up to its buffers.
-    compute
-        Gives tensors and plain values, in any nesting of lists, dictionaries and named tuples.
-
-    Raises
-    ------
-    RuntimeError
-        In the other processes, if the function fails in the first one, where its own error is raised.
+    A failure in the first process is raised there and reported as a ``RuntimeError`` in the others. Results are tensors
+    and plain values in any nesting.
     """
     if trainer is None or trainer.world_size == 1 or not torch.distributed.is_initialized():
-        return compute()  # so it is between the stages too where the processes live for one stage only
+        return compute()  # also between the stages where processes live for one stage only
     sent: dict[str, Any] = {}
     failure = None
     if trainer.global_rank == 0:
@@ -60,32 +49,20 @@ def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callab
 
 
 class SameCells(pl.Callback):
-    """Require the same cells, genes and split in all processes before they train.
-
-    Parameters
-    ----------
-    splitter
-        Source of the cells of this process.
-    """
+    """Require the same cells, genes and split in all processes before they train."""
 
     def __init__(self, splitter: BipartiteSplitter) -> None:
         self.splitter = splitter
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Compare with the first process.
-
-        Raises
-        ------
-        ValueError
-            If any process has others.
-        """
+        """Compare with the first process."""
         if trainer.world_size == 1:
             return
         own = self._digest()
         same = own == trainer.strategy.broadcast(own)
         if not trainer.strategy.reduce_boolean_decision(same, all=True):
             msg = (
-                "Expected the same cells and genes in the same order in every process, found others. Each process runs "
+                "Expected the same cells and genes in the same order in every process, found different ones. Each process runs "
                 "the whole script: fix the seed of whatever draws or shuffles cells before training."
             )
             raise ValueError(msg)

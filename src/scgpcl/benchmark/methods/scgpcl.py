@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scgpcl import presets
 from scgpcl.benchmark import Clustering, register
 from scgpcl.model import SCGPCL
 
 if TYPE_CHECKING:
     import anndata as ad
 
+    from scgpcl import presets
+
 
 @register("scgpcl")
 def scgpcl(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """`presets.DEFAULT`. The batches are registered with the model."""
-    return fit(adata, n_clusters, presets.DEFAULT, seed=seed, batch_key=batch_key)
+    """The defaults. The batches are registered with the model."""
+    return fit(adata, n_clusters, {"model": {}, "train": {}}, seed=seed, batch_key=batch_key)
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""GraphSAGE layer between the two node types."""
+"""Layers: GraphSAGE between the two node types, batch normalisation of node vectors, and a hidden layer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 
-from scgpcl.nn._aggregate import Bipartite, neighbor_mean
 from scgpcl.nn._features import BatchLinks, StandardizedCounts
+from scgpcl.nn._graph import Bipartite, neighbor_mean
+
+#: Rows whose moments are taken in float64 at a time.
+MOMENT_ROWS = 1 << 16
 
 
 class BipartiteSAGEConv(MessagePassing):
@@ -40,7 +44,7 @@ class BipartiteSAGEConv(MessagePassing):
         self.lin_r = nn.Linear(in_channels[1], out_channels, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Redraw the weights."""
         super().reset_parameters()
         self.lin_l.reset_parameters()
         self.lin_r.reset_parameters()
@@ -105,4 +109,96 @@ def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
     """Multiply dense or sparse node features with the weight of a ``Linear``, shape (n, n_in)."""
     if isinstance(x, StandardizedCounts):
         return x.project(weight)
-    return torch.nn.functional.linear(x, weight)
+    return functional.linear(x, weight)
+
+
+class NodeBatchNorm(nn.Module):
+    """Batch normalisation with batch statistics in training and exact data statistics in inference.
+
+    There is no running average: :meth:`set_statistics` is given the moments of the whole data set, so that
+    inference does not depend on which mini-batches came last.
+
+    Parameters
+    ----------
+    n
+        Number of features.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, n: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(n))
+        self.bias = nn.Parameter(torch.zeros(n))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("var", torch.ones(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over nodes.
+
+        Parameters
+        ----------
+        x
+            Shape (n_nodes, n_views, n).
+        """
+        n_nodes, n_views, n = x.shape
+        if self.training and n_nodes < 2:
+            msg = f"Expected at least 2 nodes to normalise over in training, found {n_nodes}. Raise `batch_size`."
+            raise ValueError(msg)
+        normed = functional.batch_norm(
+            x.reshape(n_nodes, n_views * n),
+            None if self.training else self.mean.repeat(n_views),
+            None if self.training else self.var.repeat(n_views),
+            self.weight.repeat(n_views),
+            self.bias.repeat(n_views),
+            training=self.training,
+            eps=self.eps,
+        )
+        return normed.view(n_nodes, n_views, n)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Store the moments that inference uses, each of shape (n,)."""
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of inference: ``norm(x) = x * scale + shift``, each of shape (n,)."""
+        scale = self.weight / torch.sqrt(self.var + self.eps)
+        return scale, self.bias - self.mean * scale
+
+
+class HiddenLayer(nn.Module):
+    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.norm = NodeBatchNorm(n_out)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map vectors of shape (n_cells, n_views, n_in)."""
+        return functional.relu(self.norm(self.linear(z)))
+
+    @torch.no_grad()
+    def fit_statistics(self, z: Tensor) -> None:
+        """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
+        total = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            total += rows.double().sum(0)
+        mean = total / len(z)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            centred = rows - mean
+            covariance.addmm_(centred.t(), centred, alpha=1.0 / len(z))
+        weight = self.linear.weight.double()
+        variance = ((weight @ covariance) * weight).sum(1)
+        self.norm.set_statistics(weight @ mean + self.linear.bias, variance)

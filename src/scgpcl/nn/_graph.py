@@ -1,21 +1,25 @@
-"""Sums and means over the neighbours of a bipartite cell-gene graph, by sparse-dense products."""
+"""The bipartite cell-gene graph, and sums and means over neighbours by sparse-dense products."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scgpcl.nn._precision import in_single_precision
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class Bipartite(NamedTuple):
     """Edges between the cells of a mini-batch and all genes, stored in both directions.
 
-    The forward and the transposed pattern are kept side by side, because turning a CSR matrix round inside
+    The forward and the transposed pattern are kept side by side, because transposing a CSR matrix inside
     the backward pass costs more than the product itself.
 
     Parameters
@@ -56,7 +60,7 @@ class Bipartite(NamedTuple):
         return cells.repeat_interleave(degrees, output_size=self.indices.shape[0])
 
     def of_genes(self, genes: Tensor) -> tuple[Bipartite, Tensor]:
-        """Edges of some genes, which are numbered anew in their order.
+        """Edges of some genes, renumbered in their order.
 
         Parameters
         ----------
@@ -65,7 +69,7 @@ class Bipartite(NamedTuple):
 
         Returns
         -------
-        The graph, and which of the edges are in it, bool, shape (n_edges,).
+        The graph, and which of the edges it keeps, bool, shape (n_edges,).
         """
         place = self.indices.new_full((self.n_genes,), -1)
         place[genes] = torch.arange(len(genes), dtype=place.dtype, device=place.device)
@@ -93,7 +97,7 @@ def _product(csr: tuple[Tensor, Tensor, Tensor], dense: Tensor) -> Tensor:
 
 
 def _absorb_beta_warning() -> None:
-    """Use up the note that torch prints once per process about CSR being in beta; users can do nothing about it."""
+    """Absorb the warning that CSR is in beta, which torch prints once per process and no user can act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1))
@@ -102,8 +106,29 @@ def _absorb_beta_warning() -> None:
 _absorb_beta_warning()
 
 
+def in_single_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run a function on tensors outside autocast, with half-precision tensors cast to single precision.
+
+    Sparse products have no half-precision kernels on a CPU, and a sum over all genes would lose its digits in them.
+    """
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*(_single(arg) for arg in args), **{name: _single(arg) for name, arg in kwargs.items()})
+
+    return run
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
+
+
 class _SpMM(torch.autograd.Function):
-    """Product with a constant sparse matrix whose transpose is at hand for the gradient."""
+    """Product with a constant sparse matrix; its stored transpose gives the gradient."""
 
     @staticmethod
     def forward(
@@ -163,7 +188,7 @@ def neighbor_mean(graph: Bipartite, x: Tensor, *, to_genes: bool = False, keep: 
     to_genes
         Cells send to genes; by default genes send to cells.
     keep
-        0/1 weights of the sending nodes in each view, shape (n_senders, n_views): a node with weight 0 is no
+        0/1 weights of the sending nodes in each view, shape (n_senders, n_views): a node with weight 0 is not a
         neighbour in that view and does not count in the mean. ``None`` keeps all.
 
     Returns

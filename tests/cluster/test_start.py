@@ -3,7 +3,7 @@ import torch
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from scgpcl.cluster import _init, cosine_silhouette, kmeans, nearest, select_start
+from scgpcl.cluster import _start, cosine_silhouette, kmeans, nearest, select_start
 from scgpcl.nn import shrink_length
 
 
@@ -41,8 +41,8 @@ def test_no_tried_partition_has_a_better_silhouette(reference):
     start = select_start(z, 4, reference=reference, seed=0)
     labels = nearest(shrink_length(z, start.power), start.centers)[0]
     assert cosine_silhouette(compared, labels, 4) == pytest.approx(start.silhouette, abs=1e-6)
-    for power in _init.POWERS:
-        other = kmeans(shrink_length(z, power), 4, n_init=_init.N_RUNS, seed=0).labels
+    for power in _start.POWERS:
+        other = kmeans(shrink_length(z, power), 4, n_init=_start.N_RUNS, seed=0).labels
         assert cosine_silhouette(compared, other, 4) <= start.silhouette + 1e-6
 
 

@@ -1,39 +1,67 @@
-"""Where the clustering stage starts."""
+"""Read-out: where the cluster centres start, and how strongly lengths of latent vectors are reduced."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from scgpcl.cluster._kmeans import kmeans_runs, nearest
+from scgpcl.cluster._kmeans import kmeans, kmeans_runs, nearest
+from scgpcl.cluster._scores import cosine_silhouette
 from scgpcl.nn import shrink_length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
 
 #: Powers by which the length of latent vectors is reduced in the trial clusterings.
 POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
 #: k-means runs at each power, and how many of them, those of lowest inertia, are compared.
 N_RUNS = 120
 N_COMPARED = 20
+#: Restarts of k-means where the power is given.
+CENTERS_INIT = 20
 
 
 class Start(NamedTuple):
-    """Start of the clustering stage.
-
-    Parameters
-    ----------
-    centers
-        Cluster centres in the space of shortened vectors, shape (n_clusters, n).
-    power
-        Power by which lengths are reduced.
-    silhouette
-        Mean cosine silhouette of the partition in the space in which partitions were compared.
-    """
+    """Centres in the space of shortened vectors (n_clusters, n), the power, and the silhouette they were chosen by."""
 
     centers: Tensor
     power: float
-    silhouette: float
+    silhouette: float = float("nan")
+
+
+def start_centers(
+    z: Tensor,
+    n_clusters: int,
+    *,
+    shrinkage: float | Literal["auto"],
+    sample: np.ndarray,
+    reference: Callable[[], Tensor],
+    seed: int,
+) -> Start:
+    """Place the centres of the clusters in the latent space.
+
+    Parameters
+    ----------
+    z
+        Latent vectors of all cells, of whole length, shape (n_cells, n).
+    n_clusters
+        Number of clusters.
+    shrinkage
+        Power by which lengths are reduced, or ``"auto"`` to choose it with :func:`select_start`.
+    sample, reference
+        Cells that partitions are compared on, and their components; called only if they are needed.
+    seed
+        Seed of k-means.
+    """
+    if shrinkage == "auto":
+        rows = z[torch.from_numpy(sample).to(z.device)]
+        return select_start(rows, n_clusters, reference=reference().to(z), seed=seed)
+    found = kmeans(shrink_length(z, shrinkage), n_clusters, n_init=CENTERS_INIT, seed=seed)
+    return Start(found.centers, shrinkage)
 
 
 def select_start(
@@ -41,8 +69,8 @@ def select_start(
 ) -> Start:
     """Choose among many k-means partitions the one whose clusters differ most in direction.
 
-    Long vectors rule squared distances, and how much they should depends on the data: with whole lengths k-means finds
-    rare and unusual cells, with none it finds cells of equal composition. Inertia cannot compare spaces of different
+    Long vectors dominate squared distances, and how much they should depends on the data: with whole lengths k-means
+    finds rare and unusual cells, with none it finds cells of equal composition. Inertia cannot compare spaces of different
     lengths, and within one space many partitions have nearly the same inertia. The cosine silhouette compares all of
     them on the same scale and without labels.
 
@@ -85,32 +113,3 @@ def select_start(
         msg = "Expected at least one power to try, found none."
         raise ValueError(msg)
     return best
-
-
-def cosine_silhouette(z: Tensor, labels: Tensor, n_clusters: int) -> float:
-    """Mean silhouette with cosine distance (Rousseeuw 1987), exact and linear in the number of cells.
-
-    The mean cosine distance of a cell to a cluster is one minus its product with the cluster's mean unit vector, so
-    that no distances between cells are needed.
-
-    Parameters
-    ----------
-    z
-        Shape (n_cells, n).
-    labels
-        int64, shape (n_cells,).
-    n_clusters
-        Number of clusters; empty ones are left out.
-    """
-    unit = normalize(z, dim=1)
-    size = torch.bincount(labels, minlength=n_clusters).to(z)
-    total = unit.new_zeros(n_clusters, unit.shape[1]).index_add_(0, labels, unit)
-    similarity = unit @ total.t()  # sum of a cell's cosines to each cluster
-    own_size = size[labels]
-    own = similarity.gather(1, labels.unsqueeze(1)).squeeze(1)
-    within = 1.0 - (own - 1.0) / (own_size - 1.0).clamp(min=1.0)
-    between = 1.0 - similarity / size.clamp(min=1.0)
-    between[:, size == 0] = torch.inf
-    between = between.scatter(1, labels.unsqueeze(1), torch.inf).min(1).values
-    value = (between - within) / torch.maximum(between, within)
-    return float(torch.where(own_size > 1, value, 0.0).double().mean())

@@ -1,4 +1,4 @@
-"""Refusal of bad input before any work: the rule, what was found, what to do."""
+"""Refuse a bad AnnData before any work: the rule, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -10,34 +10,18 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 
+from scgpcl._rules import RULES, listed, number, one_of
 from scgpcl.data import row_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Names listed in a message before it is cut.
-MAX_NAMES = 5
 #: Largest count: above it single precision, in which the model computes, skips whole numbers.
 MAX_COUNT = 2**24
-#: Largest seed: what numpy, torch and scanpy all take.
-MAX_SEED = 2**32 - 1
-
-
-def listed(names: Any) -> str:
-    """Few names as text, many as the first ones and their number."""
-    names = [str(name) for name in names]
-    text = ", ".join(repr(name) for name in names[:MAX_NAMES])
-    return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
 
 
 def check_is_adata(adata: Any, argument: str = "adata") -> None:
-    """Require an AnnData.
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
-    """
+    """Require an AnnData."""
     if not issubclass(type(adata), AnnData):  # scvi-tools' adapter of collections passes for an instance
         hint = "Read one with `anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
         if "Collection" in type(adata).__name__:
@@ -50,17 +34,7 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Count matrix of an AnnData in any storage that is supported.
-
-    Raises
-    ------
-    KeyError
-        If the layer does not exist.
-    ValueError
-        If there is no matrix.
-    TypeError
-        If the storage is not supported.
-    """
+    """Count matrix of an AnnData in any storage that is supported."""
     _check_key(layer, "layer")
     place = _place(layer)
     if layer is not None and layer not in adata.layers:
@@ -92,26 +66,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
 
 
 def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | None = None) -> None:
-    """Require finite, non-negative whole numbers and no empty cells.
-
-    Parameters
-    ----------
-    x
-        Counts in any storage, shape (n_cells, n_genes).
-    layer
-        Where they come from.
-    min_cells
-        Fewest cells: a model learns from two or more, and labels single ones.
-    place
-        What messages call the counts; ``None`` is their place in an AnnData.
-
-    Raises
-    ------
-    TypeError
-        If the entries are no numbers.
-    ValueError
-        If any entry or cell breaks the rule.
-    """
+    """Require finite, non-negative whole numbers and no empty cells."""
     place = place or _place(layer)
     if x.shape[0] < min_cells or x.shape[1] < 2:
         msg = (
@@ -168,13 +123,7 @@ def _check_values(values: np.ndarray, place: str) -> None:
 
 
 def check_names(names: pd.Index, axis: str) -> None:
-    """Require unique names.
-
-    Raises
-    ------
-    ValueError
-        If a name occurs twice.
-    """
+    """Require unique names."""
     if not names.is_unique:
         twice = names[names.duplicated()].unique()
         msg = f"Expected unique names in `adata.{axis}`, found repeated {listed(twice)}. Call `adata.{axis}_make_unique()`."
@@ -182,15 +131,7 @@ def check_names(names: pd.Index, axis: str) -> None:
 
 
 def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
-    """Require a column of ``adata.obs``.
-
-    Raises
-    ------
-    KeyError
-        If it does not exist.
-    ValueError
-        If it has missing values.
-    """
+    """Require a column of ``adata.obs``."""
     _check_key(key, argument)
     if key is None:
         return
@@ -210,13 +151,7 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
 
 
 def check_size_factors(adata: AnnData, key: str | None) -> None:
-    """Require positive finite numbers.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If the column does not exist or breaks the rule.
-    """
+    """Require positive finite numbers."""
     check_obs_key(adata, key, "size_factor_key")
     if key is None:
         return
@@ -229,35 +164,11 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
         raise ValueError(msg)
 
 
-def check_n_clusters(n_clusters: Any, n_cells: int | None) -> None:
-    """Require a whole number from 2 to the number of cells.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it breaks the rule.
-    """
-    if n_clusters is None:
-        return
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
-        msg = f"Expected `n_clusters` to be a whole number or None, found {n_clusters!r}."
-        raise TypeError(msg)
-    if n_clusters < 2:
-        msg = f"Expected `n_clusters` of at least 2, found {n_clusters}. Pass None to have it estimated."
-        raise ValueError(msg)
-    if n_cells is not None and n_clusters > n_cells:
+def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:
+    """Require no more clusters than cells, and at least 3 cells to estimate the number of clusters from."""
+    if n_clusters is not None and n_clusters > n_cells:
         msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
         raise ValueError(msg)
-
-
-def check_can_estimate(n_clusters: int | None, n_cells: int) -> None:
-    """Require at least 3 cells where the number of clusters is to be estimated.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer.
-    """
     if n_clusters is None and n_cells < 3:
         msg = (
             f"Expected at least 3 cells to estimate the number of clusters from, found {n_cells}. Pass `n_clusters=2`."
@@ -265,97 +176,8 @@ def check_can_estimate(n_clusters: int | None, n_cells: int) -> None:
         raise ValueError(msg)
 
 
-def check_one_of(value: Any, allowed: tuple[str, ...], argument: str) -> None:
-    """Require one of a few names.
-
-    Raises
-    ------
-    ValueError
-        If it is another.
-    """
-    if value not in allowed:
-        msg = f"Expected `{argument}` to be one of {allowed}, found {value!r}."
-        raise ValueError(msg)
-
-
-def check_range(value: float, low: float, high: float, argument: str, *, whole: bool = False) -> None:
-    """Require a number from ``low`` to ``high``.
-
-    Raises
-    ------
-    ValueError
-        If it lies outside or is no (whole) number.
-    """
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or np.isinf(value):
-        kind = "a whole number" if whole else "a finite number" if np.isinf(high) else "a number"
-        bounds = "" if np.isinf(low) else f" of at least {low:g}" if np.isinf(high) else f" from {low:g} to {high:g}"
-        msg = f"Expected `{argument}` to be {kind}{bounds}, found {value!r}."
-        raise ValueError(msg)
-
-
-def check_flag(value: Any, argument: str) -> None:
-    """Require True or False.
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
-    """
-    if not isinstance(value, bool | np.bool_):
-        msg = f"Expected `{argument}` to be True or False, found {value!r}."
-        raise TypeError(msg)
-
-
-def check_seed(seed: Any, argument: str = "seed") -> None:
-    """Require a whole number that all sources of randomness take.
-
-    Raises
-    ------
-    ValueError
-        If it is something else.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-        msg = f"Expected `{argument}` to be a whole number from 0 to {MAX_SEED}, found {seed!r}."
-        raise ValueError(msg)
-
-
-def check_key_added(key: Any, argument: str = "key_added") -> None:
-    """Require a name that AnnData and its files take.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no text, or empty, or has a slash, which h5ad files read as a path.
-    """
-    if not isinstance(key, str):
-        msg = f"Expected `{argument}` to be text, found {key!r}."
-        raise TypeError(msg)
-    if not key or "/" in key:
-        msg = f"Expected `{argument}` to be a name without a slash, found {key!r}: a file could not hold it."
-        raise ValueError(msg)
-
-
-def check_min_confidence(value: float | None) -> None:
-    """Require a probability or None.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    if value is not None:
-        check_range(value, 0.0, 1.0, "min_confidence")
-
-
 def check_not_view(adata: AnnData) -> None:
-    """Require an AnnData of its own.
-
-    Raises
-    ------
-    ValueError
-        If it is a view of another.
-    """
+    """Require an AnnData of its own."""
     if adata.is_view:
         msg = "Expected an AnnData of its own, found a view of another. Call `adata = adata.copy()` first."
         raise ValueError(msg)
@@ -373,3 +195,23 @@ def _layers(adata: AnnData) -> list[str]:
 
 def _place(layer: str | None) -> str:
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def check_range(value: Any, low: float, high: float, argument: str, *, whole: bool = False) -> None:
+    """Require a number from ``low`` to ``high``."""
+    number(low, high, whole=whole)(value, argument)
+
+
+def check_one_of(value: Any, allowed: tuple[str, ...], argument: str) -> None:
+    """Require one of a few names."""
+    one_of(*allowed)(value, argument)
+
+
+def check_seed(seed: Any, argument: str = "seed") -> None:
+    """Require a whole number that all sources of randomness accept."""
+    RULES["seed"](seed, argument)
+
+
+def check_key_added(key: Any, argument: str = "key_added") -> None:
+    """Require a name that AnnData and its files accept."""
+    RULES["key_added"](key, argument)

@@ -3,11 +3,12 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from scgpcl.cluster import _neighbors, neighborhood
+from scgpcl.nn import _contrast, neighborhood
 
 
 def test_neighbors_are_those_of_scikit_learn_in_either_direction(monkeypatch):
-    monkeypatch.setattr(_neighbors, "BLOCK_COSINES", 1000)
+    monkeypatch.setattr(_contrast, "BLOCK_COSINES", 1000)
+    torch.manual_seed(0)
     x = torch.randn(150, 6)
     graph = NearestNeighbors(n_neighbors=5, metric="cosine").fit(x).kneighbors_graph().toarray()  # leaves itself out
     wanted = np.maximum(graph, graph.T)
@@ -18,7 +19,7 @@ def test_neighbors_are_those_of_scikit_learn_in_either_direction(monkeypatch):
 def test_a_sample_gives_the_same_share_of_cells(monkeypatch):
     x = torch.randn(3000, 4)
     exact = neighborhood(x, 90)
-    monkeypatch.setattr(_neighbors, "MAX_NEIGHBOR_CELLS", 1500)
+    monkeypatch.setattr(_contrast, "MAX_NEIGHBOR_CELLS", 1500)
     found = neighborhood(x, 90, seed=0)
     within = (found.unit @ found.unit.t() >= found.radius.unsqueeze(1)).sum(1) - 1.0
     assert within.mean() == pytest.approx(90, rel=0.1)

@@ -1,0 +1,201 @@
+"""What each argument of the package may be: one table, one validator, one form of message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+Rule = Callable[[Any, str], Any]
+
+#: Names listed in a message before it is cut.
+MAX_NAMES = 5
+#: Largest seed that numpy, torch and scanpy all accept.
+MAX_SEED = 2**32 - 1
+
+
+def listed(names: Any) -> str:
+    """Few names as text, many as the first ones and their number."""
+    names = [str(name) for name in names]
+    text = ", ".join(repr(name) for name in names[:MAX_NAMES])
+    return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
+
+
+def number(low: float = -np.inf, high: float = np.inf, *, whole: bool = False) -> Rule:
+    """A finite number from ``low`` to ``high``, as Python's own type."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    kind = "a whole number" if whole else "a finite number" if np.isinf(high) else "a number"
+    shown_high = str(high) if whole else f"{high:g}"
+    bounds = "" if np.isinf(low) else f" of at least {low:g}" if np.isinf(high) else f" from {low:g} to {shown_high}"
+
+    def rule(value: Any, shown: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or np.isinf(value):
+            msg = f"Expected `{shown}` to be {kind}{bounds}, found {value!r}."
+            raise ValueError(msg)
+        return value.item() if isinstance(value, np.generic) else value
+
+    return rule
+
+
+def one_of(*allowed: Any) -> Rule:
+    """One of a few names."""
+
+    def rule(value: Any, shown: str) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            msg = f"Expected `{shown}` to be one of {allowed}, found {value!r}."
+            raise ValueError(msg)
+        return str(value)
+
+    return rule
+
+
+def flag(value: Any, shown: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        msg = f"Expected `{shown}` to be True or False, found {value!r}."
+        raise TypeError(msg)
+    return bool(value)
+
+
+def either(word: str | None, rule: Rule) -> Rule:
+    """A word, or ``None``, in place of another kind of value."""
+
+    def check_either(value: Any, shown: str) -> Any:
+        is_word = value is None if word is None else isinstance(value, str) and value == word
+        return value if is_word else rule(value, shown)
+
+    return check_either
+
+
+def several(rule: Rule, example: str) -> Rule:
+    """At least one value in a tuple or list, each under the same rule."""
+
+    def check_each(value: Any, shown: str) -> tuple[Any, ...]:
+        if not isinstance(value, tuple | list) or not value:
+            msg = f"Expected `{shown}` to be some numbers above 0, such as {example}, found {value!r}."
+            raise ValueError(msg)
+        return tuple(rule(each, shown) for each in value)
+
+    return check_each
+
+
+def _n_clusters(value: Any, shown: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        msg = f"Expected `{shown}` to be a whole number or None, found {value!r}."
+        raise TypeError(msg)
+    if value < 2:
+        msg = f"Expected `{shown}` of at least 2, found {value}. Pass None to have it estimated."
+        raise ValueError(msg)
+    return int(value)
+
+
+def _n_top_genes(value: Any, shown: str) -> float | None:
+    if isinstance(value, float | np.floating) and value <= 1:
+        return number(1e-9, 1.0)(value, shown)
+    return None if value is None else number(2, whole=True)(value, shown)
+
+
+def _key_added(value: Any, shown: str) -> str:
+    if not isinstance(value, str):
+        msg = f"Expected `{shown}` to be text, found {value!r}."
+        raise TypeError(msg)
+    if not value or "/" in value:
+        msg = f"Expected `{shown}` to be a name without a slash, found {value!r}: a file could not hold it."
+        raise ValueError(msg)
+    return value
+
+
+AT_LEAST_0 = number(0.0)
+#: Rule of each argument by its name; where a name means different things, by ``function.name``.
+RULES: dict[str, Rule] = {
+    # the model
+    "n_clusters": _n_clusters,
+    "n_top_genes": _n_top_genes,
+    "gene_flavor": one_of("seurat", "variance"),
+    "feature_total": either(None, number(1e-9)),
+    "n_hidden": number(1, whole=True),
+    "n_latent": number(1, whole=True),
+    "dispersion": one_of("gene", "gene-cell"),
+    "use_graph": flag,
+    "start": one_of("pca", "random"),
+    "seed": number(0, MAX_SEED, whole=True),
+    # training
+    "pretrain_max_epochs": number(0, whole=True),
+    "cluster_max_epochs": number(0, whole=True),
+    "batch_size": number(2, whole=True),
+    "agreement": AT_LEAST_0,
+    "agreement_patience": number(1, whole=True),
+    "label_tol": number(0.0, 1.0),
+    "train_size": either(None, number(1e-9, 1.0)),
+    "validation_size": either(None, number(0.0, 1.0)),
+    "shuffle_set_split": flag,
+    "num_workers": number(0, whole=True),
+    # training plans
+    "optimizer": one_of("AdamW", "Adadelta"),
+    "lr": number(1e-12),
+    "encoder_lr": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "one_cycle": flag,
+    "decoded_genes": number(1e-9, 1.0),
+    "lambda_instance": AT_LEAST_0,
+    "lambda_prototype": AT_LEAST_0,
+    "lambda_reconstruction": AT_LEAST_0,
+    "prototypes": one_of("epoch", "batch"),
+    "granularity": several(number(1e-3), "(1.0, 1.5, 2.0)"),
+    "warmup_epochs": number(0, whole=True),
+    "n_neighbors": number(0, whole=True),
+    "tau": number(1e-3),
+    "neighbor_keep": number(1e-9, 1.0),
+    "feature_drop": number(0.0, 1.0 - 1e-9),
+    "projection": flag,
+    "alpha": number(1e-3),
+    "shrinkage": either("auto", number(0.0, 1.0)),
+    # training of the decoder
+    "train_decoder.max_epochs": number(1, whole=True),
+    "train_decoder.validation_size": number(0.01, 0.5),
+    "patience": number(1, whole=True),
+    "noise": AT_LEAST_0,
+    # getters and files
+    "get.batch_size": number(1, whole=True),
+    "soft": flag,
+    "min_confidence": either(None, number(0.0, 1.0)),
+    "library_size": either("latent", number(1e-9)),
+    "n_samples": number(1, whole=True),
+    "key_added": _key_added,
+    "safe": flag,
+    # the number of clusters
+    "threshold": number(1e-9, 1.0),
+    "power": number(0.0, 1.0),
+    "n_subsamples": number(2, whole=True),
+    "max_cells": number(3, whole=True),
+}
+
+
+def check(function: str = "", /, **values: Any) -> dict[str, Any]:
+    """Arguments of a function as Python's own types, or an error that says the rule and what was found."""
+    return {name: _rule(function, name)(value, name) for name, value in values.items()}
+
+
+def check_kwargs(kwargs: Any, known: Collection[str], argument: str) -> dict[str, Any]:
+    """Values of a dictionary of arguments as Python's own types; every name must be known."""
+    check_known(kwargs, known, argument)
+    return {name: _rule("", name)(value, f"{argument}[{name!r}]") for name, value in (kwargs or {}).items()}
+
+
+def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
+    """Require a dictionary, or None, without unknown names."""
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        msg = f"Expected `{argument}` to be a dictionary of arguments by name, found {kwargs!r}."
+        raise TypeError(msg)
+    unknown = [name for name in kwargs or {} if name not in known]
+    if unknown:
+        takes = "" if len(known) > 25 else f" It takes {', '.join(sorted(known))}."
+        msg = f"Expected known arguments in `{argument}`, found {listed(unknown)}.{takes} Check the spelling."
+        raise TypeError(msg)
+
+
+def _rule(function: str, name: str) -> Rule:
+    return RULES.get(f"{function}.{name}") or RULES[name]

@@ -1,0 +1,184 @@
+"""Cells: counts of any storage with size factor and batch, and the mini-batches that the network takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from scgpcl.data._datamodule import DataModuleCounts
+from scgpcl.nn import Bipartite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: Rows read at a time where the whole matrix is passed over.
+BLOCK_ROWS = 4096
+
+
+class BipartiteBatch(NamedTuple):
+    """Counts of some cells, as edges of the graph in both directions.
+
+    Parameters
+    ----------
+    graph
+        Edges between the cells of the batch and all selected genes.
+    counts
+        Count of each edge, float32, shape (n_edges,).
+    size_factor
+        Library size over the median library size of the training data, float32, shape (n_cells,).
+    cell_index
+        Row of each cell in the data, int64, shape (n_cells,).
+    batch_index
+        Experimental batch of each cell, int64, shape (n_cells,); ``None`` without batch correction.
+    measured
+        1 for a measured gene and 0 for one that was not measured, float32, shape (n_genes,); ``None`` if all were. A
+        count of zero means that a measured gene is silent; it says nothing about a gene that was not measured.
+    """
+
+    graph: Bipartite
+    counts: Tensor
+    size_factor: Tensor
+    cell_index: Tensor
+    batch_index: Tensor | None = None
+    measured: Tensor | None = None
+
+
+def bipartite_batch(
+    counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray, batch_index: np.ndarray | None = None
+) -> BipartiteBatch:
+    """Build a batch from a CSR block of shape (n_cells, n_genes); the rest has shape (n_cells,)."""
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    order = np.arange(counts.nnz, dtype=np.int64)
+    # scipy transposes the pattern in linear time; the positions ride along as its values
+    transposed = sp.csr_matrix((order, counts.indices, counts.indptr), shape=counts.shape, copy=False).tocsc()
+    graph = Bipartite(
+        indptr=torch.from_numpy(counts.indptr.astype(np.int32, copy=False)),
+        indices=torch.from_numpy(counts.indices.astype(np.int32, copy=False)),
+        t_indptr=torch.from_numpy(transposed.indptr.astype(np.int32, copy=False)),
+        t_indices=torch.from_numpy(transposed.indices.astype(np.int32, copy=False)),
+        t_order=torch.from_numpy(transposed.data),
+    )
+    return BipartiteBatch(
+        graph=graph,
+        counts=torch.from_numpy(counts.data.astype(np.float32, copy=False)),
+        size_factor=torch.from_numpy(np.asarray(size_factor, dtype=np.float32)),
+        cell_index=torch.from_numpy(np.asarray(cell_index, dtype=np.int64)),
+        batch_index=None if batch_index is None else torch.from_numpy(np.asarray(batch_index, dtype=np.int64)),
+    )
+
+
+def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
+    """Pass over counts of any storage, shape (n_cells, n_genes), in blocks of rows; a data module has its own blocks."""
+    if isinstance(x, DataModuleCounts):
+        yield from x.row_blocks()
+        return
+    if sp.issparse(x) and x.format != "csr":
+        x = x.tocsr()
+    for start in range(0, x.shape[0], n_rows):
+        yield sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])])
+
+
+def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> sp.csr_matrix:
+    """Some rows of counts in memory or on disk in the order asked for, a new float32 matrix with sorted columns."""
+    if isinstance(x, np.ndarray) or sp.issparse(x):
+        block = sp.csr_matrix(x[index]) if columns is None else sp.csr_matrix(x[index][:, columns])
+        block = block.astype(np.float32, copy=False)
+    else:
+        unique, back = np.unique(index, return_inverse=True)  # files are read in ascending order only
+        starts = range(0, max(len(unique), 1), BLOCK_ROWS)
+        parts = [_read_block(x, unique[start : start + BLOCK_ROWS], columns) for start in starts]
+        block = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
+        if not np.array_equal(back, np.arange(len(index))):
+            block = block[back]
+    block.sort_indices()  # sums in one order, whatever that of the file
+    return block
+
+
+def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_matrix:
+    """Ascending rows of a file; all their genes are in memory meanwhile."""
+    in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+    wanted = slice(rows[0], rows[-1] + 1) if in_a_row else rows  # one read instead of one per row
+    block = sp.csr_matrix(x[wanted], dtype=np.float32)
+    return block if columns is None else block[:, columns]
+
+
+class Cells:
+    """Counts of the model's genes of some cells, with the size factor and the batch of each, whatever the storage.
+
+    In memory and from a data module the genes are selected once, here; on disk they are selected from each block of rows
+    as it is read.
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_all_genes): numpy array, scipy sparse matrix, a matrix on disk, or those of a data module.
+    size_factor
+        Shape (n_cells,).
+    columns
+        Positions of the measured genes of the model in its order, shape (n_measured,); ``None`` takes all as they are.
+    batch_index
+        Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
+    places
+        Ascending positions of the measured genes among the model's, shape (n_measured,); ``None`` if all were measured.
+    n_genes
+        Number of genes of the model, with ``places``.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        size_factor: np.ndarray,
+        columns: np.ndarray | None = None,
+        *,
+        batch_index: np.ndarray | None = None,
+        places: np.ndarray | None = None,
+        n_genes: int = 0,
+    ) -> None:
+        if isinstance(x, DataModuleCounts):
+            x, columns = x.columns(np.arange(x.shape[1]) if columns is None else columns), None
+        if columns is not None and np.array_equal(columns, np.arange(x.shape[1])):
+            columns = None
+        if isinstance(x, np.ndarray) or sp.issparse(x):
+            x, columns = sp.csr_matrix(x if columns is None else x[:, columns]), None
+        self._x = x
+        self._columns = columns
+        self._places = places
+        self._n_genes = n_genes
+        self.size_factor = np.asarray(size_factor, dtype=np.float32)
+        self.batch_index = None if batch_index is None else np.asarray(batch_index, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._x.shape[0]
+
+    def rows(self, index: np.ndarray) -> sp.csr_matrix:
+        """Counts of some cells in the order asked for, a new float32 matrix of shape (len(index), n_genes)."""
+        block = read_rows(self._x, index, self._columns)
+        if self._places is None:
+            return block
+        # places ascend, so each row stays sorted
+        values = (block.data, self._places[block.indices], block.indptr)
+        return sp.csr_matrix(values, shape=(block.shape[0], self._n_genes))
+
+    def batch(self, index: np.ndarray | None = None) -> BipartiteBatch:
+        """Mini-batch of some cells, or of all."""
+        index = np.arange(len(self)) if index is None else index
+        known = None if self.batch_index is None else self.batch_index[index]
+        batch = bipartite_batch(self.rows(index), self.size_factor[index], index, known)
+        if self._places is None:
+            return batch
+        measured = torch.zeros(self._n_genes)
+        measured[self._places] = 1.0
+        return batch._replace(measured=measured)
+
+
+def concatenated(parts: Sequence[Cells]) -> Cells:
+    """Cells of all parts in memory, one part after the other; every part must have measured all genes."""
+    counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
+    known = [part.batch_index for part in parts if part.batch_index is not None]
+    size_factor = np.concatenate([part.size_factor for part in parts])
+    return Cells(counts, size_factor, batch_index=np.concatenate(known) if known else None)

@@ -1,0 +1,291 @@
+"""What new cells are matched against, and how an AnnData or a data loader becomes cells of the model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from scvi import settings
+
+from scgpcl import _input
+from scgpcl._rules import listed
+from scgpcl.data import Cells, DataModuleCounts, read_rows, tensors_to_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import torch
+    from anndata import AnnData
+
+#: Largest share of the model's genes that new cells may lack.
+MAX_MISSING = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where counts, size factors and batches are in an AnnData, and the names of the batches."""
+
+    layer: str | None
+    size_factor_key: str | None
+    batch_key: str | None
+    batches: pd.Index
+
+    def batch_index(
+        self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
+    ) -> np.ndarray | None:
+        """Position of each cell's batch among the model's, int64 (n_cells,); ``None`` with fewer than two batches.
+
+        With ``transform_batch`` all cells are of that batch and the column is not read. With ``unseen`` batches that the
+        model does not know, or a missing column, are -1.
+        """
+        key, several = self.batch_key, len(self.batches) > 1
+        if transform_batch is not None:
+            code = self.batch_code(transform_batch)
+            return np.full(adata.n_obs, code, dtype=np.int64) if several else None
+        if unseen and key is not None and key not in adata.obs:
+            return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
+        _input.check_obs_key(adata, key, "batch_key")
+        if key is None:
+            return None
+        values = adata.obs[key].astype(str)
+        index = self.batches.get_indexer(values)
+        new = sorted(set(values[index < 0]))
+        if new and not unseen:
+            msg = (
+                f"Expected batches seen in training in `adata.obs[{key!r}]`, found {listed(new)}; the model knows "
+                f"{listed(self.batches)}. Pass `transform_batch={self.batches[0]!r}` to treat the cells as of a batch "
+                "that the model knows, or train a model that includes the new batches."
+            )
+            raise ValueError(msg)
+        return index.astype(np.int64) if several else None
+
+    def batch_code(self, name: str) -> int:
+        """Position of a named batch among the model's."""
+        if self.batch_key is None:
+            msg = (
+                "Expected no `transform_batch` for a model without batches, "
+                f"found {name!r}. Name the column of batches with `setup_anndata(adata, batch_key=...)` and train."
+            )
+            raise ValueError(msg)
+        code = self.batches.get_indexer(pd.Index([str(name)]))[0]
+        if code < 0:
+            msg = f"Expected `transform_batch` to name batches of the model, {listed(self.batches)}, found {name!r}."
+            raise ValueError(msg)
+        return int(code)
+
+    def target_batches(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
+        """Positions of the named batches; one ``None`` stands for each cell's own."""
+        if transform_batch is None:
+            return [None]
+        names = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        if not names:
+            msg = (
+                "Expected at least one batch in `transform_batch`, found an empty list. Pass None for each cell's own."
+            )
+            raise ValueError(msg)
+        return [self.batch_code(name) for name in names]
+
+    def known_codes(self, codes: Any) -> np.ndarray | None:
+        """Batch codes of a data module, (n_cells,), if they are the model's; ``None`` with fewer than two batches."""
+        n_batch = len(self.batches)
+        if n_batch < 2:
+            return None
+        if len(codes) and (codes.min() < 0 or codes.max() >= n_batch):
+            msg = (
+                f"Expected batch codes from 0 to {n_batch - 1} from the data module, found {codes.min()} to "
+                f"{codes.max()}. Use one with the batches of the model, {listed(self.batches)}."
+            )
+            raise ValueError(msg)
+        return codes
+
+
+class TrainingCounts(NamedTuple):
+    """Counts of all genes in any storage (n_cells, n_vars), given size factors and batches (n_cells,), or ``None``."""
+
+    counts: Any
+    size: np.ndarray | None
+    batch_index: np.ndarray | None
+
+
+def training_counts(adata: AnnData | None, datamodule: Any, registered: Registration) -> TrainingCounts:
+    """Checked counts of the registered AnnData, or of a data module."""
+    if adata is None:
+        counts = DataModuleCounts(datamodule)
+        _input.check_counts(counts, None, place="the data module")
+        return TrainingCounts(counts, None, registered.known_codes(counts.batch_index))
+    counts = _input.counts_of(adata, registered.layer)
+    _input.check_counts(
+        counts, registered.layer
+    )  # again: counts are often normalised in place after they were registered
+    return TrainingCounts(counts, _given_sizes(adata, registered), registered.batch_index(adata))
+
+
+def _given_sizes(adata: AnnData, registered: Registration) -> np.ndarray | None:
+    key = registered.size_factor_key
+    return None if key is None else adata.obs[key].to_numpy(dtype=np.float64)
+
+
+class GeneMatch(NamedTuple):
+    """Where the genes of a reference are among those of some cells.
+
+    Genes that count for the library size (``None``: all) and their share in the training library; the measured genes of
+    the model in its order, and their positions among the model's genes (``None``: all were measured).
+    """
+
+    library: np.ndarray | None
+    library_share: float
+    selected: np.ndarray
+    places: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What new cells are matched against; fixed by the training data.
+
+    Parameters
+    ----------
+    registered
+        Where counts and batches are in an AnnData, and the names of the batches.
+    genes
+        All genes of the training data; library sizes are counted over them.
+    selected
+        Genes that the model uses, in its order.
+    unit_size
+        Library size (or given size factor) of a cell whose size factor is 1.
+    shares
+        Share of each gene in the training library, shape (n_vars,); they sum to 1.
+    """
+
+    registered: Registration
+    genes: pd.Index
+    selected: pd.Index
+    unit_size: float
+    shares: np.ndarray
+
+    def match(self, names: pd.Index) -> GeneMatch:
+        """Find the model's genes by name; too many missing ones are an error."""
+        _input.check_names(names, "var_names")
+        if names.equals(self.genes):
+            return GeneMatch(None, 1.0, names.get_indexer(self.selected), None)
+        library, selected = names.get_indexer(self.genes), names.get_indexer(self.selected)
+        missing = self.selected[selected < 0]
+        if len(missing) > MAX_MISSING * len(selected):
+            msg = (
+                f"Expected at least {1 - MAX_MISSING:.0%} of the {len(selected)} genes that the model uses in "
+                f"`adata.var_names`, found {len(missing)} missing: {listed(missing)}. Genes are matched by name; "
+                "check that both data sets name genes alike."
+            )
+            raise ValueError(msg)
+        known = library >= 0
+        share = 1.0 if known.all() else float(self.shares[known].sum())
+        places = np.flatnonzero(selected >= 0) if len(missing) else None
+        return GeneMatch(library[known], share, selected[selected >= 0], places)
+
+    def cells(
+        self, counts: sp.csr_matrix, match: GeneMatch, size: np.ndarray | None, batch_index: np.ndarray | None
+    ) -> Cells:
+        """Cells of the model from counts (n_cells, n_all_genes); size factors are counted where none are given."""
+        if size is None:
+            counted = counts if match.library is None else counts[:, match.library]
+            # a cell without any known gene gets the smallest library there is
+            size = np.maximum(np.asarray(counted.sum(1, dtype=np.float64)).ravel(), 1.0) / match.library_share
+        return Cells(
+            counts,
+            size / self.unit_size,
+            match.selected,
+            batch_index=batch_index,
+            places=match.places,
+            n_genes=len(self.selected),
+        )
+
+    def read(
+        self,
+        adata: AnnData,
+        index: np.ndarray,
+        batch_size: int,
+        transform_batch: str | None = None,
+        *,
+        registered: bool = False,
+        unseen: bool = False,
+    ) -> Iterator[Cells]:
+        """Check and match cells before any work, then read them in the order of ``index``, ``batch_size`` at a time.
+
+        The counts of ``registered`` cells have been checked before. See :meth:`Registration.batch_index` for the rest.
+        """
+        layer = self.registered.layer
+        match = self.match(adata.var_names)
+        x = _input.counts_of(adata, layer)
+        if not registered:
+            _input.check_counts(x, layer, min_cells=1)
+            _input.check_size_factors(adata, self.registered.size_factor_key)
+            self._warn_of_missing(match)
+        batch_index = self.registered.batch_index(adata, transform_batch, unseen=unseen)
+        size = _given_sizes(adata, self.registered)
+        if sp.issparse(x) and x.format != "csr":
+            x = x.tocsr()
+
+        def chunks() -> Iterator[Cells]:
+            for start in range(0, len(index), batch_size):
+                rows = index[start : start + batch_size]
+                own = (None if values is None else values[rows] for values in (size, batch_index))
+                yield self.cells(read_rows(x, rows), match, *own)
+
+        return chunks()
+
+    def stream(
+        self, dataloader: Iterable[Mapping[str, torch.Tensor]], batch_size: int, transform_batch: str | None
+    ) -> Iterator[Cells]:
+        """Cells of a data loader of scvi-tools, ``batch_size`` at a time."""
+        if self.registered.size_factor_key is not None:
+            msg = (
+                "Expected an AnnData with the size factors that the model was set up with, found a `dataloader`, which has "
+                "none. Pass `adata=`."
+            )
+            raise ValueError(msg)
+        target = None if transform_batch is None else self.registered.batch_code(transform_batch)
+        match = self.match(self.genes)
+        for tensors in dataloader:
+            counts, codes = tensors_to_counts(tensors, len(self.genes))
+            _input.check_counts(counts, None, min_cells=1, place="the data loader")
+            known = self.registered.known_codes(codes if target is None else np.full_like(codes, target))
+            for start in range(0, counts.shape[0], batch_size):
+                rows = slice(start, start + batch_size)
+                yield self.cells(counts[rows], match, None, None if known is None else known[rows])
+
+    def _warn_of_missing(self, match: GeneMatch) -> None:
+        if match.places is None:
+            return
+        missing = self.selected.delete(match.places)
+        msg = (
+            f"{len(missing)} of the {len(self.selected)} genes that the model uses are missing in `adata.var_names` "
+            f"({listed(missing)}) and take their training mean."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def as_index(indices: Any, n_cells: int) -> np.ndarray:
+    """Positions of the cells asked for: all, a boolean mask, or integers."""
+    if indices is None:
+        return np.arange(n_cells)
+    index = np.asarray(indices)
+    if index.ndim != 1:
+        msg = f"Expected `indices` in one dimension, found {indices!r}. Pass a list of positions, such as `[0]`, or a mask."
+        raise IndexError(msg)
+    if index.dtype == bool:
+        if len(index) != n_cells:
+            msg = f"Expected a mask of {n_cells} cells in `indices`, found one of {len(index)}."
+            raise IndexError(msg)
+        return np.flatnonzero(index)
+    if index.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if not np.issubdtype(index.dtype, np.integer):
+        msg = f"Expected whole numbers or a boolean mask in `indices`, found values of type {index.dtype}."
+        raise IndexError(msg)
+    if index.min() < -n_cells or index.max() >= n_cells:
+        msg = f"Expected positions below {n_cells} in `indices`, found {index.min()} to {index.max()}."
+        raise IndexError(msg)
+    return index.astype(np.int64) % n_cells

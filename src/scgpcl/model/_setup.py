@@ -1,0 +1,133 @@
+"""Registration: of an AnnData with scvi-tools' fields, or of a data module by a stand-in AnnData."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
+
+from scgpcl import _input
+from scgpcl._random import seeded
+from scgpcl._rules import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: How scvi-tools names the registration of a data module.
+DATAMODULE_SETUP = "setup_datamodule"
+
+
+def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
+    """Register the fields of an AnnData with a manager of its own, if everything is in order."""
+    arguments = setup_method_args["setup_args"]
+    layer, batch_key, size_factor_key = (arguments[name] for name in ("layer", "batch_key", "size_factor_key"))
+    _input.check_is_adata(adata)
+    _input.check_not_view(adata)
+    _input.check_names(adata.obs_names, "obs_names")
+    _input.check_names(adata.var_names, "var_names")
+    _input.check_obs_key(adata, batch_key, "batch_key")
+    _check_batch_names(adata, batch_key)
+    _input.check_size_factors(adata, size_factor_key)
+    _input.check_counts(_input.counts_of(adata, layer), layer)
+    fields = [
+        LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+        CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+    ]
+    manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+    with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
+        warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
+        manager.register_fields(adata, **kwargs)
+    return manager
+
+
+def _check_batch_names(adata: AnnData, key: str | None) -> None:
+    """Require batches whose names differ as text, because those of new cells are matched by text."""
+    if key is None:
+        return
+    names = [str(value) for value in adata.obs[key].unique()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = (
+            f"Expected batches in `adata.obs[{key!r}]` whose names differ as text, found {listed(twice)} as "
+            f"values of different types. Make them alike: `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+        )
+        raise ValueError(msg)
+
+
+class _Content(NamedTuple):
+    genes: pd.Index
+    batches: pd.Index
+    batch_key: str | None
+    layer: str | None
+    n_cells: int
+
+
+def _content(registry: Mapping[str, Any]) -> _Content:
+    """What the registry of a data module says of its cells."""
+    try:
+        fields, arguments = registry["field_registries"], registry["setup_args"]
+        x, batch = (fields[key]["state_registry"] for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY))
+        genes = pd.Index([str(name) for name in x["column_names"]])
+        batches = pd.Index([str(name) for name in batch["categorical_mapping"]])
+        return _Content(genes, batches, arguments.get("batch_key"), arguments.get("layer"), int(x["n_obs"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        msg = (
+            f"Expected the registry of a data module with genes and batches, found one without {error}. "
+            "Pass `datamodule.registry` of a data module of scvi-tools, or register an AnnData."
+        )
+        raise ValueError(msg) from error
+
+
+def own_registry(cls: type[Any], registry: dict | None) -> dict | None:
+    """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others."""
+    if registry is None or registry.get("setup_method_name") != DATAMODULE_SETUP:
+        return registry
+    content = _content(registry)
+    _input.check_names(content.genes, "var_names")
+    n_cells = 3 * max(1, len(content.batches))  # scvi-tools warns of a batch with fewer
+    counts = sp.csr_matrix(np.ones((n_cells, len(content.genes)), dtype=np.float32))
+    obs = pd.DataFrame(index=[str(cell) for cell in range(n_cells)])
+    if content.batch_key is not None:
+        own = np.resize(content.batches, n_cells)
+        obs[content.batch_key] = pd.Categorical(own, categories=content.batches)
+    layers = {} if content.layer is None else {content.layer: counts}
+    adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=content.genes), layers=layers)
+    arguments = {"layer": content.layer, "batch_key": content.batch_key, "size_factor_key": None}
+    made = checked_manager(adata, cls._get_setup_method_args(cls=cls, adata=adata, **arguments)).registry
+    x = made["field_registries"][REGISTRY_KEYS.X_KEY]
+    x["state_registry"]["n_obs"] = x["summary_stats"]["n_cells"] = content.n_cells
+    return made
+
+
+def check_datamodule(datamodule: Any, genes: pd.Index, batches: pd.Index) -> None:
+    """Require a data module that can be read more than once, with the genes and batches of the model."""
+    lacking = [
+        name for name in ("registry", "n_obs", "n_vars", "inference_dataloader") if not hasattr(datamodule, name)
+    ]
+    if lacking:
+        msg = (
+            f"Expected a data module with a registry and an inference loader, found {type(datamodule).__name__} without "
+            f"{listed(lacking)}. Those of scvi-tools have them, and `scgpcl.data.CollectionDataModule`."
+        )
+        raise TypeError(msg)
+    found = _content(datamodule.registry)
+    if not found.genes.equals(genes):
+        msg = (
+            f"Expected the {len(genes)} genes of the model in its order in the data module, found {len(found.genes)} "
+            "genes that differ. Make the model with `SCGPCL(registry=datamodule.registry)`."
+        )
+        raise ValueError(msg)
+    if len(batches) > 1 and not found.batches.equals(batches):
+        msg = (
+            f"Expected the batches of the model, {listed(batches)}, in the data module, found "
+            f"{listed(found.batches)}. Make the model with `SCGPCL(registry=datamodule.registry)`."
+        )
+        raise ValueError(msg)

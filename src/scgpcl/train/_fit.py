@@ -1,0 +1,205 @@
+"""Fit one stage with scvi-tools' trainer, and keep the history of all stages."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import tempfile
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+import torch
+from scvi.train import Trainer
+
+from scgpcl import _keys
+from scgpcl.train._callbacks import FiniteLosses
+from scgpcl.train._ranks import SameCells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import lightning.pytorch as pl
+
+    from scgpcl.data import BipartiteSplitter
+    from scgpcl.train._plans import StagePlan
+
+logger = logging.getLogger(__name__)
+
+History = dict[str, pd.DataFrame]
+
+
+class Devices(NamedTuple):
+    """Where the stages run: arguments of ``scvi.train.Trainer``, and the object that its checkpoints save."""
+
+    accelerator: Any = "auto"
+    devices: int | list[int] | str = "auto"
+    trainer_kwargs: dict[str, Any] = {}
+    saved_by_checkpoints: Any = None
+
+
+def make_trainer(
+    splitter: BipartiteSplitter, callbacks: Sequence[pl.Callback], max_epochs: int, where: Devices, log_folder: str
+) -> Trainer:
+    """Trainer of one stage, on one device unless more are asked for."""
+    kwargs = {"log_every_n_steps": 1, **where.trainer_kwargs}  # small data has fewer steps than Lightning's interval
+    kwargs.pop("ckpt_path", None)
+    if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
+        kwargs["limit_val_batches"] = 0
+    # the trainer appends to the list it is given, so each stage gets a list of its own
+    kwargs["callbacks"] = [SameCells(splitter), FiniteLosses(), *callbacks, *kwargs.get("callbacks", ())]
+    kwargs["use_distributed_sampler"] = False  # the splitter distributes the cells itself
+    # with several processes scvi-tools passes the history on in a file, by default in the working directory
+    if kwargs.get("logger") is None and where.devices not in ("auto", 1, "1"):
+        kwargs.setdefault("log_save_dir", log_folder)
+    accelerator = where.accelerator
+    if accelerator == "auto" and torch.backends.mps.is_available() and not torch.cuda.is_available():
+        accelerator = "cpu"  # PyTorch has no sparse matrices on Apple's GPUs
+    devices = 1 if where.devices == "auto" else where.devices
+    trainer = Trainer(max_epochs=max_epochs, accelerator=accelerator, devices=devices, **kwargs)
+    trainer._model = where.saved_by_checkpoints  # scvi-tools' SaveCheckpoint saves it
+    return trainer
+
+
+def fit_stage(
+    plan: StagePlan,
+    splitter: BipartiteSplitter,
+    callbacks: Sequence[pl.Callback],
+    *,
+    max_epochs: int,
+    where: Devices,
+    history: History,
+    resume_from: Path | None = None,
+    first_epoch: int = 0,
+) -> Trainer:
+    """Fit one stage; its metrics are added to the history, also when it is interrupted.
+
+    Parameters
+    ----------
+    plan
+        Losses and optimiser of the stage.
+    splitter
+        Source of the cells, the same for all stages.
+    callbacks
+        What the stage does between its epochs.
+    max_epochs
+        Largest number of epochs.
+    where
+        Where it runs.
+    history
+        Metrics of the epochs before, updated in place.
+    resume_from, first_epoch
+        Checkpoint of the stage to resume from, and the epochs completed by then.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss is NaN or infinite; the weights are restored to those before that epoch.
+    """
+    module = plan.module
+    early_stopping = where.trainer_kwargs.get("early_stopping", False)
+    module.train()
+    found: History | None = None
+    try:
+        with (
+            _quiet(early_stopping=early_stopping),
+            _interruptible(),
+            _frozen(plan),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            trainer = make_trainer(splitter, callbacks, max_epochs, where, folder)
+            device = trainer.strategy.root_device
+            if getattr(trainer.strategy.launcher, "is_interactive_compatible", False):
+                device = torch.device("cpu")  # a process that has used a GPU cannot be forked for the next stage
+            logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, device, max_epochs)
+            try:
+                checkpoint = where.trainer_kwargs.get("ckpt_path") if resume_from is None else str(resume_from)
+                trainer.fit(plan, splitter, ckpt_path=checkpoint)
+            finally:
+                found = _logged(trainer)
+            module.to(device)
+            found = trainer.strategy.broadcast(found)
+    finally:
+        history.update(merge_histories(history, found, stage=plan.stage, first_epoch=first_epoch))
+        module.eval()
+    return trainer
+
+
+def _logged(trainer: Trainer) -> History:
+    """Metrics of a fit, in the first process; forked processes have left them in a file."""
+    if not trainer.is_global_zero:
+        return {}
+    tables = getattr(trainer.logger, "history", None)
+    path = getattr(trainer.logger, "history_path", None)
+    if not tables and path and Path(path).exists():
+        with Path(path).open("rb") as file:
+            tables = pickle.load(file)
+    return {name: table.copy() for name, table in (tables or {}).items()}
+
+
+@contextmanager
+def _frozen(plan: StagePlan) -> Iterator[None]:
+    """Freeze parameters without gradients; DDP would wait for them."""
+    idle = [parameter for parameter in plan.idle if parameter.requires_grad]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in idle:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Re-raise KeyboardInterrupt, which Lightning turns into an exit, and restore the signal handler."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
+    """Silence what Lightning prints at every fit: its banner of devices, its advertising, a deprecation of its own."""
+    logs = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            if not early_stopping:  # scvi-tools warns about early stopping even if nobody asked for it
+                warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def merge_histories(before: History | None, after: History | None, *, stage: int, first_epoch: int = 0) -> History:
+    """Append a stage's metrics to those before, with epochs counted on and the stage of each epoch under ``"stage"``.
+
+    Each table has the index ``epoch`` and one column of the metric's name. ``first_epoch`` is the number of the first
+    epoch in ``after``: not 0 where the stage resumed from a checkpoint.
+    """
+    before, after = dict(before or {}), dict(after or {})
+    start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1) - first_epoch
+    epochs = sorted({int(epoch) for table in after.values() for epoch in table.index})
+    after[_keys.STAGE] = pd.DataFrame({_keys.STAGE: stage}, index=pd.Index(epochs, name="epoch", dtype="int64"))
+    for name, table in after.items():
+        moved = table.set_axis(pd.Index(table.index.astype("int64") + start, name="epoch"))
+        moved = moved.astype("int64" if name == _keys.STAGE else "float64")
+        before[name] = pd.concat([before[name], moved]) if name in before else moved
+    return before
