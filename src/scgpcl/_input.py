@@ -83,7 +83,30 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
     empty = []
     start = 0
     for block in row_blocks(x):
-        _check_values(block.data, place)
+        values = block.data
+        if not np.isfinite(values).all():
+            msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the counts as they were measured."
+            raise ValueError(msg)
+        if values.size and values.min() < 0:
+            msg = (
+                f"Expected counts of zero or more in {place}, found {values.min():g}. "
+                "Scaled or centred data cannot be used: name the layer with raw counts with `layer=`."
+            )
+            raise ValueError(msg)
+        if values.size and values.max() > MAX_COUNT:
+            msg = (
+                f"Expected counts of at most {MAX_COUNT} in {place}, which single precision holds exactly, found "
+                f"{values.max():g}. Check that these are counts of molecules or reads."
+            )
+            raise ValueError(msg)
+        fraction = values != np.floor(values)
+        if fraction.any():
+            msg = (
+                f"Expected whole counts in {place}, found {values[fraction][0]:g}, which looks normalised or "
+                "log-transformed. Name the layer with raw counts with `layer=`, or round estimated counts with "
+                "`numpy.rint` if that is what they are."
+            )
+            raise ValueError(msg)
         empty.append(start + np.flatnonzero(np.asarray(block.sum(1)).ravel() == 0))
         start += block.shape[0]
     n_empty = sum(len(e) for e in empty)
@@ -92,32 +115,6 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
         msg = (
             f"Expected every cell to have counts in {place}, found {n_empty} empty cells (the first is row {first}). "
             "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
-        )
-        raise ValueError(msg)
-
-
-def _check_values(values: np.ndarray, place: str) -> None:
-    if not np.isfinite(values).all():
-        msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the counts as they were measured."
-        raise ValueError(msg)
-    if values.size and values.min() < 0:
-        msg = (
-            f"Expected counts of zero or more in {place}, found {values.min():g}. "
-            "Scaled or centred data cannot be used: name the layer with raw counts with `layer=`."
-        )
-        raise ValueError(msg)
-    if values.size and values.max() > MAX_COUNT:
-        msg = (
-            f"Expected counts of at most {MAX_COUNT} in {place}, which single precision holds exactly, found "
-            f"{values.max():g}. Check that these are counts of molecules or reads."
-        )
-        raise ValueError(msg)
-    fraction = values != np.floor(values)
-    if fraction.any():
-        msg = (
-            f"Expected whole counts in {place}, found {values[fraction][0]:g}, which looks normalised or "
-            "log-transformed. Name the layer with raw counts with `layer=`, or round estimated counts with "
-            "`numpy.rint` if that is what they are."
         )
         raise ValueError(msg)
 
@@ -160,18 +157,6 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
         msg = (
             f"Expected positive finite numbers in `adata.obs[{key!r}]`, found {listed(values.unique())}. "
             "Pass `size_factor_key=None` to use library sizes."
-        )
-        raise ValueError(msg)
-
-
-def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:
-    """Require no more clusters than cells, and at least 3 cells to estimate the number of clusters from."""
-    if n_clusters is not None and n_clusters > n_cells:
-        msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
-        raise ValueError(msg)
-    if n_clusters is None and n_cells < 3:
-        msg = (
-            f"Expected at least 3 cells to estimate the number of clusters from, found {n_cells}. Pass `n_clusters=2`."
         )
         raise ValueError(msg)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -159,7 +160,7 @@ RULES: dict[str, Rule] = {
     "patience": number(1, whole=True),
     "noise": AT_LEAST_0,
     # getters and files
-    "get.batch_size": number(1, whole=True),
+    "get.batch_size": either(None, number(1, whole=True)),
     "soft": flag,
     "min_confidence": either(None, number(0.0, 1.0)),
     "library_size": either("latent", number(1e-9)),
@@ -179,9 +180,11 @@ def check(function: str = "", /, **values: Any) -> dict[str, Any]:
     return {name: _rule(function, name)(value, name) for name, value in values.items()}
 
 
-def check_kwargs(kwargs: Any, known: Collection[str], argument: str) -> dict[str, Any]:
-    """Values of a dictionary of arguments as Python's own types; every name must be known."""
-    check_known(kwargs, known, argument)
+def check_kwargs(
+    kwargs: Any, function: Callable[..., Any], argument: str, *, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Values of a dictionary of keyword arguments of a function as Python's own types; some are not taken."""
+    check_known(kwargs, set(inspect.signature(function).parameters) - set(without), argument)
     return {name: _rule("", name)(value, f"{argument}[{name!r}]") for name, value in (kwargs or {}).items()}
 
 
@@ -195,6 +198,18 @@ def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
         takes = "" if len(known) > 25 else f" It takes {', '.join(sorted(known))}."
         msg = f"Expected known arguments in `{argument}`, found {listed(unknown)}.{takes} Check the spelling."
         raise TypeError(msg)
+
+
+def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:
+    """Require no more clusters than cells, and at least 3 cells to estimate the number of clusters from."""
+    if n_clusters is not None and n_clusters > n_cells:
+        msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
+        raise ValueError(msg)
+    if n_clusters is None and n_cells < 3:
+        msg = (
+            f"Expected at least 3 cells to estimate the number of clusters from, found {n_cells}. Pass `n_clusters=2`."
+        )
+        raise ValueError(msg)
 
 
 def _rule(function: str, name: str) -> Rule:

@@ -1,6 +1,15 @@
 """Counts as blocks of the cell-gene graph."""
 
-from scgpcl.data._cells import BipartiteBatch, Cells, bipartite_batch, concatenated, read_rows, row_blocks
+from scgpcl.data._cells import (
+    BipartiteBatch,
+    Cells,
+    GeneMatch,
+    bipartite_batch,
+    concatenated,
+    read_cells,
+    read_rows,
+    row_blocks,
+)
 from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data
 from scgpcl.data._loader import EvenBatchSampler, bipartite_loader

@@ -15,6 +15,8 @@ from scgpcl.nn import Bipartite
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from scgpcl.nn import Moments
+
 #: Rows read at a time where the whole matrix is passed over.
 BLOCK_ROWS = 4096
 
@@ -45,6 +47,13 @@ class BipartiteBatch(NamedTuple):
     cell_index: Tensor
     batch_index: Tensor | None = None
     measured: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> BipartiteBatch:
+        """The batch on a device."""
+        graph = Bipartite(*(part.to(device, non_blocking=True) for part in self.graph))
+        values = self._asdict().items()
+        moved = {name: part.to(device, non_blocking=True) for name, part in values if isinstance(part, Tensor)}
+        return self._replace(graph=graph, **moved)
 
 
 def bipartite_batch(
@@ -164,6 +173,11 @@ class Cells:
         values = (block.data, self._places[block.indices], block.indptr)
         return sp.csr_matrix(values, shape=(block.shape[0], self._n_genes))
 
+    def features(self, moments: Moments, index: np.ndarray) -> sp.csr_matrix:
+        """Standardised features of some cells less those of a zero count, shape (len(index), n_genes)."""
+        known = None if self.batch_index is None else self.batch_index[index]
+        return moments.sparse_features(self.rows(index), self.size_factor[index], known)
+
     def batch(self, index: np.ndarray | None = None) -> BipartiteBatch:
         """Mini-batch of some cells, or of all."""
         index = np.arange(len(self)) if index is None else index
@@ -174,6 +188,70 @@ class Cells:
         measured = torch.zeros(self._n_genes)
         measured[self._places] = 1.0
         return batch._replace(measured=measured)
+
+
+class GeneMatch(NamedTuple):
+    """Where the genes of a model are among those of some cells.
+
+    Genes that count for the library size (``None``: all) and their share in the training library; the measured genes of
+    the model in its order, their positions among the model's genes (``None``: all were measured), and its number of genes.
+    """
+
+    library: np.ndarray | None
+    library_share: float
+    selected: np.ndarray
+    places: np.ndarray | None
+    n_genes: int
+
+
+def read_cells(
+    x: Any,
+    index: np.ndarray,
+    batch_size: int,
+    *,
+    match: GeneMatch,
+    unit_size: float,
+    size: np.ndarray | None = None,
+    batch_index: np.ndarray | None = None,
+) -> Iterator[Cells]:
+    """Cells in the order of ``index``, ``batch_size`` at a time: only their rows are in memory.
+
+    Parameters
+    ----------
+    x
+        Counts in any storage, shape (n_cells, n_all_genes).
+    index
+        Cells, shape (n_wanted,).
+    batch_size
+        Cells read at a time.
+    match
+        Where the genes of the model are.
+    unit_size
+        Library size of a cell whose size factor is 1.
+    size
+        Given size factors of all cells, shape (n_cells,); ``None`` counts library sizes.
+    batch_index
+        Experimental batch of all cells, shape (n_cells,), if the model corrects for batches.
+    """
+    if sp.issparse(x) and x.format != "csr":
+        x = x.tocsr()
+    for start in range(0, len(index), batch_size):
+        rows = index[start : start + batch_size]
+        counts = read_rows(x, rows)
+        if size is not None:
+            library = size[rows]
+        else:
+            counted = counts if match.library is None else counts[:, match.library]
+            # a cell without any known gene gets the smallest possible library
+            library = np.maximum(np.asarray(counted.sum(1, dtype=np.float64)).ravel(), 1.0) / match.library_share
+        yield Cells(
+            counts,
+            library / unit_size,
+            match.selected,
+            batch_index=None if batch_index is None else batch_index[rows],
+            places=match.places,
+            n_genes=match.n_genes,
+        )
 
 
 def concatenated(parts: Sequence[Cells]) -> Cells:

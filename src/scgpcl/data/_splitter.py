@@ -76,4 +76,5 @@ class BipartiteSplitter(DataSplitter):
         """Large batches of all cells, or of the training cells, in their order, for inference on a device."""
         index = self.train_idx if training_only else np.arange(len(self.source))
         pin_memory = torch.device(device).type == "cuda"
-        yield from bipartite_loader(self.source, index, batch_size=BLOCK_ROWS, pin_memory=pin_memory)
+        for batch in bipartite_loader(self.source, index, batch_size=BLOCK_ROWS, pin_memory=pin_memory):
+            yield batch.to(device)

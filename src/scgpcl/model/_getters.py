@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,11 @@ class Getters:
 
     adata: AnnData | None
     module: SCGPCLModule
-    reference: Reference
     seed_: int
+    if TYPE_CHECKING:  # what the model itself has
+
+        @property
+        def reference(self) -> Reference: ...
 
     def get_latent_representation(
         self,
@@ -80,6 +83,7 @@ class Getters:
         ValueError
             If genes that the model uses are missing, if the layer does not hold raw counts, or if the model does not know a batch.
         """
+        batch_size = check("get", batch_size=batch_size)["batch_size"]
         return self._encode(adata, indices, batch_size, transform_batch, dataloader)[0]
 
     def predict(
@@ -115,7 +119,7 @@ class Getters:
         ValueError
             If ``min_confidence`` is outside [0, 1], or is given together with ``soft``.
         """
-        check(min_confidence=min_confidence, soft=soft)
+        batch_size = check("get", batch_size=batch_size, min_confidence=min_confidence, soft=soft)["batch_size"]
         if soft and min_confidence is not None:
             msg = (
                 f"Expected `min_confidence` for names of clusters only, found {min_confidence!r} with `soft=True`. "
@@ -174,13 +178,11 @@ class Getters:
         ValueError
             If the model does not know a batch.
         """
-        library_size = check(library_size=library_size)["library_size"]
+        library_size, batch_size = check("get", library_size=library_size, batch_size=batch_size).values()
         genes, columns = self._gene_columns(gene_list)
         parts = []
         targets = self.reference.registered.target_batches(transform_batch)
-        for batch in self._read(
-            adata, indices, DECODE_BATCH if batch_size is None else batch_size, unseen=transform_batch is not None
-        ):
+        for batch in self._read(adata, indices, batch_size or DECODE_BATCH, unseen=transform_batch is not None):
             mean = torch.zeros(())
             for target in targets:
                 mu = self._decode(batch, target).mu
@@ -210,10 +212,8 @@ class Getters:
         ``"mean"`` (of the negative binomial, at the cell's own library size), ``"dispersions"`` (inverse) and
         ``"dropout"`` (logits), each of shape (n_cells, n_genes).
         """
-        parts = [
-            self._decode(batch)
-            for batch in self._read(adata, indices, DECODE_BATCH if batch_size is None else batch_size)
-        ]
+        batch_size = check("get", batch_size=batch_size)["batch_size"]
+        parts = [self._decode(batch) for batch in self._read(adata, indices, batch_size or DECODE_BATCH)]
         names = ("mean", "dispersions", "dropout")
         empty = torch.empty(0, self.module.n_genes)
         stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
@@ -263,12 +263,12 @@ class Getters:
         """
         import sparse
 
-        check(n_samples=n_samples)
-        seed = self.seed_ if seed is None else check(seed=seed)["seed"]
+        seed = self.seed_ if seed is None else seed
+        n_samples, batch_size, seed = check("get", n_samples=n_samples, batch_size=batch_size, seed=seed).values()
         genes, columns = self._gene_columns(gene_list)
         drawn = []
         with seeded(derived_seed(seed, 40)):
-            for batch in self._read(adata, indices, DECODE_BATCH if batch_size is None else batch_size):
+            for batch in self._read(adata, indices, batch_size or DECODE_BATCH):
                 # drawn on the CPU: the same counts on every device, and the device's random state is the user's
                 mu, theta, zi_logits = (value[:, columns].cpu() for value in self._decode(batch))
                 px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)
@@ -281,11 +281,13 @@ class Getters:
 
     def _target(self, adata: AnnData | None) -> AnnData:
         """The AnnData asked for: another one, or the registered one."""
-        if adata is not None:
-            return adata
-        if self.adata is None:
-            _refuse_missing()
-        return self.adata
+        target = self.adata if adata is None else adata
+        if target is None:
+            msg = "Expected an AnnData, found none: this model was loaded without data. Pass `adata=`."
+            raise ValueError(msg)
+        if target is not self.adata:
+            _input.check_is_adata(target)
+        return target
 
     def _read(
         self,
@@ -298,18 +300,14 @@ class Getters:
         unseen: bool = False,
     ) -> Iterator[BipartiteBatch]:
         """Mini-batches of the cells asked for, matched to the model and checked before any work."""
-        reference = self.reference
-        check("get", batch_size=batch_size)
         if dataloader is not None:
             if adata is not None or indices is not None:
                 msg = "Expected `dataloader` alone, found `adata` or `indices` too. Leave one of them out."
                 raise ValueError(msg)
-            return (cells.batch() for cells in reference.stream(dataloader, batch_size, transform_batch))
+            return (cells.batch() for cells in self.reference.stream(dataloader, batch_size, transform_batch))
         target = self._target(adata)
-        _input.check_is_adata(target)
-        index = as_index(indices, target.n_obs)
-        registered = target is self.adata
-        chunks = reference.read(target, index, batch_size, transform_batch, registered=registered, unseen=unseen)
+        own = target is self.adata
+        chunks = self.reference.read(target, indices, batch_size, transform_batch, registered=own, unseen=unseen)
         return (cells.batch() for cells in chunks)
 
     def _encode(
@@ -321,8 +319,7 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None,
     ) -> tuple[np.ndarray, pd.Index]:
         """Latent vectors of cells, (n_cells, n_latent), and their names."""
-        size = ENCODE_BATCH if batch_size is None else batch_size
-        batches = self._read(adata, indices, size, transform_batch, dataloader)
+        batches = self._read(adata, indices, batch_size or ENCODE_BATCH, transform_batch, dataloader)
         encoded = (self.module.shorten(self.module.encode(batch)).cpu().numpy() for batch in batches)
         if dataloader is not None:
             z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *encoded])
@@ -370,8 +367,3 @@ class Getters:
             )
             raise KeyError(msg)
         return genes, torch.from_numpy(columns)
-
-
-def _refuse_missing() -> NoReturn:
-    msg = "Expected an AnnData, found none: this model was loaded without data. Pass `adata=`."
-    raise ValueError(msg)

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from scvi import settings
 
 from scgpcl import _input
 from scgpcl._rules import listed
-from scgpcl.data import Cells, DataModuleCounts, read_rows, tensors_to_counts
+from scgpcl.data import DataModuleCounts, GeneMatch, read_cells, tensors_to_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import torch
     from anndata import AnnData
+
+    from scgpcl.data import Cells
 
 #: Largest share of the model's genes that new cells may lack.
 MAX_MISSING = 0.2
@@ -46,11 +47,11 @@ class Registration:
         if transform_batch is not None:
             code = self.batch_code(transform_batch)
             return np.full(adata.n_obs, code, dtype=np.int64) if several else None
-        if unseen and key is not None and key not in adata.obs:
-            return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
-        _input.check_obs_key(adata, key, "batch_key")
         if key is None:
             return None
+        if unseen and key not in adata.obs:
+            return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
+        _input.check_obs_key(adata, key, "batch_key")
         values = adata.obs[key].astype(str)
         index = self.batches.get_indexer(values)
         new = sorted(set(values[index < 0]))
@@ -62,6 +63,14 @@ class Registration:
             )
             raise ValueError(msg)
         return index.astype(np.int64) if several else None
+
+    def sizes(self, adata: AnnData) -> np.ndarray | None:
+        """Given size factors, float64 (n_cells,), if they are in order; ``None`` counts library sizes."""
+        key = self.size_factor_key
+        if key is None:
+            return None
+        _input.check_size_factors(adata, key)
+        return adata.obs[key].to_numpy(dtype=np.float64)
 
     def batch_code(self, name: str) -> int:
         """Position of a named batch among the model's."""
@@ -117,29 +126,11 @@ def training_counts(adata: AnnData | None, datamodule: Any, registered: Registra
         counts = DataModuleCounts(datamodule)
         _input.check_counts(counts, None, place="the data module")
         return TrainingCounts(counts, None, registered.known_codes(counts.batch_index))
+    batch_index, size = registered.batch_index(adata), registered.sizes(adata)
     counts = _input.counts_of(adata, registered.layer)
-    _input.check_counts(
-        counts, registered.layer
-    )  # again: counts are often normalised in place after they were registered
-    return TrainingCounts(counts, _given_sizes(adata, registered), registered.batch_index(adata))
-
-
-def _given_sizes(adata: AnnData, registered: Registration) -> np.ndarray | None:
-    key = registered.size_factor_key
-    return None if key is None else adata.obs[key].to_numpy(dtype=np.float64)
-
-
-class GeneMatch(NamedTuple):
-    """Where the genes of a reference are among those of some cells.
-
-    Genes that count for the library size (``None``: all) and their share in the training library; the measured genes of
-    the model in its order, and their positions among the model's genes (``None``: all were measured).
-    """
-
-    library: np.ndarray | None
-    library_share: float
-    selected: np.ndarray
-    places: np.ndarray | None
+    # checked again, because counts are often normalised in place after they were registered
+    _input.check_counts(counts, registered.layer)
+    return TrainingCounts(counts, size, batch_index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,14 +159,15 @@ class Reference:
 
     def match(self, names: pd.Index) -> GeneMatch:
         """Find the model's genes by name; too many missing ones are an error."""
-        _input.check_names(names, "var_names")
+        n_genes = len(self.selected)
         if names.equals(self.genes):
-            return GeneMatch(None, 1.0, names.get_indexer(self.selected), None)
+            return GeneMatch(None, 1.0, names.get_indexer(self.selected), None, n_genes)
+        _input.check_names(names, "var_names")
         library, selected = names.get_indexer(self.genes), names.get_indexer(self.selected)
         missing = self.selected[selected < 0]
-        if len(missing) > MAX_MISSING * len(selected):
+        if len(missing) > MAX_MISSING * n_genes:
             msg = (
-                f"Expected at least {1 - MAX_MISSING:.0%} of the {len(selected)} genes that the model uses in "
+                f"Expected at least {1 - MAX_MISSING:.0%} of the {n_genes} genes that the model uses in "
                 f"`adata.var_names`, found {len(missing)} missing: {listed(missing)}. Genes are matched by name; "
                 "check that both data sets name genes alike."
             )
@@ -183,58 +175,35 @@ class Reference:
         known = library >= 0
         share = 1.0 if known.all() else float(self.shares[known].sum())
         places = np.flatnonzero(selected >= 0) if len(missing) else None
-        return GeneMatch(library[known], share, selected[selected >= 0], places)
-
-    def cells(
-        self, counts: sp.csr_matrix, match: GeneMatch, size: np.ndarray | None, batch_index: np.ndarray | None
-    ) -> Cells:
-        """Cells of the model from counts (n_cells, n_all_genes); size factors are counted where none are given."""
-        if size is None:
-            counted = counts if match.library is None else counts[:, match.library]
-            # a cell without any known gene gets the smallest library there is
-            size = np.maximum(np.asarray(counted.sum(1, dtype=np.float64)).ravel(), 1.0) / match.library_share
-        return Cells(
-            counts,
-            size / self.unit_size,
-            match.selected,
-            batch_index=batch_index,
-            places=match.places,
-            n_genes=len(self.selected),
-        )
+        return GeneMatch(library[known], share, selected[selected >= 0], places, n_genes)
 
     def read(
         self,
         adata: AnnData,
-        index: np.ndarray,
+        indices: Any,
         batch_size: int,
         transform_batch: str | None = None,
         *,
         registered: bool = False,
         unseen: bool = False,
     ) -> Iterator[Cells]:
-        """Check and match cells before any work, then read them in the order of ``index``, ``batch_size`` at a time.
+        """Match and check cells before any work, then read those asked for in their order, ``batch_size`` at a time.
 
         The counts of ``registered`` cells have been checked before. See :meth:`Registration.batch_index` for the rest.
         """
         layer = self.registered.layer
+        index = as_index(indices, adata.n_obs)
         match = self.match(adata.var_names)
+        batch_index = self.registered.batch_index(adata, transform_batch, unseen=unseen)
+        size = self.registered.sizes(adata)
         x = _input.counts_of(adata, layer)
         if not registered:
             _input.check_counts(x, layer, min_cells=1)
-            _input.check_size_factors(adata, self.registered.size_factor_key)
-            self._warn_of_missing(match)
-        batch_index = self.registered.batch_index(adata, transform_batch, unseen=unseen)
-        size = _given_sizes(adata, self.registered)
-        if sp.issparse(x) and x.format != "csr":
-            x = x.tocsr()
-
-        def chunks() -> Iterator[Cells]:
-            for start in range(0, len(index), batch_size):
-                rows = index[start : start + batch_size]
-                own = (None if values is None else values[rows] for values in (size, batch_index))
-                yield self.cells(read_rows(x, rows), match, *own)
-
-        return chunks()
+            if match.places is not None:
+                self._warn_of_missing(match.places)
+        return read_cells(
+            x, index, batch_size, match=match, unit_size=self.unit_size, size=size, batch_index=batch_index
+        )
 
     def stream(
         self, dataloader: Iterable[Mapping[str, torch.Tensor]], batch_size: int, transform_batch: str | None
@@ -252,14 +221,11 @@ class Reference:
             counts, codes = tensors_to_counts(tensors, len(self.genes))
             _input.check_counts(counts, None, min_cells=1, place="the data loader")
             known = self.registered.known_codes(codes if target is None else np.full_like(codes, target))
-            for start in range(0, counts.shape[0], batch_size):
-                rows = slice(start, start + batch_size)
-                yield self.cells(counts[rows], match, None, None if known is None else known[rows])
+            index = np.arange(counts.shape[0])
+            yield from read_cells(counts, index, batch_size, match=match, unit_size=self.unit_size, batch_index=known)
 
-    def _warn_of_missing(self, match: GeneMatch) -> None:
-        if match.places is None:
-            return
-        missing = self.selected.delete(match.places)
+    def _warn_of_missing(self, places: np.ndarray) -> None:
+        missing = self.selected.delete(places)
         msg = (
             f"{len(missing)} of the {len(self.selected)} genes that the model uses are missing in `adata.var_names` "
             f"({listed(missing)}) and take their training mean."

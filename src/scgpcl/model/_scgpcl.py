@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import pandas as pd
 import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
@@ -14,7 +14,7 @@ from scvi.utils import setup_anndata_dsp
 
 from scgpcl import _input, _keys
 from scgpcl._random import seeded
-from scgpcl._rules import check, check_known
+from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.model._annotate import annotate
 from scgpcl.model._getters import Getters
 from scgpcl.model._reference import Reference, Registration
@@ -143,7 +143,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
             seed = check(seed=seed)["seed"]
         self.n_clusters_ = values["n_clusters"]
         if adata is not None and self.n_clusters_ is not None:
-            _input.check_enough_cells(self.n_clusters_, adata.n_obs)
+            check_enough_cells(self.n_clusters_, adata.n_obs)
         try:
             super().__init__(adata, own_registry(type(self), registry))
         except ValueError as error:
@@ -153,15 +153,15 @@ class SCGPCL(Training, Getters, BaseModelClass):
             )
             raise ValueError(msg) from error
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
-        self.n_clusters_curve_: pd.DataFrame | None = None
+        self.n_clusters_curve_ = None
         self.gene_flavor = values["gene_flavor"]
         self.feature_total = values["feature_total"]
         self.start = values["start"]
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
-        self.gene_names_: np.ndarray | None = None
-        self.selected_genes_: np.ndarray | None = None
-        self.unit_size_: float | None = None
-        self.gene_shares_: np.ndarray | None = None
+        self.gene_names_ = None
+        self.selected_genes_ = None
+        self.unit_size_ = None
+        self.gene_shares_ = None
         with seeded(self.seed_):
             self.module = SCGPCLModule(
                 _n_selected(values["n_top_genes"], n_vars),
@@ -242,21 +242,31 @@ class SCGPCL(Training, Getters, BaseModelClass):
         ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
         ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
         """
-        reference = self.reference
+        _ = self.reference  # a model that is not trained is refused first
         values = check(min_confidence=min_confidence, key_added=key_added)
         target = self._target(adata)
-        _input.check_is_adata(target)
         _input.check_not_view(target)
-        latent = self.get_latent_representation(target, transform_batch=transform_batch)
+        self._write(target, transform_batch=transform_batch, **values)
+
+    def _annotate_registered(self) -> None:
+        self._write(cast("AnnData", self.adata), key_added=_keys.STEM, min_confidence=None, transform_batch=None)
+
+    def _write(
+        self, adata: AnnData, *, key_added: str, min_confidence: float | None, transform_batch: str | None
+    ) -> None:
+        """Compute everything, then write it."""
+        selected = self._make_reference().selected
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
+        latent, cells = self._encode(adata, None, None, transform_batch, None)
         annotate(
-            target,
+            adata,
             latent=latent,
-            probability=self._probability(latent, target.obs_names),
-            selected=reference.selected,
+            probability=self._probability(latent, cells),
+            selected=selected,
             parameters=parameters,
-            **values,
+            key_added=key_added,
+            min_confidence=min_confidence,
         )
 
     def save(
@@ -373,8 +383,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
         return self._make_reference()
 
     def _make_reference(self) -> Reference:
-        names = pd.Index(self.gene_names_), pd.Index(self.selected_genes_)
-        return Reference(self.registration, *names, self.unit_size_, self.gene_shares_)
+        parts = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_
+        genes, selected, unit_size, shares = cast("tuple[np.ndarray, np.ndarray, float, np.ndarray]", parts)
+        return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares)
 
 
 def _n_selected(n_top_genes: float | None, n_vars: int) -> int:

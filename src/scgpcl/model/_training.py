@@ -11,12 +11,13 @@ import torch
 
 from scgpcl import _input
 from scgpcl._random import cpu_generator, derived_seed, seeded
-from scgpcl._rules import check
+from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import training_counts
 from scgpcl.model._setup import check_datamodule
 from scgpcl.pp import N_AXES, ComparisonSpace, fit_batches, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
+    SET_BY_RUN,
     BestDecoder,
     ClusterPlan,
     DecoderPlan,
@@ -25,7 +26,6 @@ from scgpcl.train import (
     Run,
     TargetUpdate,
     check_checkpoint_path,
-    check_plan_kwargs,
     check_run,
     check_split,
     check_trainer,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 MIN_DECODER_CELLS = 20
 #: Cells of a query read at a time.
 READ_CELLS = 2048
+#: Arguments of the clustering plan that an update cannot change.
+FIXED_BY_TRAIN = {"alpha", "shrinkage"}
 
 
 class Training:
@@ -58,7 +60,7 @@ class Training:
     adata: AnnData | None
     module: SCGPCLModule
     trainer: pl.Trainer | None = None
-    history_: dict[str, pd.DataFrame] | None
+    history_: Any
     is_trained_: bool
     init_params_: dict[str, Any]
     n_clusters_: int | None
@@ -67,13 +69,26 @@ class Training:
     gene_flavor: GeneFlavor
     feature_total: float | None
     start: Literal["pca", "random"]
-    registration: Registration
-    reference: Reference
     train_indices: Any
     validation_indices: Any
     test_indices: Any
+    gene_names_: np.ndarray | None
+    selected_genes_: np.ndarray | None
+    unit_size_: float | None
+    gene_shares_: np.ndarray | None
     #: Data module of the last training, of a model without an AnnData.
     _datamodule: Any = None
+
+    if TYPE_CHECKING:  # what the model itself has
+
+        @property
+        def registered_genes(self) -> pd.Index: ...
+        @property
+        def registration(self) -> Registration: ...
+        @property
+        def reference(self) -> Reference: ...
+        def _make_reference(self) -> Reference: ...
+        def _annotate_registered(self) -> None: ...
 
     def train(
         self,
@@ -164,6 +179,7 @@ class Training:
         ValueError
             If an argument is out of range, or the checkpoint is damaged or of another model, before any work.
         """
+        n_cells = self._check_cells(datamodule)
         values = check(
             pretrain_max_epochs=pretrain_max_epochs if max_epochs is None else max_epochs,
             cluster_max_epochs=cluster_max_epochs if max_epochs is None else max_epochs,
@@ -171,17 +187,20 @@ class Training:
             agreement=agreement,
             agreement_patience=agreement_patience,
             label_tol=label_tol,
+            train_size=train_size,
+            validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
         )
-        n_cells = self._check_cells(datamodule)
+        pretrain = check_kwargs(pretrain_plan_kwargs, PretrainPlan, "pretrain_plan_kwargs", without=SET_BY_RUN)
+        cluster = check_kwargs(cluster_plan_kwargs, ClusterPlan, "cluster_plan_kwargs", without=SET_BY_RUN)
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
         check_trainer(accelerator, devices, trainer_kwargs)
-        pretrain = check_plan_kwargs(PretrainPlan, pretrain_plan_kwargs, "pretrain_plan_kwargs")
-        cluster = check_plan_kwargs(ClusterPlan, cluster_plan_kwargs, "cluster_plan_kwargs")
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
         resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
-        own = self.init_params_["non_kwargs"]
-        identified = identity(own, seed=self.seed_, n_cells=n_cells, genes=self.registered_genes)
+        identified: dict[str, Any] = {}
+        if path is not None or resumed is not None:
+            own = self.init_params_["non_kwargs"]
+            identified = identity(own, seed=self.seed_, n_cells=n_cells, genes=self.registered_genes)
         if resumed is not None:
             check_run(resumed, identified, self.n_clusters_)
         if early_stopping:
@@ -199,29 +218,25 @@ class Training:
                 shuffle_set_split=values["shuffle_set_split"],
                 **(datasplitter_kwargs or {}),
             )
-            run = self._run(
-                splitter,
-                Devices(accelerator, devices, trainer_kwargs, self),
-                checkpoint=path,
-                resumed=resumed,
-                identity=identified,
-            )
             space = ComparisonSpace(cells, self.module.moments, seed=self.seed_)
+            where = Devices(accelerator, devices, trainer_kwargs, self)
+            pretraining = PretrainPlan(self.module, seed=self.seed_, n_clusters=self.n_clusters_, **pretrain)
+            clustering = ClusterPlan(self.module, seed=self.seed_, **cluster)
             epochs = values["cluster_max_epochs"]
-            with self._recorded(run):
+            more = {"checkpoint": path, "resumed": resumed, "identity": identified}
+            with self._running(splitter, where, split=True, **more) as run:
                 run.pretrain(
+                    pretraining,
                     space,
                     max_epochs=values["pretrain_max_epochs"],
                     agreement=values["agreement"],
                     patience=values["agreement_patience"],
-                    plan_kwargs=pretrain,
                 )
-                plan = ClusterPlan(self.module, seed=self.seed_, **cluster)
-                run.place_centers(space, plan, last=epochs == 0)
+                run.place_centers(clustering, space, last=epochs == 0)
                 self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
-                run.cluster(plan, max_epochs=epochs, label_tol=values["label_tol"])
+                run.cluster(clustering, max_epochs=epochs, label_tol=values["label_tol"])
         if self.adata is not None:
-            self.annotate()
+            self._annotate_registered()
 
     def update(
         self,
@@ -280,7 +295,7 @@ class Training:
         values = check(cluster_max_epochs=max_epochs, batch_size=batch_size, label_tol=label_tol)
         self._check_cells()
         check_trainer(accelerator, devices, trainer_kwargs)
-        plan_values = check_plan_kwargs(ClusterPlan, plan_kwargs, "plan_kwargs", fixed={"alpha", "shrinkage"})
+        plan_values = check_kwargs(plan_kwargs, ClusterPlan, "plan_kwargs", without=SET_BY_RUN | FIXED_BY_TRAIN)
         if trainer_kwargs.get("early_stopping"):
             msg = (
                 "Expected no `early_stopping` in `update`, found it set: no cells are kept to validate on. "
@@ -296,19 +311,23 @@ class Training:
                 f"{missing.sum()} missing. Cells that lack some can be mapped, see `model.predict`."
             )
             raise ValueError(msg)
-        new = concatenated(list(reference.read(query, np.arange(query.n_obs), READ_CELLS)))
+        new = concatenated(list(reference.read(query, None, READ_CELLS)))
         cells = concatenated([self._prepare(), new])
         seed = derived_seed(self.seed_, 30)
         splitter = BipartiteSplitter(cells, seed=seed, batch_size=values["batch_size"], train_size=1.0)
-        run = self._run(splitter, Devices(accelerator, devices, trainer_kwargs, self))
-        with self._restored_on_failure(), seeded(derived_seed(self.seed_, 3)), self._recorded(run, split=False):
+        where = Devices(accelerator, devices, trainer_kwargs, self)
+        with (
+            self._restored_on_failure(),
+            seeded(derived_seed(self.seed_, 3)),
+            self._running(splitter, where, split=False) as run,
+        ):
             if values["cluster_max_epochs"] > 0:
                 update = TargetUpdate(splitter, tol=values["label_tol"])
                 plan = ClusterPlan(self.module, seed=self.seed_, **plan_values)
                 run.fit(plan, [update], values["cluster_max_epochs"])
             encode_all(self.module, splitter)
         if self.adata is not None:
-            self.annotate()
+            self._annotate_registered()
 
     def train_decoder(
         self,
@@ -372,7 +391,7 @@ class Training:
         )
         n_cells = self._check_cells()
         check_trainer(accelerator, devices, trainer_kwargs)
-        plan_values = check_plan_kwargs(DecoderPlan, plan_kwargs, "plan_kwargs")
+        plan_values = check_kwargs(plan_kwargs, DecoderPlan, "plan_kwargs", without=SET_BY_RUN)
         if n_cells < MIN_DECODER_CELLS:
             msg = f"Expected at least {MIN_DECODER_CELLS} cells to train on and hold out from, found {n_cells}."
             raise ValueError(msg)
@@ -384,9 +403,13 @@ class Training:
             batch_size=values["batch_size"],
             train_size=1.0 - values["validation_size"],
         )
-        run = self._run(splitter, Devices(accelerator, devices, trainer_kwargs, self))
+        where = Devices(accelerator, devices, trainer_kwargs, self)
         known = None if cells.batch_index is None else torch.from_numpy(cells.batch_index)
-        with self._restored_on_failure(), seeded(derived_seed(self.seed_, 4)), self._recorded(run, split=False):
+        with (
+            self._restored_on_failure(),
+            seeded(derived_seed(self.seed_, 4)),
+            self._running(splitter, where, split=False) as run,
+        ):
             z = torch.cat([self.module.encode(batch) for batch in splitter.batches()])
             plan = DecoderPlan(
                 self.module, seed=self.seed_, z=z, batch_index=known, noise=values["noise"], **plan_values
@@ -413,13 +436,13 @@ class Training:
             )
             raise ValueError(msg)
         n_cells = int(cells.n_obs)
-        _input.check_enough_cells(self.n_clusters_, n_cells)
+        check_enough_cells(self.n_clusters_, n_cells)
         return n_cells
 
     def _prepare(self) -> Cells:
         """Training cells; the first call fixes genes, feature moments and the start of the network."""
-        found = training_counts(self.adata, self._datamodule, self.registration)
         genes = self.registered_genes
+        found = training_counts(self.adata, self._datamodule, self.registration)
         if self.gene_names_ is not None:
             reference = self._make_reference()
             if not genes.equals(reference.genes):
@@ -445,6 +468,7 @@ class Training:
         if cells.batch_index is not None:
             moments, share, ratio = fit_batches(cells, self.module.n_batch, scale=moments.scale, seed=self.seed_)
         self.module.set_moments(moments, share)
+        moments = self.module.moments
         if self.start == "pca":
             n_axes = min(N_AXES, self.module.n_latent)
             axes = principal_axes(cells, moments, n_axes, seed=derived_seed(self.seed_, 10))
@@ -456,8 +480,10 @@ class Training:
         self.unit_size_, self.gene_shares_ = features.unit_size, features.shares
         return cells
 
-    def _run(self, splitter: BipartiteSplitter, where: Devices, **kwargs: Any) -> Run:
-        return Run(
+    @contextmanager
+    def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
+        """A run whose results the model takes over, also when it fails; with its ``split`` of the cells if wanted."""
+        run = Run(
             self.module,
             splitter,
             where,
@@ -468,19 +494,15 @@ class Training:
             trainer=self.trainer,
             **kwargs,
         )
-
-    @contextmanager
-    def _recorded(self, run: Run, *, split: bool = True) -> Iterator[None]:
-        """Take over what the run has reached, also when it fails."""
         was_trained = self.is_trained_
         try:
-            yield
+            yield run
         finally:
             self.history_, self.trainer = run.history or None, run.trainer
             self.is_trained_ = was_trained or run.fitted
             if split and run.fitted:
-                self.train_indices, self.validation_indices = run.splitter.train_idx, run.splitter.val_idx
-                self.test_indices = run.splitter.test_idx
+                self.train_indices, self.validation_indices = splitter.train_idx, splitter.val_idx
+                self.test_indices = splitter.test_idx
 
     @contextmanager
     def _restored_on_failure(self) -> Iterator[None]:

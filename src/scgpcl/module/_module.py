@@ -163,20 +163,16 @@ class SCGPCLModule(BaseModuleClass):
         Parameters
         ----------
         batches
-            Gives the batches of all training cells each time it is called.
+            Gives the batches of all training cells, on the device of the network, each time it is called.
 
         Returns
         -------
         Latent vectors of the training cells, of whole length, shape (n_cells, n_latent).
         """
-        device = self.gene_mean.device
-
-        def features() -> Iterable[StandardizedCounts]:
-            return (self.features(_to(batch, device)) for batch in batches())
-
+        features = lambda: (self.features(batch) for batch in batches())
         n_cells = self.encoder.fit_states(features)
         z = self.gene_mean.new_empty(n_cells, self.n_latent)
-        batch_index = torch.empty(n_cells, dtype=torch.int64, device=device) if self.n_batch else None
+        batch_index = torch.empty(n_cells, dtype=torch.int64, device=z.device) if self.n_batch else None
         start = 0
         for part in features():
             rows = slice(start, start + part.graph.n_cells)
@@ -226,13 +222,3 @@ class SCGPCLModule(BaseModuleClass):
         """Draw counts from the denoised distribution, shape (n_samples, n_cells, n_genes)."""
         px = self.generative(self.encode(batch), batch.size_factor, batch.batch_index)["px"]
         return px.sample((n_samples,))
-
-
-def _to(batch: BipartiteBatch, device: torch.device) -> BipartiteBatch:
-    graph = type(batch.graph)(*(t.to(device, non_blocking=True) for t in batch.graph))
-    moved = {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch._asdict().items()
-        if isinstance(value, torch.Tensor)
-    }
-    return batch._replace(graph=graph, **moved)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scgpcl.nn._layers import HiddenLayer
+from scgpcl.nn._layers import NodeBatchNorm
 from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_zinb_loss, inverse_dispersion
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Dispersion = Literal["gene", "gene-cell"]
 
 
+#: Rows whose moments are taken in float64 at a time.
+MOMENT_ROWS = 1 << 16
 #: Smallest mean and dropout logit that the decoder starts at where it starts at the data's means.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0
@@ -28,6 +30,40 @@ class ZINBParameters(NamedTuple):
     mu: Tensor
     theta: Tensor
     zi_logits: Tensor
+
+
+class HiddenLayer(nn.Module):
+    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.norm = NodeBatchNorm(n_out)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map vectors of shape (n_cells, n_views, n_in)."""
+        return functional.relu(self.norm(self.linear(z)))
+
+    @torch.no_grad()
+    def fit_statistics(self, z: Tensor) -> None:
+        """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
+        total = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            total += rows.double().sum(0)
+        mean = total / len(z)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=z.device)
+        for rows in z.split(MOMENT_ROWS):
+            centred = rows - mean
+            covariance.addmm_(centred.t(), centred, alpha=1.0 / len(z))
+        weight = self.linear.weight.double()
+        variance = ((weight @ covariance) * weight).sum(1)
+        self.norm.set_statistics(weight @ mean + self.linear.bias, variance)
 
 
 class ProjectionHead(nn.Module):

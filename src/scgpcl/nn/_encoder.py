@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scgpcl.nn._features import project
 from scgpcl.nn._graph import spmm
-from scgpcl.nn._layers import BipartiteSAGEConv, NodeBatchNorm, project, receive
+from scgpcl.nn._layers import BipartiteSAGEConv, NodeBatchNorm, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -126,7 +127,8 @@ class BipartiteEncoder(nn.Module):
         -------
         Number of training cells.
         """
-        gene, to_genes = self.gene_embedding, None
+        gene: Tensor = self.gene_embedding
+        to_genes = None
         if self.use_graph:
             to_genes = _Affine(None, self.gene1.lin_l.weight.t(), self.gene1.lin_l.weight.new_zeros(()))
         message = gene @ self.cell1.lin_l.weight.t() if self.use_graph else None

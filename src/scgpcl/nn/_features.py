@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scgpcl.nn._graph import Bipartite, spmm
 
@@ -107,6 +108,13 @@ class StandardizedCounts(NamedTuple):
         return (spmm(self.graph, self.values, flat) + offset).view(-1, n_views, n)
 
 
+def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
+    """Multiply dense or sparse node features with the weight of a ``Linear``, shape (n, n_in)."""
+    if isinstance(x, StandardizedCounts):
+        return x.project(weight)
+    return functional.linear(x, weight)
+
+
 def standardized_entries(counts: Any, factor: Any, std: Any, offset: Any, clip: float) -> Any:
     """Features of stored counts less that of a zero: ``min(log1p(x * factor) / sd, clip - o)``; torch or numpy alike."""
     xp: Any = torch if isinstance(counts, Tensor) else np
@@ -158,11 +166,6 @@ class Moments:
     mean: np.ndarray
     std: np.ndarray
     scale: float
-
-    @classmethod
-    def single(cls, mean: np.ndarray, std: np.ndarray, scale: float) -> Moments:
-        """Moments rounded to the single precision in which the network computes."""
-        return cls(mean.astype(np.float32), std.astype(np.float32), float(np.float32(scale)))
 
     @property
     def offset(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Layers: GraphSAGE between the two node types, batch normalisation of node vectors, and a hidden layer."""
+"""Layers: GraphSAGE between the two node types, and batch normalisation of node vectors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 
-from scgpcl.nn._features import BatchLinks, StandardizedCounts
+from scgpcl.nn._features import BatchLinks, StandardizedCounts, project
 from scgpcl.nn._graph import Bipartite, neighbor_mean
-
-#: Rows whose moments are taken in float64 at a time.
-MOMENT_ROWS = 1 << 16
 
 
 class BipartiteSAGEConv(MessagePassing):
@@ -105,13 +102,6 @@ def receive(
     return mean if links is None else mean - links.typical_mean(x, keep)
 
 
-def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
-    """Multiply dense or sparse node features with the weight of a ``Linear``, shape (n, n_in)."""
-    if isinstance(x, StandardizedCounts):
-        return x.project(weight)
-    return functional.linear(x, weight)
-
-
 class NodeBatchNorm(nn.Module):
     """Batch normalisation with batch statistics in training and exact data statistics in inference.
 
@@ -168,37 +158,3 @@ class NodeBatchNorm(nn.Module):
         """Scale and shift of inference: ``norm(x) = x * scale + shift``, each of shape (n,)."""
         scale = self.weight / torch.sqrt(self.var + self.eps)
         return scale, self.bias - self.mean * scale
-
-
-class HiddenLayer(nn.Module):
-    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
-
-    Parameters
-    ----------
-    n_in, n_out
-        Widths.
-    """
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
-        self.norm = NodeBatchNorm(n_out)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map vectors of shape (n_cells, n_views, n_in)."""
-        return functional.relu(self.norm(self.linear(z)))
-
-    @torch.no_grad()
-    def fit_statistics(self, z: Tensor) -> None:
-        """Set the exact moments of the layer from the inputs of all cells, shape (n_cells, n_in)."""
-        total = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
-        for rows in z.split(MOMENT_ROWS):
-            total += rows.double().sum(0)
-        mean = total / len(z)
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=z.device)
-        for rows in z.split(MOMENT_ROWS):
-            centred = rows - mean
-            covariance.addmm_(centred.t(), centred, alpha=1.0 / len(z))
-        weight = self.linear.weight.double()
-        variance = ((weight @ covariance) * weight).sum(1)
-        self.norm.set_statistics(weight @ mean + self.linear.bias, variance)

@@ -244,6 +244,7 @@ class _FusedZINB(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         n_cells, n_views, _ = hidden.shape
+        n_genes = len(bias) // (3 if raw_theta is None else 2)
         edges = _Edges(counts, graph.indices.long(), log_size[graph.rows])
         loss = n_views * torch.lgamma(counts + 1.0).sum().double()
         theta, d_raw = None, None
@@ -254,7 +255,7 @@ class _FusedZINB(torch.autograd.Function):
             if d_gamma is not None:
                 d_raw.index_add_(0, edges.genes, d_gamma, alpha=n_views)
         grads = OutputGradients(torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
-        work = hidden.new_empty(3, slice_size(hidden, weight.shape[0]) * n_views, graph.n_genes)
+        work = hidden.new_empty(3, slice_size(hidden, weight.shape[0]) * n_views, n_genes)
         for part in output_slices(hidden, weight, bias, graph):
             sizes = log_size[part.cells].repeat_interleave(n_views).unsqueeze(1)
             nll, d_theta = _zinb_slice(part, theta, sizes, edges.of(part), work[:, : len(sizes)], with_grad)
@@ -265,7 +266,7 @@ class _FusedZINB(torch.autograd.Function):
                 d_raw += d_theta
         if raw_theta is not None and d_raw is not None:
             d_raw *= torch.sigmoid(raw_theta)
-        ctx.n_entries = n_cells * n_views * graph.n_genes
+        ctx.n_entries = n_cells * n_views * n_genes
         ctx.save_for_backward(*grads, d_raw)
         return (loss / ctx.n_entries).to(hidden.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) ->
     index = np.arange(len(cells))
     if len(index) > MAX_AXES_CELLS:
         index = np.sort(rng.choice(index, MAX_AXES_CELLS, replace=False))
-    return fit_axes(_features(cells, moments, index), moments.offset, cells, index, n_axes, rng)
+    return fit_axes(cells.features(moments, index), moments.offset, cells, index, n_axes, rng)
 
 
 def fit_axes(
@@ -91,14 +92,9 @@ def scores_along(cells: Cells, moments: Moments, axes: np.ndarray, weight: np.nd
     parts = []
     for start in range(0, len(cells), MAX_AXES_CELLS):
         index = np.arange(start, min(start + MAX_AXES_CELLS, len(cells)))
-        own = _features(cells, moments, index) @ projection
+        own = cells.features(moments, index) @ projection
         parts.append(own if cells.batch_index is None else own + offset[cells.batch_index[index]])
     return np.concatenate(parts).astype(np.float32)
-
-
-def _features(cells: Cells, moments: Moments, index: np.ndarray) -> sp.csr_matrix:
-    known = None if cells.batch_index is None else cells.batch_index[index]
-    return moments.sparse_features(cells.rows(index), cells.size_factor[index], known)
 
 
 def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
@@ -109,6 +105,7 @@ def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
     return np.sort(rng.choice(n_cells, MAX_COMPARED_CELLS, replace=False))
 
 
+@dataclass(eq=False)
 class ComparisonSpace:
     """Principal components of log counts that are divided by the square root of each gene's standard deviation.
 
@@ -118,15 +115,20 @@ class ComparisonSpace:
     :func:`comparison_sample`. Nothing is computed before it is asked for.
     """
 
-    def __init__(self, cells: Cells, moments: Moments, *, seed: int) -> None:
-        self.cells, self.moments, self.seed = cells, moments, seed
-        self.index = comparison_sample(len(cells), seed=seed)
+    cells: Cells
+    moments: Moments
+    seed: int
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Cells that partitions are compared on."""
+        return comparison_sample(len(self.cells), seed=self.seed)
 
     def all(self) -> torch.Tensor:
         """Components of all cells, float32, shape (n_cells, at most ``N_AXES``)."""
         std, cells = self.moments.std, self.cells
         weight = np.sqrt(std if std.ndim == 1 else std.mean(0))
-        features = _features(cells, self.moments, self.index)
+        features = cells.features(self.moments, self.index)
         features.data *= weight[features.indices]
         rng = np.random.default_rng(derived_seed(self.seed, 14))
         axes = fit_axes(features, self.moments.offset * weight, cells, self.index, N_AXES, rng)

@@ -11,11 +11,12 @@ import torch
 from scgpcl._random import derived_seed
 from scgpcl.cluster import kmeans
 from scgpcl.data._cells import BLOCK_ROWS
-from scgpcl.nn import Moments
 from scgpcl.pp._axes import principal_axes, scores_along
+from scgpcl.pp._genes import rounded_moments
 
 if TYPE_CHECKING:
     from scgpcl.data import Cells
+    from scgpcl.nn import Moments
 
 #: Strength of the no-batch-effect prior, in pseudo-cells.
 PRIOR_CELLS = 10.0
@@ -91,7 +92,7 @@ def fit_batches(cells: Cells, n_batch: int, *, scale: float, seed: int) -> Batch
     groups = None
     for turn in range(GROUP_ROUNDS + 1):
         found = batch_moments(cells, n_batch, groups=groups, scale=scale)
-        moments = Moments.single(found.mean, found.std, scale)
+        moments = rounded_moments(found.mean, found.std, scale)
         axes = principal_axes(cells, moments, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
         if turn == GROUP_ROUNDS or axes is None or len(cells) <= N_GROUPS:
             break

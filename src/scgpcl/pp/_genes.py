@@ -40,6 +40,11 @@ class Features(NamedTuple):
     gene_mean: np.ndarray
 
 
+def rounded_moments(mean: np.ndarray, std: np.ndarray, scale: float) -> Moments:
+    """Moments in the single precision in which the network computes."""
+    return Moments(mean.astype(np.float32), std.astype(np.float32), float(np.float32(scale)))
+
+
 def fit_features(
     x: Any,
     *,
@@ -80,7 +85,7 @@ def fit_features(
     std = statistics.log_std[mask]
     std = np.where(std > 0, std, 1.0)
     shares = statistics.norm_mean / statistics.norm_mean.sum()
-    moments = Moments.single(statistics.log_mean[mask], std, scale)
+    moments = rounded_moments(statistics.log_mean[mask], std, scale)
     return Features(mask, unit_size, size_factor, shares, moments, statistics.norm_mean[mask])
 
 

@@ -1,7 +1,7 @@
 """Training plans and what happens between epochs."""
 
-from scgpcl.train._arguments import check_plan_kwargs, check_split, check_trainer
-from scgpcl.train._callbacks import FiniteLosses, PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.train._arguments import check_split, check_trainer
+from scgpcl.train._callbacks import FiniteLosses, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import (
     EpochCheckpoint,
     RunState,
@@ -11,9 +11,8 @@ from scgpcl.train._checkpoint import (
     read_checkpoint,
 )
 from scgpcl.train._decoder import BestDecoder, DecoderPlan
-from scgpcl.train._fit import Devices, History, fit_stage, merge_histories
-from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
-from scgpcl.train._ranks import SameCells, from_first
+from scgpcl.train._fit import Devices, History, SameCells, fit_stage, merge_histories
+from scgpcl.train._plans import SET_BY_RUN, ClusterPlan, PretrainPlan, StagePlan
 from scgpcl.train._run import Run
 
 __all__ = ["ClusterPlan", "DecoderPlan", "PretrainPlan"]

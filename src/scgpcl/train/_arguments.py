@@ -1,4 +1,4 @@
-"""Arguments of a run that no table can hold: the split, the trainer, and the keyword arguments of plans."""
+"""Arguments of a run that no table can hold: the split of the cells, and the trainer."""
 
 from __future__ import annotations
 
@@ -11,29 +11,16 @@ from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from scvi.dataloaders import DataSplitter
 from scvi.train import Trainer
 
-from scgpcl._rules import check, check_known, check_kwargs, one_of
+from scgpcl._rules import RULES, check_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from scgpcl.train._plans import StagePlan
-
-#: Arguments of plans that a run sets itself.
-SET_BY_RUN = {"self", "module", "seed", "n_clusters", "neighborhood", "z", "batch_index", "noise"}
-
-
-def check_plan_kwargs(
-    plan: type[StagePlan], kwargs: Any, argument: str, *, fixed: set[str] | None = None
-) -> dict[str, Any]:
-    """Arguments of a training plan given in ``argument``, as Python's own types; those ``fixed`` by now are refused."""
-    return check_kwargs(kwargs, _names(plan.__init__) - SET_BY_RUN - (fixed or set()), argument)
 
 
 def check_split(
     train_size: float | None, validation_size: float | None, splitter_kwargs: Any, n_cells: int, *, early_stopping: bool
 ) -> None:
     """Require shares of the cells that leave at least two to train on, and known arguments of the splitter."""
-    check(train_size=train_size, validation_size=validation_size)
     share = 0.9 if train_size is None else train_size
     if validation_size is not None and share + validation_size > 1.0 + 1e-9:
         msg = (
@@ -44,7 +31,7 @@ def check_split(
     if np.ceil(share * n_cells) < 2:
         msg = f"Expected at least 2 cells to train on, found `train_size={train_size}` of {n_cells} cells. Raise it."
         raise ValueError(msg)
-    if early_stopping and share >= 1.0 or (early_stopping and train_size is None):
+    if early_stopping and (train_size is None or train_size >= 1.0):
         msg = (
             "Expected `train_size` below 1 with `early_stopping=True`, found no cells to validate on. "
             "Pass `train_size=0.9`, or leave early stopping off: the stages stop when their labels have settled."
@@ -55,7 +42,7 @@ def check_split(
     check_known(splitter_kwargs, known, "datasplitter_kwargs")
     for name, value in (splitter_kwargs or {}).items():
         if name == "num_workers":
-            check_kwargs({name: value}, known, "datasplitter_kwargs")
+            RULES[name](value, f"datasplitter_kwargs[{name!r}]")
         elif name == "external_indexing" and value is not None:
             _check_parts(value, n_cells)
 
@@ -81,9 +68,10 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
             'Pass `accelerator="cpu"`.'
         )
         raise ValueError(msg)
-    if not isinstance(accelerator, Accelerator):
-        known = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
-        one_of(*(name for name in known if name != "mps"))(accelerator, "accelerator")
+    known = tuple(name for name in ("auto", "gpu", *AcceleratorRegistry.available_accelerators()) if name != "mps")
+    if not isinstance(accelerator, Accelerator) and accelerator not in known:
+        msg = f"Expected `accelerator` to be one of {known}, found {accelerator!r}."
+        raise ValueError(msg)
     number = isinstance(devices, int) and not isinstance(devices, bool) and (devices > 0 or devices == -1)
     several = isinstance(devices, list | tuple) and len(devices) > 0
     text = isinstance(devices, str) and (devices == "auto" or devices.lstrip("-").replace(",", "").isdigit())

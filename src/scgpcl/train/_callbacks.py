@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from scgpcl import _keys
 from scgpcl.cluster import adjusted_rand, kmeans
 from scgpcl.nn import target_distribution
-from scgpcl.train._ranks import from_first
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
     from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
+
+T = TypeVar("T")
 
 #: What to do about losses that are not finite.
 ADVICE = (
@@ -32,6 +34,35 @@ ADVICE = (
 FIRST_INIT = 10
 #: Latent vectors that are projected at a time.
 PROJECTED_ROWS = 1 << 16
+
+
+def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callable[[], T]) -> T:
+    """Result of a function that is called in the first process only; the others wait for it.
+
+    They also take over the buffers of the module, which such functions set: statistics and gene states of inference.
+
+    A failure in the first process is raised there and reported as a ``RuntimeError`` in the others. Results are tensors
+    and plain values in any nesting.
+    """
+    if trainer is None or trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return compute()  # also between the stages where processes live for one stage only
+    sent: dict[str, Any] = {}
+    failure = None
+    if trainer.global_rank == 0:
+        try:
+            sent["result"] = move_data_to_device(compute(), "cpu")
+            sent["buffers"] = {name: buffer.cpu() for name, buffer in module.named_buffers()}
+        except Exception as error:  # noqa: BLE001  (it is raised again when the others know)
+            failure, sent = error, {"failure": f"{type(error).__name__}: {error}"}
+    sent = trainer.strategy.broadcast(sent)
+    if failure is not None:
+        raise failure
+    if "failure" in sent:
+        msg = f"Expected a result of the first process, found that it failed there: {sent['failure']}"
+        raise RuntimeError(msg)
+    for name, buffer in module.named_buffers():
+        buffer.copy_(sent["buffers"][name])
+    return move_data_to_device(sent["result"], module.gene_mean.device)
 
 
 @contextmanager
@@ -113,12 +144,12 @@ class PrototypeUpdate(_AllCells):
         """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
-            self._take(plan, from_first(trainer, plan.module, lambda: self._group(plan, watch=False)))
+            self._regroup(trainer, plan, watch=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
         plan, before = cast("PretrainPlan", pl_module), self._labels
-        self._take(plan, from_first(trainer, plan.module, lambda: self._group(plan, watch=True)))
+        self._regroup(trainer, plan, watch=True)
         if before is not None:
             agreement = adjusted_rand(before, cast("Tensor", self._labels))
             plan.log(_keys.LABEL_AGREEMENT, agreement, sync_dist=True)
@@ -127,7 +158,9 @@ class PrototypeUpdate(_AllCells):
             if self._agreed >= self.patience:
                 trainer.should_stop = True
 
-    def _take(self, plan: PretrainPlan, found: _Grouping) -> None:
+    def _regroup(self, trainer: pl.Trainer, plan: PretrainPlan, *, watch: bool) -> None:
+        """Group all cells in the first process, and set labels and prototypes in every process."""
+        found = from_first(trainer, plan.module, lambda: self._group(plan, watch=watch))
         self._centers, self._labels = found.centers, found.labels
         plan.prototypes, plan.prototype_labels = found.prototypes, found.prototype_labels
 
@@ -139,19 +172,16 @@ class PrototypeUpdate(_AllCells):
         if plan.prototype_scope != "epoch" or plan.lambda_prototype == 0:
             return _Grouping(centers, labels, plan.prototypes, plan.prototype_labels)
         own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
-        return _Grouping(centers, labels, self._mean_projections(plan, z, own), own)
-
-    @staticmethod
-    def _mean_projections(plan: PretrainPlan, z: Tensor, groupings: list[Tensor]) -> list[Tensor]:
-        """Prototypes: mean projections of the cells of each group, at every granularity."""
-        totals = [z.new_zeros(int(labels.max()) + 1, z.shape[1]) for labels in groupings]
+        # prototypes: mean projections of the cells of each group, at every granularity
+        totals = [z.new_zeros(int(group.max()) + 1, z.shape[1]) for group in own]
         with _evaluating(plan.module), torch.no_grad():
             for start in range(0, len(z), PROJECTED_ROWS):
                 part = slice(start, start + PROJECTED_ROWS)
-                projected = normalize(plan.project(z[part].unsqueeze(1))[:, 0], dim=1)
-                for labels, total in zip(groupings, totals, strict=True):
-                    total.index_add_(0, labels[part], projected)
-        return [normalize(total, dim=1) for total in totals]
+                rows = z[part].unsqueeze(1)
+                projected = normalize((plan.module.projection(rows) if plan.projection else rows)[:, 0], dim=1)
+                for group, total in zip(own, totals, strict=True):
+                    total.index_add_(0, group[part], projected)
+        return _Grouping(centers, labels, [normalize(total, dim=1) for total in totals], own)
 
     def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
         """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""
@@ -207,10 +237,9 @@ class FiniteLosses(pl.Callback):
     host wait, and with several processes, which stop together.
     """
 
-    def __init__(self) -> None:
-        self._steps: list[dict[str, Tensor]] = []
-        self._looked_at = 0
-        self._good: dict[str, Tensor] = {}
+    _steps: list[dict[str, Tensor]]
+    _looked_at: int
+    _good: dict[str, Tensor]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights that the epoch starts with."""

@@ -62,15 +62,11 @@ class DecoderPlan(StagePlan):
             one_cycle=False,
             decoded_genes=decoded_genes,
         )
+        trained = {id(parameter) for parameter in module.decoder.parameters()}
+        self.idle = [parameter for parameter in module.parameters() if id(parameter) not in trained]
         self.z = z
         self.batch_index = batch_index
         self.noise = noise * z.std(0)
-
-    @property
-    def idle(self) -> list[torch.nn.Parameter]:
-        """All but the decoder."""
-        trained = {id(parameter) for parameter in self.module.decoder.parameters()}
-        return [parameter for parameter in self.module.parameters() if id(parameter) not in trained]
 
     def configure_optimizers(self) -> Any:
         """Optimiser of the decoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import signal
@@ -12,18 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
 from scvi.train import Trainer
 
 from scgpcl import _keys
 from scgpcl.train._callbacks import FiniteLosses
-from scgpcl.train._ranks import SameCells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import lightning.pytorch as pl
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.train._plans import StagePlan
@@ -51,7 +51,7 @@ def make_trainer(
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
-    kwargs["callbacks"] = [SameCells(splitter), FiniteLosses(), *callbacks, *kwargs.get("callbacks", ())]
+    kwargs["callbacks"] = [FiniteLosses(), *callbacks, *kwargs.get("callbacks", ())]
     kwargs["use_distributed_sampler"] = False  # the splitter distributes the cells itself
     # with several processes scvi-tools passes the history on in a file, by default in the working directory
     if kwargs.get("logger") is None and where.devices not in ("auto", 1, "1"):
@@ -61,6 +61,8 @@ def make_trainer(
         accelerator = "cpu"  # PyTorch has no sparse matrices on Apple's GPUs
     devices = 1 if where.devices == "auto" else where.devices
     trainer = Trainer(max_epochs=max_epochs, accelerator=accelerator, devices=devices, **kwargs)
+    if trainer.world_size > 1:
+        trainer.callbacks.insert(0, SameCells(splitter))
     trainer._model = where.saved_by_checkpoints  # scvi-tools' SaveCheckpoint saves it
     return trainer
 
@@ -103,12 +105,14 @@ def fit_stage(
     module = plan.module
     early_stopping = where.trainer_kwargs.get("early_stopping", False)
     module.train()
+    frozen = [parameter for parameter in plan.idle if parameter.requires_grad]
+    for parameter in frozen:  # otherwise DDP would wait for their gradients
+        parameter.requires_grad_(False)
     found: History | None = None
     try:
         with (
             _quiet(early_stopping=early_stopping),
             _interruptible(),
-            _frozen(plan),
             tempfile.TemporaryDirectory() as folder,
         ):
             trainer = make_trainer(splitter, callbacks, max_epochs, where, folder)
@@ -125,6 +129,8 @@ def fit_stage(
             found = trainer.strategy.broadcast(found)
     finally:
         history.update(merge_histories(history, found, stage=plan.stage, first_epoch=first_epoch))
+        for parameter in frozen:
+            parameter.requires_grad_(True)
         module.eval()
     return trainer
 
@@ -139,19 +145,6 @@ def _logged(trainer: Trainer) -> History:
         with Path(path).open("rb") as file:
             tables = pickle.load(file)
     return {name: table.copy() for name, table in (tables or {}).items()}
-
-
-@contextmanager
-def _frozen(plan: StagePlan) -> Iterator[None]:
-    """Freeze parameters without gradients; DDP would wait for them."""
-    idle = [parameter for parameter in plan.idle if parameter.requires_grad]
-    for parameter in idle:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in idle:
-            parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -203,3 +196,31 @@ def merge_histories(before: History | None, after: History | None, *, stage: int
         moved = moved.astype("int64" if name == _keys.STAGE else "float64")
         before[name] = pd.concat([before[name], moved]) if name in before else moved
     return before
+
+
+class SameCells(pl.Callback):
+    """Require the same cells, genes and split in all processes before they train."""
+
+    def __init__(self, splitter: BipartiteSplitter) -> None:
+        self.splitter = splitter
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Compare with the first process."""
+        if trainer.world_size == 1:
+            return
+        own = self._digest()
+        same = own == trainer.strategy.broadcast(own)
+        if not trainer.strategy.reduce_boolean_decision(same, all=True):
+            msg = (
+                "Expected the same cells and genes in the same order in every process, found different ones. Each process runs "
+                "the whole script: fix the seed of whatever draws or shuffles cells before training."
+            )
+            raise ValueError(msg)
+
+    def _digest(self) -> str:
+        source, splitter = self.splitter.source, self.splitter
+        first = source.rows(np.arange(min(len(source), splitter.batch_size)))
+        digest = hashlib.blake2b(repr((len(source), first.shape)).encode())
+        for values in (source.size_factor, first.indices, first.data, splitter.train_idx, splitter.val_idx):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()

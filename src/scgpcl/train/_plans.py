@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -22,6 +22,10 @@ Optimizer = Literal["AdamW", "Adadelta"]
 PrototypeScope = Literal["epoch", "batch"]
 #: Restarts of the mini-batch k-means of the published code.
 BATCH_KMEANS_INIT = 20
+#: Arguments of plans that a run sets itself.
+SET_BY_RUN = frozenset({"module", "seed", "n_clusters", "neighborhood", "z", "batch_index", "noise"})
+#: Number that the granularities of the prototypes multiply while the number of clusters is not known.
+UNKNOWN_CLUSTERS = 10
 
 
 class StagePlan(pl.LightningModule):
@@ -54,13 +58,10 @@ class StagePlan(pl.LightningModule):
         self.one_cycle = one_cycle
         self.n_decoded = max(1, round(decoded_genes * module.n_genes))
         self._generator = cpu_generator(seed, self.stage)
+        #: Parameters without gradients in this stage.
+        self.idle: list[torch.nn.Parameter] = []
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
-
-    @property
-    def idle(self) -> list[torch.nn.Parameter]:
-        """Parameters without gradients in this stage."""
-        return []
 
     def configure_optimizers(self) -> Any:
         """Optimiser with a learning rate of its own for the encoder."""
@@ -134,7 +135,7 @@ class PretrainPlan(StagePlan):
     seed
         Seed of the random views.
     n_clusters
-        Number of clusters that the granularities multiply.
+        Number of clusters that the granularities multiply; ``None`` takes 10 while it is not known.
     neighborhood
         Neighbours of each cell; ``train`` computes it where ``n_neighbors`` is above 0.
     tau
@@ -175,7 +176,7 @@ class PretrainPlan(StagePlan):
         module: SCGPCLModule,
         *,
         seed: int,
-        n_clusters: int,
+        n_clusters: int | None,
         neighborhood: Neighborhood | None = None,
         tau: float = 0.25,
         neighbor_keep: float = 0.8,
@@ -212,9 +213,13 @@ class PretrainPlan(StagePlan):
         self.lambda_instance = lambda_instance
         self.lambda_prototype = lambda_prototype
         self.prototype_scope = prototypes
-        self.n_prototypes = [max(2, round(g * n_clusters)) for g in granularity]
+        self.n_clusters = n_clusters or UNKNOWN_CLUSTERS
+        self.n_prototypes = [max(2, round(g * self.n_clusters)) for g in granularity]
         self.warmup_epochs = warmup_epochs
         self.neighborhood = neighborhood
+        self.idle = [] if module.centers is None else [module.centers]
+        if not projection or (lambda_instance == 0 and lambda_prototype == 0):
+            self.idle += module.projection.parameters()
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
 
@@ -226,13 +231,6 @@ class PretrainPlan(StagePlan):
         """Restore the prototypes."""
         for name, tensors in checkpoint["prototypes"].items():
             setattr(self, name, [tensor.to(self.module.gene_mean.device) for tensor in tensors])
-
-    @property
-    def idle(self) -> list[torch.nn.Parameter]:
-        """The centres, and the projection where nothing is compared by it."""
-        centers = [] if self.module.centers is None else [self.module.centers]
-        compares = self.lambda_instance > 0 or self.lambda_prototype > 0
-        return centers if compares and self.projection else centers + list(self.module.projection.parameters())
 
     @property
     def wants_prototypes(self) -> bool:
@@ -250,22 +248,20 @@ class PretrainPlan(StagePlan):
             device=self.module.gene_mean.device,
         )
 
-    def project(self, z: Tensor) -> Tensor:
-        """Vectors that the contrastive losses compare, shape of ``z``: (n_cells, n_views, n_latent)."""
-        return self.module.projection(z) if self.projection else z
-
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch under two random views."""
         z = self.module.inference(batch, self.views())["z"]
         parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device))}
         total = parts[_keys.RECONSTRUCTION_LOSS]
-        projected = self.project(z)
+        projected = self.module.projection(z) if self.projection else z
         if self.lambda_instance > 0:
+            near = None
+            if self.neighborhood is not None:
+                if self.neighborhood.unit.device != z.device:
+                    self.neighborhood = Neighborhood(*(part.to(z.device) for part in self.neighborhood))
+                near = self.neighborhood.among(batch.cell_index)
             parts[_keys.INSTANCE_LOSS] = instance_loss(
-                projected,
-                tau=self.tau,
-                batch_index=batch.batch_index,
-                neighbors=None if self.neighborhood is None else self._neighbors(batch.cell_index),
+                projected, tau=self.tau, batch_index=batch.batch_index, neighbors=near
             )
             total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
         if self.wants_prototypes:
@@ -275,13 +271,6 @@ class PretrainPlan(StagePlan):
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
         self.log_losses(batch, total, parts)
         return total
-
-    def _neighbors(self, index: Tensor) -> Tensor:
-        """Which cells of the mini-batch are neighbours, on its device."""
-        neighborhood = cast("Neighborhood", self.neighborhood)
-        if neighborhood.unit.device != index.device:
-            neighborhood = self.neighborhood = Neighborhood(*(part.to(index.device) for part in neighborhood))
-        return neighborhood.among(index)
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         if self.prototype_scope == "epoch":
@@ -350,12 +339,8 @@ class ClusterPlan(StagePlan):
         self.alpha = alpha
         self.shrinkage = shrinkage
         self.lambda_reconstruction = lambda_reconstruction
+        self.idle = list(module.projection.parameters())
         self.target = torch.empty(0)
-
-    @property
-    def idle(self) -> list[torch.nn.Parameter]:
-        """The projection."""
-        return list(self.module.projection.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the target."""

@@ -11,11 +11,9 @@ import torch
 from scgpcl._random import derived_seed
 from scgpcl.cluster import estimate_n_clusters, start_centers
 from scgpcl.nn import neighborhood
-from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage
-from scgpcl.train._plans import ClusterPlan, PretrainPlan
-from scgpcl.train._ranks import from_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,12 +26,9 @@ if TYPE_CHECKING:
     from scgpcl.pp import ComparisonSpace
     from scgpcl.train._checkpoint import RunState
     from scgpcl.train._fit import Devices, History
-    from scgpcl.train._plans import StagePlan
+    from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
 
 logger = logging.getLogger(__name__)
-
-#: Number that the granularities of the prototypes multiply while the number of clusters is not known.
-PRETRAIN_CLUSTERS = 10
 
 
 class Placed(NamedTuple):
@@ -106,26 +101,18 @@ class Run:
         self._identity = identity or {}
 
     def pretrain(
-        self,
-        space: ComparisonSpace,
-        *,
-        max_epochs: int,
-        agreement: float,
-        patience: int,
-        plan_kwargs: Mapping[str, Any],
+        self, plan: PretrainPlan, space: ComparisonSpace, *, max_epochs: int, agreement: float, patience: int
     ) -> None:
         """Contrastive pre-training, unless the run resumes after it."""
-        if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > 1):
+        if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
-        k = self.n_clusters or PRETRAIN_CLUSTERS
-        plan = PretrainPlan(self.module, seed=self.seed, n_clusters=k, **plan_kwargs)
         if plan.n_neighbors > 0:
             plan.neighborhood = neighborhood(space.all(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
-        seed = derived_seed(self.seed, 20)
+        seed, k = derived_seed(self.seed, 20), plan.n_clusters
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
 
-    def place_centers(self, space: ComparisonSpace, plan: ClusterPlan, *, last: bool) -> None:
+    def place_centers(self, plan: ClusterPlan, space: ComparisonSpace, *, last: bool) -> None:
         """Find the number of clusters and place their centres, unless the run resumes after that.
 
         ``last``: no epochs follow, so the centres take their final order.
