@@ -14,7 +14,7 @@ PAPER: Final[Preset] = MappingProxyType(
             {
                 "n_top_genes": 0.2,
                 "gene_flavor": "variance",
-                "feature_total": None,
+                "gene_scaling": 1.0,
                 "n_hidden": 256,
                 "dispersion": "gene-cell",
                 "start": "random",
@@ -25,11 +25,12 @@ PAPER: Final[Preset] = MappingProxyType(
                 "pretrain_max_epochs": 200,
                 "cluster_max_epochs": 200,
                 "batch_size": 1024,
-                "agreement_patience": 1,
+                "agreement": 0.99,
+                "clustering": "self_training",
                 "pretrain_plan_kwargs": MappingProxyType(
                     {
                         "lr": 1e-4,
-                        "encoder_lr": 1.0,
+                        "decoded_genes": 1.0,
                         "one_cycle": False,
                         "projection": False,
                         "lambda_prototype": 0.05,
@@ -41,7 +42,6 @@ PAPER: Final[Preset] = MappingProxyType(
                 "cluster_plan_kwargs": MappingProxyType(
                     {
                         "alpha": 1.0,
-                        "shrinkage": 0.0,
                         "optimizer": "Adadelta",
                         "lr": 1.0,
                         "encoder_lr": 1.0,

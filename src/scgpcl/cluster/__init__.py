@@ -1,8 +1,8 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
+from scgpcl.cluster._consensus import consensus
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import NClusters, estimate_n_clusters
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
-from scgpcl.cluster._start import Start, select_start, start_centers
 
 __all__ = ["NClusters", "estimate_n_clusters"]

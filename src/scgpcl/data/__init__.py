@@ -9,6 +9,7 @@ from scgpcl.data._cells import (
     read_cells,
     read_rows,
     row_blocks,
+    thinned,
 )
 from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data

@@ -81,6 +81,20 @@ def bipartite_batch(
     )
 
 
+def thinned(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> BipartiteBatch:
+    """The batch had each molecule been seen with a probability, that of its cell (n_cells,); drawn on the CPU.
+
+    The thinned and the removed counts of a Poisson count are independent (Neufeld et al. 2022).
+    """
+    batch = batch.to("cpu")
+    n_cells, n_genes = len(batch.size_factor), len(batch.graph.t_indptr) - 1
+    counts = torch.binomial(batch.counts, share[batch.graph.rows], generator=generator)
+    pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
+    block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes))
+    fewer = bipartite_batch(block, (batch.size_factor * share).numpy(), batch.cell_index.numpy())
+    return fewer._replace(batch_index=batch.batch_index, measured=batch.measured)
+
+
 def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
     """Pass over counts of any storage, shape (n_cells, n_genes), in blocks of rows; a data module has its own blocks."""
     if isinstance(x, DataModuleCounts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,9 +73,17 @@ class BipartiteSplitter(DataSplitter):
             **kwargs,
         )
 
-    def batches(self, *, training_only: bool = False, device: torch.device | str = "cpu") -> Iterator[BipartiteBatch]:
-        """Large batches of all cells, or of the training cells, in their order, for inference on a device."""
-        index = self.train_idx if training_only else np.arange(len(self.source))
+    def restricted(self, index: np.ndarray) -> BipartiteSplitter:
+        """The same split with the training cells that are among ``index``."""
+        part = copy(self)
+        part.train_idx = np.intersect1d(self.train_idx, index)
+        return part
+
+    def batches(
+        self, index: np.ndarray | None = None, *, device: torch.device | str = "cpu"
+    ) -> Iterator[BipartiteBatch]:
+        """Large batches of some cells, or of all, in their order, for inference on a device."""
+        index = np.arange(len(self.source)) if index is None else index
         pin_memory = torch.device(device).type == "cuda"
         for batch in bipartite_loader(self.source, index, batch_size=BLOCK_ROWS, pin_memory=pin_memory):
             yield batch.to(device)

@@ -48,10 +48,12 @@ class SCGPCL(Training, Getters, BaseModelClass):
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
         them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
     gene_flavor
-        ``"seurat"``: normalised dispersion, as in scanpy. ``"variance"``: variance of the raw counts, as published.
-    feature_total
-        Where the median library size is above this, counts are scaled down to it before the logarithm of the features:
-        otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
+        ``"pearson_residuals"``: variance of Pearson residuals (Lause et al. 2021). ``"seurat"``: normalised dispersion.
+        Both as in scanpy. ``"variance"``: variance of the raw counts, as published.
+    gene_scaling
+        Power of a gene's standard deviation by which its log counts are divided: 1 gives every gene the same weight, as
+        published, and 0 the weight of its variance. In between, genes that are mostly noise weigh less than in the former,
+        and the few genes of largest variance less than in the latter.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -111,8 +113,8 @@ class SCGPCL(Training, Getters, BaseModelClass):
         n_clusters: int | None = None,
         *,
         n_top_genes: float | None = 2000,
-        gene_flavor: Literal["seurat", "variance"] = "seurat",
-        feature_total: float | None = 2000.0,
+        gene_flavor: Literal["pearson_residuals", "seurat", "variance"] = "pearson_residuals",
+        gene_scaling: float = 0.75,
         n_hidden: int = 128,
         n_latent: int = 64,
         dispersion: Literal["gene", "gene-cell"] = "gene",
@@ -132,7 +134,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
             n_clusters=n_clusters,
             n_top_genes=n_top_genes,
             gene_flavor=gene_flavor,
-            feature_total=feature_total,
+            gene_scaling=gene_scaling,
             n_hidden=n_hidden,
             n_latent=n_latent,
             dispersion=dispersion,
@@ -155,7 +157,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
         self.n_clusters_curve_ = None
         self.gene_flavor = values["gene_flavor"]
-        self.feature_total = values["feature_total"]
+        self.gene_scaling = values["gene_scaling"]
         self.start = values["start"]
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
         self.gene_names_ = None

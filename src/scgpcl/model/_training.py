@@ -15,13 +15,14 @@ from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import training_counts
 from scgpcl.model._setup import check_datamodule
-from scgpcl.pp import N_AXES, ComparisonSpace, fit_batches, fit_features, library_sizes, principal_axes
+from scgpcl.pp import N_AXES, components, fit_batches, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
     SET_BY_RUN,
     BestDecoder,
     ClusterPlan,
     DecoderPlan,
     Devices,
+    DistillationPlan,
     PretrainPlan,
     Run,
     TargetUpdate,
@@ -52,6 +53,8 @@ MIN_DECODER_CELLS = 20
 READ_CELLS = 2048
 #: Arguments of the clustering plan that an update cannot change.
 FIXED_BY_TRAIN = {"alpha", "shrinkage"}
+#: Plan of the second stage by its name.
+CLUSTERING = {"distillation": DistillationPlan, "self_training": ClusterPlan}
 
 
 class Training:
@@ -67,7 +70,7 @@ class Training:
     n_clusters_curve_: pd.DataFrame | None
     seed_: int
     gene_flavor: GeneFlavor
-    feature_total: float | None
+    gene_scaling: float
     start: Literal["pca", "random"]
     train_indices: Any
     validation_indices: Any
@@ -103,9 +106,10 @@ class Training:
         shuffle_set_split: bool = True,
         batch_size: int = 256,
         early_stopping: bool = False,
-        agreement: float = 0.99,
-        agreement_patience: int = 3,
+        agreement: float | None = None,
+        agreement_patience: int = 1,
         label_tol: float = 0.001,
+        clustering: Literal["distillation", "self_training"] = "distillation",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         pretrain_plan_kwargs: Mapping[str, Any] | None = None,
         cluster_plan_kwargs: Mapping[str, Any] | None = None,
@@ -124,8 +128,8 @@ class Training:
         max_epochs
             Largest number of epochs of both stages, in place of the two below.
         pretrain_max_epochs, cluster_max_epochs
-            Largest number of epochs of each stage; 0 skips the stage. Without clustering epochs the clusters are
-            those of k-means on the latent space.
+            Largest number of epochs of each stage; 0 skips the stage. Without clustering epochs cells go to the nearest
+            centre of the consensus of many partitions, or of k-means with ``"self_training"``.
         accelerator, devices
             See :class:`lightning.pytorch.Trainer`. ``"mps"`` is refused because PyTorch has no
             sparse matrices there.
@@ -138,16 +142,21 @@ class Training:
             Stop a stage when the validation loss stops falling; needs ``train_size`` below 1. The stages stop by
             themselves when their labels have settled.
         agreement
-            Pre-training ends when the labels of successive epochs agree with an adjusted Rand index above this.
+            Pre-training ends when the labels of successive epochs agree with an adjusted Rand index above this (published:
+            0.99); ``None`` trains all epochs, over which the learning rate falls to zero.
         agreement_patience
             How many successive epochs must agree.
         label_tol
             Clustering ends when less than this share of the labels changes in an epoch.
+        clustering
+            Second stage: ``"distillation"`` learns to assign cells of any depth, see
+            :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment (published), see
+            :class:`scgpcl.train.ClusterPlan`.
         datasplitter_kwargs
             Further arguments of the splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
-            Arguments of :class:`scgpcl.train.PretrainPlan` and :class:`scgpcl.train.ClusterPlan`, whose signatures show
-            the defaults, such as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``.
+            Arguments of :class:`scgpcl.train.PretrainPlan` and of the plan of ``clustering``, whose signatures show the
+            defaults, such as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``.
         datamodule
             Cells of a model that was made with ``registry=datamodule.registry``: a data module of scvi-tools or
             :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
@@ -187,12 +196,15 @@ class Training:
             agreement=agreement,
             agreement_patience=agreement_patience,
             label_tol=label_tol,
+            clustering=clustering,
             train_size=train_size,
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
         )
         pretrain = check_kwargs(pretrain_plan_kwargs, PretrainPlan, "pretrain_plan_kwargs", without=SET_BY_RUN)
-        cluster = check_kwargs(cluster_plan_kwargs, ClusterPlan, "cluster_plan_kwargs", without=SET_BY_RUN)
+        cluster = check_kwargs(
+            cluster_plan_kwargs, CLUSTERING[values["clustering"]], "cluster_plan_kwargs", without=SET_BY_RUN
+        )
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
         check_trainer(accelerator, devices, trainer_kwargs)
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
@@ -218,23 +230,22 @@ class Training:
                 shuffle_set_split=values["shuffle_set_split"],
                 **(datasplitter_kwargs or {}),
             )
-            space = ComparisonSpace(cells, self.module.moments, seed=self.seed_)
             where = Devices(accelerator, devices, trainer_kwargs, self)
             pretraining = PretrainPlan(self.module, seed=self.seed_, n_clusters=self.n_clusters_, **pretrain)
-            clustering = ClusterPlan(self.module, seed=self.seed_, **cluster)
+            stage_plan = CLUSTERING[values["clustering"]](self.module, seed=self.seed_, **cluster)
             epochs = values["cluster_max_epochs"]
             more = {"checkpoint": path, "resumed": resumed, "identity": identified}
             with self._running(splitter, where, split=True, **more) as run:
                 run.pretrain(
                     pretraining,
-                    space,
+                    lambda: components(cells, self.module.moments, seed=derived_seed(self.seed_, 14)),
                     max_epochs=values["pretrain_max_epochs"],
                     agreement=values["agreement"],
                     patience=values["agreement_patience"],
                 )
-                run.place_centers(clustering, space, last=epochs == 0)
+                run.place_centers(stage_plan)
                 self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
-                run.cluster(clustering, max_epochs=epochs, label_tol=values["label_tol"])
+                run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
         if self.adata is not None:
             self._annotate_registered()
 
@@ -459,14 +470,14 @@ class Training:
             size=found.size,
             n_genes=self.module.n_genes,
             flavor=self.gene_flavor,
-            feature_total=self.feature_total,
+            gene_scaling=self.gene_scaling,
             batch_index=found.batch_index,
         )
         columns = np.flatnonzero(features.mask)
         cells = Cells(found.counts, features.size_factor, columns, batch_index=found.batch_index)
         moments, share, ratio = features.moments, None, None
         if cells.batch_index is not None:
-            moments, share, ratio = fit_batches(cells, self.module.n_batch, scale=moments.scale, seed=self.seed_)
+            moments, share, ratio = fit_batches(cells, self.module.n_batch, gene_scaling=self.gene_scaling, seed=self.seed_)
         self.module.set_moments(moments, share)
         moments = self.module.moments
         if self.start == "pca":

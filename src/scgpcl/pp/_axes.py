@@ -1,9 +1,7 @@
-"""Principal axes of the features, and the space in which partitions are compared."""
+"""Principal axes of the features, and the components of cells along them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +19,8 @@ if TYPE_CHECKING:
 
 #: Cells that the principal axes are computed from; more are sampled.
 MAX_AXES_CELLS = 20_000
-#: Principal axes that the encoder starts at, and components of the space of comparison.
+#: Principal axes that the encoder starts at and that neighbours are found on.
 N_AXES = 50
-#: Cells that partitions are compared on and the axes of that space are computed from; more are sampled.
-MAX_COMPARED_CELLS = 10_000
 
 
 def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) -> np.ndarray | None:
@@ -85,9 +81,9 @@ def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.nda
     return LinearOperator(sparse_part.shape, matvec=product, rmatvec=transposed, dtype=np.float64)
 
 
-def scores_along(cells: Cells, moments: Moments, axes: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """Weighted features of all cells along axes, up to one constant per axis, float32, shape (n_cells, n_axes)."""
-    projection = (weight * axes).T.astype(np.float64)
+def scores_along(cells: Cells, moments: Moments, axes: np.ndarray) -> np.ndarray:
+    """Features of all cells along axes, up to one constant per axis, float32, shape (n_cells, n_axes)."""
+    projection = axes.T.astype(np.float64)
     offset = moments.offset @ projection
     parts = []
     for start in range(0, len(cells), MAX_AXES_CELLS):
@@ -97,50 +93,14 @@ def scores_along(cells: Cells, moments: Moments, axes: np.ndarray, weight: np.nd
     return np.concatenate(parts).astype(np.float32)
 
 
-def comparison_sample(n_cells: int, *, seed: int) -> np.ndarray:
-    """Cells that partitions are compared on, ascending positions, shape (at most ``MAX_COMPARED_CELLS``,)."""
-    if n_cells <= MAX_COMPARED_CELLS:
-        return np.arange(n_cells)
-    rng = np.random.default_rng(derived_seed(seed, 12))
-    return np.sort(rng.choice(n_cells, MAX_COMPARED_CELLS, replace=False))
+def components(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray:
+    """Scores of all cells along the leading principal axes of the features, centred, float32, (n_cells, n_axes).
 
-
-@dataclass(eq=False)
-class ComparisonSpace:
-    """Principal components of log counts that are divided by the square root of each gene's standard deviation.
-
-    Half-way between components of centred and of standardised features: the former are dominated by high-variance genes,
-    the latter give noise of quiet genes the same weight. The network has no part in it. With batches the features are
-    corrected for them, and the standard deviation is the mean of the batches' own. The axes are those of the cells of
-    :func:`comparison_sample`. Nothing is computed before it is asked for.
+    The network has no part in them. With batches the features are corrected for them. Where all cells are alike there is
+    one component, zero.
     """
-
-    cells: Cells
-    moments: Moments
-    seed: int
-
-    @cached_property
-    def index(self) -> np.ndarray:
-        """Cells that partitions are compared on."""
-        return comparison_sample(len(self.cells), seed=self.seed)
-
-    def all(self) -> torch.Tensor:
-        """Components of all cells, float32, shape (n_cells, at most ``N_AXES``)."""
-        std, cells = self.moments.std, self.cells
-        weight = np.sqrt(std if std.ndim == 1 else std.mean(0))
-        features = cells.features(self.moments, self.index)
-        features.data *= weight[features.indices]
-        rng = np.random.default_rng(derived_seed(self.seed, 14))
-        axes = fit_axes(features, self.moments.offset * weight, cells, self.index, N_AXES, rng)
-        scores = np.zeros((len(cells), 1), dtype=np.float32)  # where all cells are alike
-        if axes is not None:
-            scores = scores_along(cells, self.moments, axes, weight)
-            scores = scores - scores[self.index].mean(0)
-        components = torch.from_numpy(scores)
-        self.sample = components[torch.from_numpy(self.index)]
-        return components
-
-    @cached_property
-    def sample(self) -> torch.Tensor:
-        """Components of the cells of :func:`comparison_sample`."""
-        return self.all()[torch.from_numpy(self.index)]
+    axes = principal_axes(cells, moments, N_AXES, seed=seed)
+    if axes is None:
+        return np.zeros((len(cells), 1), dtype=np.float32)
+    scores = scores_along(cells, moments, axes)
+    return scores - scores.mean(0)

@@ -12,7 +12,7 @@ from scgpcl._random import derived_seed
 from scgpcl.cluster import kmeans
 from scgpcl.data._cells import BLOCK_ROWS
 from scgpcl.pp._axes import principal_axes, scores_along
-from scgpcl.pp._genes import rounded_moments
+from scgpcl.pp._genes import feature_moments
 
 if TYPE_CHECKING:
     from scgpcl.data import Cells
@@ -71,7 +71,7 @@ class BatchFit(NamedTuple):
     ratio: np.ndarray
 
 
-def fit_batches(cells: Cells, n_batch: int, *, scale: float, seed: int) -> BatchFit:
+def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, seed: int) -> BatchFit:
     """Measure every batch at equal composition of the batches.
 
     The composition is not known. At first the batches are compared as if their compositions were equal; then the cells
@@ -84,15 +84,15 @@ def fit_batches(cells: Cells, n_batch: int, *, scale: float, seed: int) -> Batch
         Training cells with their batches.
     n_batch
         Number of batches.
-    scale
-        Factor of the counts over size factors before the logarithm.
+    gene_scaling
+        See :class:`scgpcl.SCGPCL`.
     seed
         Seed of the axes and of k-means.
     """
     groups = None
     for turn in range(GROUP_ROUNDS + 1):
-        found = batch_moments(cells, n_batch, groups=groups, scale=scale)
-        moments = rounded_moments(found.mean, found.std, scale)
+        found = batch_moments(cells, n_batch, groups=groups)
+        moments = feature_moments(found.mean, found.std, gene_scaling)
         axes = principal_axes(cells, moments, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
         if turn == GROUP_ROUNDS or axes is None or len(cells) <= N_GROUPS:
             break
@@ -106,7 +106,6 @@ def batch_moments(
     n_batch: int,
     *,
     groups: np.ndarray | None = None,
-    scale: float = 1.0,
     prior: float = PRIOR_CELLS,
 ) -> BatchMoments:
     """Measure what differs between the batches beyond the composition of their cells.
@@ -120,14 +119,12 @@ def batch_moments(
     groups
         Group of each cell within which batches are compared, int, shape (n_cells,); ``None`` compares all cells, as if
         the batches were composed alike.
-    scale
-        Factor of the counts over size factors before the logarithm.
     prior
         Pseudo-cells of the shrinkage, of shifts, of variances and of ratios alike.
     """
     if groups is None:
         groups = np.zeros(len(cells), dtype=np.int64)
-    log, share, norm = _group_sums(cells, n_batch, groups, scale)
+    log, share, norm = _group_sums(cells, n_batch, groups)
     shift = batch_shifts(log, prior)
     mean, var = batch_variances(log, shift, prior)
     share_shift = batch_shifts(share, prior)
@@ -231,7 +228,7 @@ def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
     return np.where(denominator > 0, sums.total.sum(1) + pseudo, 1.0) / np.where(denominator > 0, denominator, 1.0)
 
 
-def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray, scale: float) -> tuple[GroupSums, GroupSums, GroupSums]:
+def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray) -> tuple[GroupSums, GroupSums, GroupSums]:
     """Sums of log counts, of shares in the expressed genes, and of counts over size factors; one pass."""
     if cells.batch_index is None:
         msg = "Expected counts with the batch of each cell, found none."
@@ -247,7 +244,7 @@ def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray, scale: float) ->
         degree = np.diff(block.indptr)
         member = sp.csr_matrix((np.ones(len(rows)), (cell[rows], np.arange(len(rows)))), shape=(len(n), len(rows)))
         norm = block.data.astype(np.float64) / np.repeat(cells.size_factor[rows].astype(np.float64), degree)
-        log = np.log1p(scale * norm)
+        log = np.log1p(norm)
         share = 1.0 / np.repeat(degree, degree)
         parts = (log, log**2, share, norm)
         added = [_summed(member, block, values) for values in parts]

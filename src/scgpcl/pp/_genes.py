@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.interpolate import CubicSpline
 
 from scgpcl.data import DataModuleCounts, row_blocks
 from scgpcl.nn import Moments
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GeneFlavor = Literal["seurat", "variance"]
+GeneFlavor = Literal["pearson_residuals", "seurat", "variance"]
 #: Share of the mean square below which a variance is rounding.
 ROUNDING = 1e-12
 #: Bins of mean expression within which dispersions are compared, as in scanpy.
 N_BINS = 20
 #: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
 SELECTION_TOTAL = 1e4
+#: Inverse dispersion of Pearson residuals, as in scanpy, and totals at which the part of the zeros is computed.
+THETA = 100.0
+N_KNOTS = 256
 
 
 class Features(NamedTuple):
@@ -40,9 +44,15 @@ class Features(NamedTuple):
     gene_mean: np.ndarray
 
 
-def rounded_moments(mean: np.ndarray, std: np.ndarray, scale: float) -> Moments:
-    """Moments in the single precision in which the network computes."""
-    return Moments(mean.astype(np.float32), std.astype(np.float32), float(np.float32(scale)))
+def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float) -> Moments:
+    """What features are centred and divided by, in single precision; shapes (n_genes,) or (n_batch, n_genes).
+
+    Each gene is divided by its standard deviation, in its batch, and multiplied by a power of its typical one, so that a
+    feature has the standard deviation ``std ** (1 - gene_scaling)``, up to one factor that makes its median 1.
+    """
+    typical = std if std.ndim == 1 else std.mean(0)
+    weight = typical ** (1.0 - gene_scaling)
+    return Moments(mean.astype(np.float32), (std / weight * np.median(weight)).astype(np.float32))
 
 
 def fit_features(
@@ -51,7 +61,7 @@ def fit_features(
     size: np.ndarray | None,
     n_genes: int,
     flavor: GeneFlavor,
-    feature_total: float | None,
+    gene_scaling: float,
     batch_index: np.ndarray | None = None,
 ) -> Features:
     """Choose genes and measure their features.
@@ -66,8 +76,8 @@ def fit_features(
         Number of genes to choose.
     flavor
         See :func:`select_genes`.
-    feature_total
-        Largest typical library size before the logarithm, see :class:`scgpcl.SCGPCL`.
+    gene_scaling
+        See :class:`scgpcl.SCGPCL`.
     batch_index
         Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by their variation within batches.
     """
@@ -76,16 +86,18 @@ def fit_features(
     unit_size = float(np.median(size))
     size_factor = size / unit_size
     typical = float(np.median(library / size_factor))
-    scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
-    statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
+    statistics = gene_statistics(x, size_factor, batch_index=batch_index)
     mask = np.ones(x.shape[1], dtype=bool)
     if n_genes < len(mask):
-        mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
+        if flavor == "pearson_residuals":
+            mask = _top(pearson_residual_variance(x, library, statistics.totals, batch_index), n_genes)
+        else:
+            mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(mask), flavor)
     std = statistics.log_std[mask]
     std = np.where(std > 0, std, 1.0)
     shares = statistics.norm_mean / statistics.norm_mean.sum()
-    moments = rounded_moments(statistics.log_mean[mask], std, scale)
+    moments = feature_moments(statistics.log_mean[mask], std, gene_scaling)
     return Features(mask, unit_size, size_factor, shares, moments, statistics.norm_mean[mask])
 
 
@@ -99,7 +111,9 @@ class GeneStatistics(NamedTuple):
     norm_mean, norm_var
         Mean and variance (ddof 1) of counts over size factors; with batches, the variance within them.
     log_mean, log_std
-        Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
+        Mean and standard deviation (ddof 0) of ``log1p`` of counts over size factors.
+    totals
+        Total count in each batch, shape (n_batch, n_genes); one row without batches.
     """
 
     raw_var: np.ndarray
@@ -107,6 +121,7 @@ class GeneStatistics(NamedTuple):
     norm_var: np.ndarray
     log_mean: np.ndarray
     log_std: np.ndarray
+    totals: np.ndarray
 
 
 def library_sizes(x: Any) -> np.ndarray:
@@ -123,9 +138,7 @@ def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
         yield values**2
 
 
-def gene_statistics(
-    x: Any, size_factor: np.ndarray, *, scale: float = 1.0, batch_index: np.ndarray | None = None
-) -> GeneStatistics:
+def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray | None = None) -> GeneStatistics:
     """Moments of every gene.
 
     Parameters
@@ -134,8 +147,6 @@ def gene_statistics(
         Counts, shape (n_cells, n_genes).
     size_factor
         Shape (n_cells,).
-    scale
-        Factor of the counts over size factors before the logarithm.
     batch_index
         Batch of each cell, shape (n_cells,). With it the variances by which genes are chosen are those within batches,
         weighted by their cells, so that no gene is chosen for a difference between batches.
@@ -149,7 +160,7 @@ def gene_statistics(
         stop = start + block.shape[0]
         counts = block.data.astype(np.float64)
         norm = counts / np.repeat(size_factor[start:stop], np.diff(block.indptr))
-        log = np.log1p(scale * norm)
+        log = np.log1p(norm)
         for i, values in enumerate(_with_squares(counts, norm, log)):
             sums[i] += np.bincount(block.indices, weights=values, minlength=n_genes)
         if batch_index is not None and n_batch > 1:
@@ -158,6 +169,7 @@ def gene_statistics(
                 of_batch[i] += np.bincount(at, weights=values, minlength=n_batch * n_genes)
         start = stop
     means = sums / n_cells
+    totals = sums[:1]
     # what is left of the difference in a constant gene is rounding; as a variance it would blow the gene up
     raw_var, norm_var, log_var = (
         np.where(means[i + 1] - means[i] ** 2 > ROUNDING * means[i + 1], means[i + 1] - means[i] ** 2, 0.0)
@@ -166,13 +178,14 @@ def gene_statistics(
     if batch_index is not None and n_batch > 1:
         size = np.maximum(np.bincount(batch_index), 1.0)[:, None]
         total = of_batch.reshape(4, n_batch, n_genes)
+        totals = total[0]
         raw_var, norm_var = (np.maximum(total[i + 1] - total[i] ** 2 / size, 0.0).sum(0) / n_cells for i in (0, 2))
     norm_var = norm_var * n_cells / max(n_cells - n_batch, 1)
-    return GeneStatistics(raw_var, means[2], norm_var, means[4], np.sqrt(log_var))
+    return GeneStatistics(raw_var, means[2], norm_var, means[4], np.sqrt(log_var), totals)
 
 
 def select_genes(
-    statistics: GeneStatistics, n_top_genes: int, *, flavor: GeneFlavor = "seurat", scale: float = 1.0
+    statistics: GeneStatistics, n_top_genes: int, *, flavor: Literal["seurat", "variance"] = "seurat", scale: float = 1.0
 ) -> np.ndarray:
     """Choose the most variable genes.
 
@@ -198,10 +211,83 @@ def select_genes(
         score = seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
     else:
         score = statistics.raw_var
-    score = np.where(np.isnan(score), -np.inf, score)
+    return _top(score, n_top_genes)
+
+
+def _top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
+    """Mask of the genes with the largest scores (n_genes,); NaN comes last, and ties go to the earlier gene."""
     mask = np.zeros(len(score), dtype=bool)
-    mask[np.argsort(-score, kind="stable")[:n_top_genes]] = True
+    mask[np.argsort(-np.where(np.isnan(score), -np.inf, score), kind="stable")[:n_top_genes]] = True
     return mask
+
+
+def pearson_residual_variance(
+    x: Any, library: np.ndarray, totals: np.ndarray, batch_index: np.ndarray | None = None, *, theta: float = THETA
+) -> np.ndarray:
+    r"""Variance of the Pearson residuals of every gene (Lause, Berens and Kobak 2021), in one pass over the counts.
+
+    A gene that differs between cells by its share of the library alone has a variance of about 1, whatever its mean. With
+    the expected count :math:`\mu_{ij} = n_i t_j / \sum_j t_j` of a cell with library :math:`n_i` and a gene with total
+    :math:`t_j`, the residual is :math:`(x - \mu) / \sqrt{\mu + \mu^2 / \theta}`, clipped at the square root of the number of
+    cells. Zero counts, nearly all of a sparse matrix, enter by two smooth functions of :math:`t_j` alone, which are
+    computed at some totals and interpolated between them.
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_genes).
+    library
+        Total count of each cell, shape (n_cells,).
+    totals
+        Total count of each gene in each batch, shape (n_batch, n_genes).
+    batch_index
+        Batch of each cell, shape (n_cells,). With it the variance is that within batches, weighted by their cells.
+    theta
+        Inverse dispersion of the counts that are expected.
+
+    Returns
+    -------
+    Shape (n_genes,), 0 for a gene without counts; as ``scanpy.experimental.pp.highly_variable_genes`` for one batch.
+    """
+    n_batch, n_genes = totals.shape
+    batch = np.zeros(len(library), dtype=np.int64) if batch_index is None else batch_index
+    size = np.bincount(batch, minlength=n_batch).astype(np.float64)
+    clip = np.sqrt(size)
+    share = totals / np.maximum(totals.sum(1, keepdims=True), 1.0)
+    sums = np.zeros((2, n_batch * n_genes))
+    start = 0
+    for block in row_blocks(x):
+        stop = start + block.shape[0]
+        cell = np.repeat(np.arange(start, stop), np.diff(block.indptr))
+        at, genes = batch[cell], block.indices
+        mean = library[cell] * share[at, genes]
+        mean = np.where(mean > 0, mean, 1.0)  # a stored zero of a gene without counts
+        scale = np.sqrt(mean + mean**2 / theta)
+        residual = np.clip((block.data - mean) / scale, -clip[at], clip[at])
+        of_zero = np.maximum(-mean / scale, -clip[at])
+        for moment in (0, 1):
+            values = residual ** (moment + 1) - of_zero ** (moment + 1)
+            sums[moment] += np.bincount(at * n_genes + genes, weights=values, minlength=n_batch * n_genes)
+        start = stop
+    first, second = sums.reshape(2, n_batch, n_genes)
+    variance = np.zeros(n_genes)
+    for b in np.flatnonzero(totals.sum(1) > 0):
+        known = share[b] > 0
+        zeros = _sums_of_zeros(library[batch == b], share[b, known], theta, clip[b])
+        mean = (first[b, known] + zeros[0]) / size[b]
+        variance[known] += size[b] * ((second[b, known] + zeros[1]) / size[b] - mean**2)
+    return variance / len(library)
+
+
+def _sums_of_zeros(library: np.ndarray, share: np.ndarray, theta: float, clip: float) -> np.ndarray:
+    """Sum over cells of the residual of a zero count and of its square, for genes of given shares, (2, n_genes)."""
+    at = np.linspace(np.log(share.min()) - 1e-6, np.log(share.max()) + 1e-6, N_KNOTS)
+    knots = np.empty((2, N_KNOTS))
+    for i, value in enumerate(at):
+        mean = library * np.exp(value)
+        residual = np.maximum(-np.sqrt(mean / (1.0 + mean / theta)), -clip)
+        knots[:, i] = residual.sum(), (residual**2).sum()
+    return CubicSpline(at, knots, axis=1)(np.log(share))
 
 
 def seurat_dispersion(mean: np.ndarray, var: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Training plans and what happens between epochs."""
 
 from scgpcl.train._arguments import check_split, check_trainer
-from scgpcl.train._callbacks import FiniteLosses, PrototypeUpdate, TargetUpdate, encode_all, from_first
+from scgpcl.train._callbacks import FiniteLosses, LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import (
     EpochCheckpoint,
     RunState,
@@ -12,7 +12,7 @@ from scgpcl.train._checkpoint import (
 )
 from scgpcl.train._decoder import BestDecoder, DecoderPlan
 from scgpcl.train._fit import Devices, History, SameCells, fit_stage, merge_histories
-from scgpcl.train._plans import SET_BY_RUN, ClusterPlan, PretrainPlan, StagePlan
+from scgpcl.train._plans import SET_BY_RUN, ClusterPlan, DistillationPlan, PretrainPlan, StagePlan
 from scgpcl.train._run import Run
 
-__all__ = ["ClusterPlan", "DecoderPlan", "PretrainPlan"]
+__all__ = ["ClusterPlan", "DecoderPlan", "DistillationPlan", "PretrainPlan"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
-    from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
+    from scgpcl.train._plans import ClusterPlan, DistillationPlan, PretrainPlan, StagePlan
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
     """Refresh the gene states from the training cells; latent vectors of all cells of whole length, (n_cells, n_latent)."""
     device = module.gene_mean.device
     with _evaluating(module):
-        z = module.refresh(lambda: splitter.batches(training_only=True, device=device))
+        z = module.refresh(lambda: splitter.batches(splitter.train_idx, device=device))
         if np.array_equal(splitter.train_idx, np.arange(len(splitter.source))):
             return z
         return torch.cat([module.encode(batch) for batch in splitter.batches(device=device)])
@@ -98,7 +98,7 @@ class _AllCells(pl.Callback):
         def refresh() -> None:
             with _evaluating(module):
                 device = module.gene_mean.device
-                module.refresh(lambda: self.splitter.batches(training_only=True, device=device))
+                module.refresh(lambda: self.splitter.batches(self.splitter.train_idx, device=device))
 
         from_first(trainer, module, refresh)
 
@@ -120,7 +120,7 @@ class PrototypeUpdate(_AllCells):
     """
 
     def __init__(
-        self, splitter: BipartiteSplitter, *, n_clusters: int, agreement: float, patience: int, seed: int
+        self, splitter: BipartiteSplitter, *, n_clusters: int, agreement: float | None, patience: int, seed: int
     ) -> None:
         self.splitter = splitter
         self.n_clusters = n_clusters
@@ -154,7 +154,7 @@ class PrototypeUpdate(_AllCells):
             agreement = adjusted_rand(before, cast("Tensor", self._labels))
             plan.log(_keys.LABEL_AGREEMENT, agreement, sync_dist=True)
             warm = trainer.current_epoch + 1 >= plan.warmup_epochs
-            self._agreed = self._agreed + 1 if agreement > self.agreement and warm else 0
+            self._agreed = self._agreed + 1 if warm and self.agreement is not None and agreement > self.agreement else 0
             if self._agreed >= self.patience:
                 trainer.should_stop = True
 
@@ -228,6 +228,32 @@ class TargetUpdate(_AllCells):
 
         plan.target, labels = from_first(trainer, plan.module, assign)
         return labels
+
+
+class LabelWatch(pl.Callback):
+    """Stop the distillation when less than ``tol`` of the labels of its cells change in an epoch."""
+
+    def __init__(self, *, tol: float) -> None:
+        self.tol = tol
+        self._labels: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Labels so far, for a checkpoint."""
+        return {"labels": self._labels}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from a checkpoint."""
+        self._labels = state_dict["labels"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the share of changed labels and stop when it is small."""
+        plan = cast("DistillationPlan", pl_module)
+        labels = plan.module.assign_all(plan.latent).argmax(1)
+        if self._labels is not None:
+            changed = float((labels != self._labels.to(labels)).sum()) / len(labels)
+            plan.log(_keys.LABEL_CHANGE, changed, sync_dist=True)
+            trainer.should_stop = trainer.should_stop or changed < self.tol
+        self._labels = labels
 
 
 class FiniteLosses(pl.Callback):

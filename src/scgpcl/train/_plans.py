@@ -11,6 +11,7 @@ from torch import Tensor
 from scgpcl import _keys
 from scgpcl._random import cpu_generator
 from scgpcl.cluster import kmeans
+from scgpcl.data import thinned
 from scgpcl.nn import Neighborhood, clustering_loss, draw_view, instance_loss, prototype_loss
 
 if TYPE_CHECKING:
@@ -190,10 +191,10 @@ class PretrainPlan(StagePlan):
         warmup_epochs: int = 3,
         optimizer: Optimizer = "AdamW",
         lr: float = 1e-3,
-        encoder_lr: float = 0.3,
+        encoder_lr: float = 1.0,
         weight_decay: float = 1e-4,
         one_cycle: bool = True,
-        decoded_genes: float = 1.0,
+        decoded_genes: float = 0.1,
     ) -> None:
         super().__init__(
             module,
@@ -281,6 +282,92 @@ class PretrainPlan(StagePlan):
         return [r.centers for r in found], [r.labels for r in found]
 
 
+class DistillationPlan(StagePlan):
+    """Assignment of cells at any depth: from few of its molecules, a cell must get the assignment of the whole cell.
+
+    The targets are the supports of the consensus of the first stage, see :func:`scgpcl.cluster.consensus`. The centres
+    learn them from whole cells and from thinned ones, whose latent vectors are noisier; the encoder is frozen, so latent
+    vectors do not change.
+
+    Parameters
+    ----------
+    module
+        The network, of which the centres are trained.
+    seed
+        Seed of the thinning.
+    alpha
+        Degrees of freedom of the Student-t assignment. Larger values give more confident assignments; with ``alpha=1``,
+        distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
+    shrinkage
+        Power by which the length of latent vectors is reduced before they are assigned: 0 keeps it, 1 keeps directions
+        only. Noise makes the vectors of shallow cells longer without turning them as much. Acts where the centres are
+        placed, also without epochs.
+    depth
+        Smallest share of its molecules that a cell is thinned to; the shares are log-uniform up to 1.
+    optimizer, lr, weight_decay
+        Optimiser.
+    one_cycle
+        Raise and lower the learning rate once over the planned epochs.
+    """
+
+    stage = 2
+
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        *,
+        seed: int,
+        alpha: float = 10.0,
+        shrinkage: float = 1.0,
+        depth: float = 0.05,
+        optimizer: Optimizer = "AdamW",
+        lr: float = 2e-2,
+        weight_decay: float = 0.0,
+        one_cycle: bool = True,
+    ) -> None:
+        super().__init__(
+            module,
+            seed=seed,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            encoder_lr=0.0,
+            one_cycle=one_cycle,
+            decoded_genes=1.0,
+        )
+        self.alpha = alpha
+        self.shrinkage = shrinkage
+        self.depth = depth
+        self.idle = [parameter for name, parameter in module.named_parameters() if name != "centers"]
+        #: Cells with a target, ascending, their targets (n_cells, n_clusters) and whole latent vectors (n_cells, n_latent).
+        self.cells = torch.empty(0, dtype=torch.int64)
+        self.target = torch.empty(0)
+        self.latent = torch.empty(0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the cells with their targets and latent vectors."""
+        checkpoint["targets"] = {"cells": self.cells, "target": self.target, "latent": self.latent}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the cells with their targets and latent vectors."""
+        for name, tensor in checkpoint["targets"].items():
+            setattr(self, name, tensor.to(self.module.gene_mean.device))
+
+    def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
+        """Loss of one mini-batch of whole cells and of one thinning of each."""
+        rows = torch.searchsorted(self.cells, batch.cell_index)
+        share = self.depth ** torch.rand(len(rows), generator=self._generator)
+        fewer = self.module.encode(thinned(batch, share, self._generator).to(self.latent.device))
+        target = self.target[rows]
+        losses = [
+            clustering_loss(self.module.soft_assign(self.module.shorten(z)), target)
+            for z in (self.latent[rows], fewer)
+        ]
+        parts = {_keys.CLUSTERING_LOSS: torch.stack(losses).mean()}
+        self.log_losses(batch, parts[_keys.CLUSTERING_LOSS], parts)
+        return parts[_keys.CLUSTERING_LOSS]
+
+
 class ClusterPlan(StagePlan):
     """Clustering: Student-t assignment pulled to its own sharpened target, with reconstruction (Lee et al. 2023, eq. 12).
 
@@ -295,8 +382,7 @@ class ClusterPlan(StagePlan):
         ``alpha=1``, distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
     shrinkage
         Power by which the length of latent vectors is reduced before they are clustered: 0 keeps it (published), 1 keeps
-        directions only. ``"auto"`` tries several and keeps the partition with the best cosine silhouette among principal
-        components of the counts. Acts where the centres are placed, also without epochs.
+        directions only. Acts where the centres are placed, by k-means, also without epochs.
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.
     optimizer, lr, weight_decay
@@ -317,7 +403,7 @@ class ClusterPlan(StagePlan):
         *,
         seed: int,
         alpha: float = 10.0,
-        shrinkage: float | Literal["auto"] = "auto",
+        shrinkage: float = 0.0,
         lambda_reconstruction: float = 1.0,
         optimizer: Optimizer = "AdamW",
         lr: float = 1e-4,

@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import pandas as pd
 import torch
 
-from scgpcl._random import derived_seed
-from scgpcl.cluster import estimate_n_clusters, start_centers
-from scgpcl.nn import neighborhood
-from scgpcl.train._callbacks import PrototypeUpdate, TargetUpdate, encode_all, from_first
+from scgpcl._random import cpu_generator, derived_seed
+from scgpcl.cluster import consensus, estimate_n_clusters, kmeans
+from scgpcl.data import thinned
+from scgpcl.nn import neighborhood, shrink_length
+from scgpcl.train._callbacks import LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage
+from scgpcl.train._plans import DistillationPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import lightning.pytorch as pl
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
-    from scgpcl.pp import ComparisonSpace
     from scgpcl.train._checkpoint import RunState
     from scgpcl.train._fit import Devices, History
     from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
@@ -31,12 +33,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+#: Cells that are clustered and distilled from; of more, a sample.
+MAX_CLUSTERED_CELLS = 10_000
+#: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
+N_DRAWS = 5
+DRAWN_SHARE = 0.7
+#: Restarts of the k-means that starts the published clustering stage.
+CENTERS_INIT = 20
+
+
 class Placed(NamedTuple):
-    """Number of clusters, what its estimate rests on, and the centres (n_clusters, n_latent)."""
+    """Number of clusters, what its estimate rests on, the centres (n_clusters, n_latent), and what is distilled.
+
+    That is, for the cells that were clustered (n_some,), their targets (n_some, n_clusters) and latent vectors
+    (n_some, n_latent).
+    """
 
     n_clusters: int
     curve: pd.DataFrame | None
     centers: torch.Tensor
+    distilled: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
 
 
 class Run:
@@ -101,34 +117,42 @@ class Run:
         self._identity = identity or {}
 
     def pretrain(
-        self, plan: PretrainPlan, space: ComparisonSpace, *, max_epochs: int, agreement: float, patience: int
+        self,
+        plan: PretrainPlan,
+        components: Callable[[], np.ndarray],
+        *,
+        max_epochs: int,
+        agreement: float | None,
+        patience: int,
     ) -> None:
-        """Contrastive pre-training, unless the run resumes after it."""
+        """Contrastive pre-training, unless the run resumes after it; neighbours are found on the components."""
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
         if plan.n_neighbors > 0:
-            plan.neighborhood = neighborhood(space.all(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
+            plan.neighborhood = neighborhood(torch.from_numpy(components()), plan.n_neighbors, seed=derived_seed(self.seed, 23))
         seed, k = derived_seed(self.seed, 20), plan.n_clusters
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
 
-    def place_centers(self, plan: ClusterPlan, space: ComparisonSpace, *, last: bool) -> None:
-        """Find the number of clusters and place their centres, unless the run resumes after that.
-
-        ``last``: no epochs follow, so the centres take their final order.
-        """
+    def place_centers(self, plan: ClusterPlan | DistillationPlan) -> None:
+        """Find the number of clusters and place their centres, the largest first, unless the run resumes after that."""
         resumed = self._resumed_at(plan)
         if resumed is not None:
             curve = resumed.model["curve"]
             self._take_clusters(resumed.model["n_clusters"], None if curve is None else pd.DataFrame(curve))
             return
-        placed = from_first(self.trainer, self.module, lambda: self._place(space, plan, last=last))
+        placed = from_first(self.trainer, self.module, lambda: self._place(plan))
         self._take_clusters(placed.n_clusters, placed.curve)
         self.module.set_centers(placed.centers)
+        if isinstance(plan, DistillationPlan) and placed.distilled is not None:
+            plan.cells, plan.target, plan.latent = placed.distilled
 
-    def cluster(self, plan: ClusterPlan, *, max_epochs: int, label_tol: float) -> None:
+    def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
         """Cluster from the placed centres, or resume, and order the clusters by size."""
-        if max_epochs > 0:
+        if max_epochs > 0 and isinstance(plan, DistillationPlan):
+            index = clustered_cells(len(self.splitter.source), seed=self.seed)
+            self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(index))
+        elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
         if max_epochs > 0 or self._resumed_at(plan) is not None:
             sort = lambda: self._sort_centers(encode_all(self.module, self.splitter))
@@ -136,7 +160,9 @@ class Run:
         self.module.eval()
         self.fitted = True
 
-    def fit(self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int) -> None:
+    def fit(
+        self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int, splitter: BipartiteSplitter | None = None
+    ) -> None:
         """Fit a stage from its start or from a checkpoint of it, and write checkpoints if asked to."""
         first: dict[str, Any] = {}
         resumed = self._resumed_at(plan)
@@ -152,7 +178,7 @@ class Run:
             values = {**self._identity, "n_clusters": self.n_clusters, "curve": curve}
             callbacks = [*callbacks, EpochCheckpoint(self._checkpoint, history=self.history, model=values)]
         self.trainer = fit_stage(
-            plan, self.splitter, callbacks, max_epochs=max_epochs, where=self.where, history=self.history, **first
+            plan, splitter or self.splitter, callbacks, max_epochs=max_epochs, where=self.where, history=self.history, **first
         )
         self.fitted = True
 
@@ -164,7 +190,8 @@ class Run:
         if self.module.centers is None:
             self.module.set_n_clusters(n_clusters)
 
-    def _place(self, space: ComparisonSpace, plan: ClusterPlan, *, last: bool) -> Placed:
+    @torch.no_grad()
+    def _place(self, plan: ClusterPlan | DistillationPlan) -> Placed:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, self.splitter)
         k, curve = self.n_clusters, self.curve
@@ -172,20 +199,29 @@ class Run:
             k, curve = estimate_n_clusters(z, seed=derived_seed(self.seed, 22))
             logger.info("Estimated %d clusters from the pre-trained latent space.", k)
         self._take_clusters(k, curve)
-        start = start_centers(
-            z,
-            k,
-            shrinkage=plan.shrinkage,
-            sample=space.index,
-            reference=lambda: space.sample,
-            seed=derived_seed(self.seed, 21),
-        )
-        if plan.shrinkage == "auto":
-            logger.info("Lengths are reduced by the power %g (cosine silhouette %.3f).", start.power, start.silhouette)
-        self.module.shrinkage.fill_(start.power)
+        self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
-        self.module.set_centers(start.centers)
-        return Placed(k, curve, self._sort_centers(z) if last else cast("torch.Tensor", self.module.centers).detach())
+        seed = derived_seed(self.seed, 21)
+        if not isinstance(plan, DistillationPlan):
+            self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
+            return Placed(k, curve, self._sort_centers(z), None)
+        index = clustered_cells(len(z), seed=self.seed)
+        cells = torch.from_numpy(index).to(z.device)
+        support = consensus(self._draws(z[cells], index), k, seed=seed).to(z.device)
+        support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
+        rows = self.module.shorten(z[cells])
+        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, z[cells]))
+
+    def _draws(self, z: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
+        """Latent vectors of some cells: whole, and from draws of their molecules, each (n_some, n_latent)."""
+        yield z
+        for draw in range(N_DRAWS):
+            generator = cpu_generator(self.seed, 24, draw)
+            parts = []
+            for batch in self.splitter.batches(index):
+                share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
+                parts.append(self.module.encode(thinned(batch, share, generator).to(z.device)))
+            yield torch.cat(parts)
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
@@ -195,3 +231,11 @@ class Run:
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
         return centers.detach()
+
+
+def clustered_cells(n_cells: int, *, seed: int) -> np.ndarray:
+    """Cells that are clustered and distilled from, ascending positions, shape (at most ``MAX_CLUSTERED_CELLS``,)."""
+    if n_cells <= MAX_CLUSTERED_CELLS:
+        return np.arange(n_cells)
+    rng = np.random.default_rng(derived_seed(seed, 12))
+    return np.sort(rng.choice(n_cells, MAX_CLUSTERED_CELLS, replace=False))

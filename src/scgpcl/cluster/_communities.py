@@ -1,0 +1,83 @@
+"""Leiden communities of a shared-neighbour graph, as many as are wanted."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import igraph
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Neighbours of a cell in the graph, as in scanpy.
+N_NEIGHBORS = 15
+#: Partitions tried on the way to the wanted number, and the range of resolutions.
+N_STEPS = 12
+LOW, HIGH = 1e-3, 20.0
+#: Iterations of one Leiden run, as scanpy recommends.
+N_ITERATIONS = 2
+#: Cosines in memory at a time.
+BLOCK_COSINES = 20_000_000
+
+
+def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
+    """Positions of the cells with the largest cosine to each cell, without itself, (n_cells, n_neighbors)."""
+    unit = normalize(x, dim=1)
+    transpose = unit.t().contiguous()
+    found = []
+    for rows in torch.arange(len(unit), device=x.device).split(max(1, BLOCK_COSINES // len(unit))):
+        cosine = unit[rows] @ transpose
+        cosine[torch.arange(len(rows), device=x.device), rows] = -torch.inf
+        found.append(cosine.topk(n_neighbors, 1).indices)
+    return torch.cat(found)
+
+
+def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.Graph:
+    """Graph of nearest cells, each edge weighted by the Jaccard index of the neighbours of its ends (PhenoGraph)."""
+    near = nearest_cells(x, min(n_neighbors, len(x) - 1)).cpu().numpy()
+    n_cells, k = near.shape
+    links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
+    links += sp.identity(n_cells, format="csr")  # a cell is among its own neighbours, so that linked cells share some
+    shared = sp.triu((links @ links.T).multiply(links.maximum(links.T) > 0), 1).tocoo()
+    weight = shared.data / (2.0 * (k + 1) - shared.data)
+    edges = np.column_stack([shared.row, shared.col])
+    return igraph.Graph(n=n_cells, edges=edges, edge_attrs={"weight": weight.tolist()})
+
+
+def communities(graph: igraph.Graph, n_clusters: int, *, seed: int) -> np.ndarray:
+    """Leiden partition with a number of communities, int64, shape (n_cells,).
+
+    The logarithm of the resolution is bisected; if the number is not hit, the partition closest to it is returned.
+    """
+    low, high = np.log(LOW), np.log(HIGH)
+    best, best_gap = np.zeros(graph.vcount(), dtype=np.int64), np.inf
+    for step in range(N_STEPS):
+        middle = 0.0 if step == 0 else (low + high) / 2  # the usual resolution first
+        with _igraph_seeded(seed):
+            found = graph.community_leiden(
+                objective_function="modularity", weights="weight", resolution=np.exp(middle), n_iterations=N_ITERATIONS
+            )
+        gap = len(found) - n_clusters
+        if abs(gap) < best_gap:
+            best, best_gap = np.array(found.membership), abs(gap)
+        if gap == 0:
+            break
+        low, high = (middle, high) if gap < 0 else (low, middle)
+    return best
+
+
+@contextmanager
+def _igraph_seeded(seed: int) -> Iterator[None]:
+    """Give igraph random numbers of its own, not those of Python's global generator."""
+    igraph.set_random_number_generator(random.Random(seed))
+    try:
+        yield
+    finally:
+        igraph.set_random_number_generator(random)

@@ -1,0 +1,129 @@
+"""Read-out: the partition on which many partitions of many draws of the molecules agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import average
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from scgpcl.cluster._communities import communities, shared_neighbor_graph
+from scgpcl.cluster._kmeans import kmeans
+from scgpcl.nn import shrink_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
+POWERS = (0.0, 0.5, 1.0)
+#: Restarts of each k-means.
+N_INIT = 5
+#: Cells that the tree is built on; the others follow the clusters they agree with most.
+MAX_LINKED = 3000
+#: Smallest share of the linked cells that makes a cluster of its own, and the smallest number.
+MIN_SHARE, MIN_CELLS = 0.005, 3
+
+
+def partitions(z: Tensor, n_clusters: int, *, seed: int) -> list[Tensor]:
+    """Partitions of cells (n_cells, n) by k-means at several lengths and by Leiden, each int64 of shape (n_cells,)."""
+    found = [
+        kmeans(shrink_length(z, power), n_clusters, n_init=N_INIT, seed=seed).labels.cpu() for power in POWERS
+    ]
+    if len(z) > 2:
+        found.append(torch.from_numpy(communities(shared_neighbor_graph(z), n_clusters, seed=seed)))
+    return found
+
+
+def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
+    r"""Cluster by evidence accumulation (Fred and Jain 2005).
+
+    Two cells are as similar as the share of the partitions, over all draws, that put them together. Average linkage of
+    this similarity, cut so that ``n_clusters`` clusters of more than a handful of cells are left, gives the clusters. A
+    split that one method or one draw of the molecules makes and the others do not is outvoted, whatever the size of the
+    group.
+
+    Parameters
+    ----------
+    draws
+        Latent vectors of the same cells from several draws of their molecules, each of shape (n_cells, n).
+    n_clusters
+        Number of clusters.
+    seed
+        Seed of the partitions and of the sample that is linked.
+
+    Returns
+    -------
+    Support of each cell for each cluster, float32, shape (n_cells, n_clusters): the mean share, over the partitions, of
+    its companions that are in the cluster; rows sum to one and the largest entry is the cell's cluster.
+    """
+    labels = torch.stack(
+        [each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)]
+    )
+    n_cells = labels.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    linked = torch.randperm(n_cells, generator=generator)[:MAX_LINKED].sort().values
+    clusters = _cut(_distances(labels[:, linked]), n_clusters)
+    support = torch.zeros(n_cells, n_clusters)
+    for each in labels:
+        groups = int(each.max()) + 1
+        table = torch.zeros(groups, n_clusters)
+        table.index_put_((each[linked], clusters), torch.ones(()), accumulate=True)
+        share = table / table.sum(1, keepdim=True).clamp(min=1.0)
+        support += share[each]
+    return support / support.sum(1, keepdim=True)
+
+
+def _distances(labels: Tensor) -> np.ndarray:
+    """Share of the partitions (n_partitions, n_cells) that separate two cells, condensed as scipy wants it."""
+    n_cells = labels.shape[1]
+    together = torch.zeros(n_cells, n_cells)
+    for each in labels:
+        member = one_hot(each).float()
+        together += member @ member.t()
+    distance = 1.0 - together.numpy() / len(labels)
+    np.fill_diagonal(distance, 0.0)
+    return squareform(distance, checks=False).astype(np.float64)
+
+
+def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
+    """Cut the tree where ``n_clusters`` groups are large enough; smaller ones join the nearest of these, int64."""
+    merges = average(distance)
+    n_cells = len(merges) + 1
+    least = min(max(MIN_CELLS, round(MIN_SHARE * n_cells)), n_cells // n_clusters)
+    # Undo the merges from the root down until enough of the groups are large.
+    members = {node: [node] for node in range(n_cells)}
+    sizes = np.concatenate([np.ones(n_cells), merges[:, 3]])
+    groups = {2 * n_cells - 2}
+    for node in range(2 * n_cells - 2, n_cells - 1, -1):
+        if sum(sizes[group] >= least for group in groups) >= n_clusters:
+            break
+        groups.remove(node)
+        groups.update(int(child) for child in merges[node - n_cells, :2])
+    del members
+    order = sorted(groups, key=lambda group: (-sizes[group], group))
+    labels = np.full(n_cells, -1)
+    for rank, group in enumerate(order):
+        labels[_leaves(group, merges, n_cells)] = rank
+    if len(order) > n_clusters:
+        square = squareform(distance)
+        for rank in range(n_clusters, len(order)):
+            own = labels == rank
+            near = [square[np.ix_(own, labels == kept)].mean() for kept in range(n_clusters)]
+            labels[own] = int(np.argmin(near))
+    return torch.from_numpy(labels)
+
+
+def _leaves(node: int, merges: np.ndarray, n_cells: int) -> list[int]:
+    """Cells below a node of the tree."""
+    stack, found = [node], []
+    while stack:
+        node = stack.pop()
+        if node < n_cells:
+            found.append(node)
+        else:
+            stack.extend(int(child) for child in merges[node - n_cells, :2])
+    return found
