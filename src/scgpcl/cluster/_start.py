@@ -94,7 +94,7 @@ def select_start(
     Raises
     ------
     ValueError
-        If there is no power to try, or if the reference has another number of cells.
+        If ``powers`` is empty, or if the reference has another number of cells.
     """
     reference = z if reference is None else reference
     if len(reference) != len(z):
