@@ -15,9 +15,10 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from scgpcl import presets
-from scgpcl.cluster import neighborhood
-from scgpcl.data import BipartiteSplitter, CountSource
+from scgpcl.data import BipartiteSplitter, Cells
+from scgpcl.model import SCGPCL
 from scgpcl.module import SCGPCLModule
+from scgpcl.nn import neighborhood
 from scgpcl.pp import gene_statistics, library_sizes, select_genes
 from scgpcl.train import ClusterPlan, PretrainPlan, PrototypeUpdate, TargetUpdate, encode_all
 
@@ -34,20 +35,22 @@ TASKS = {
     "infer": "inference",
     "refresh": "inference, new gene states",
 }
-SAME_METHOD = {
-    "n_hidden": 256,
-    "n_latent": 64,
-    "n_layers": 2,
-    "dispersion": "gene-cell",
-    "reconstruction": "zinb",
-    "projection": False,
-}
-#: Arguments of the model and of both plans that differ from the default preset, and the batch size.
+SAME_METHOD = {"n_hidden": 256, "n_latent": 64, "dispersion": "gene-cell"}
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Default of every argument that has one."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+DEFAULT_BATCH_SIZE = defaults(SCGPCL.train)["batch_size"]
+#: Arguments of the model and of both plans that differ from the defaults, and the batch size.
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "paper-sized": (SAME_METHOD, {}, BATCH_SIZE),
-    "default": ({}, {}, presets.DEFAULT["train"]["batch_size"]),
+    "default": ({}, {}, DEFAULT_BATCH_SIZE),
     "default, a tenth of the genes decoded": (
-        {}, {"decoded_genes": 0.1}, presets.DEFAULT["train"]["batch_size"]
+        {}, {"decoded_genes": 0.1}, DEFAULT_BATCH_SIZE
     ),
 }  # fmt: skip
 
@@ -100,7 +103,7 @@ def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) ->
         share = presets.PAPER["model"]["n_top_genes"]
         chosen = select_genes(moments, round(share * len(chosen)), flavor=presets.PAPER["model"]["gene_flavor"])
     elif N_GENES < len(chosen):
-        chosen = select_genes(moments, N_GENES, flavor=presets.DEFAULT["model"]["gene_flavor"])
+        chosen = select_genes(moments, N_GENES, flavor=defaults(SCGPCL)["gene_flavor"])
     std = moments.log_std[chosen]
     std = np.where(std > 0, std, 1.0)
     return Data(counts[:, np.flatnonzero(chosen)], size_factor.astype(np.float32), moments.log_mean[chosen], std)
@@ -118,8 +121,8 @@ class PackageRun:
     ) -> None:
         self.clock = clock
         changed, in_plans, batch_size = CONFIGURATIONS[configuration]
-        wanted = {**presets.DEFAULT["model"], **changed}
-        known = inspect.signature(SCGPCLModule).parameters
+        wanted = {**defaults(SCGPCL), **changed, "n_batch": 0}
+        known = set(inspect.signature(SCGPCLModule).parameters) - {"n_clusters"}
         torch.manual_seed(0)
         self.module = SCGPCLModule(
             data.counts.shape[1], N_CLUSTERS, **{name: value for name, value in wanted.items() if name in known}
@@ -127,20 +130,20 @@ class PackageRun:
         self.module.centers.data.normal_()
         self.module.gene_mean.copy_(torch.from_numpy(data.mean))
         self.module.gene_std.copy_(torch.from_numpy(data.std))
-        source = CountSource(data.counts, data.size_factor)
+        source = Cells(data.counts, data.size_factor)
         self.splitter = BipartiteSplitter(source, seed=0, batch_size=batch_size, train_size=1.0)
-        settings = presets.DEFAULT["train"]
         changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY, **in_plans}
-        changed = {**settings["pretrain_plan_kwargs"], **changed}
         near = None
-        if changed.pop("n_neighbors") and configuration != "paper-sized":
+        if configuration == "paper-sized":
+            changed["projection"] = False
+        else:
             if components is None:
                 components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
-            near = neighborhood(torch.from_numpy(components).float(), settings["pretrain_plan_kwargs"]["n_neighbors"])
+            near = neighborhood(torch.from_numpy(components).float(), defaults(PretrainPlan)["n_neighbors"])
         plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)
         self._pretrain = (plan, update, plan.configure_optimizers())
-        plan = ClusterPlan(self.module, seed=0, **{**settings["cluster_plan_kwargs"], "one_cycle": False, **in_plans})
+        plan = ClusterPlan(self.module, seed=0, **{"one_cycle": False, **in_plans})
         self._cluster = (plan, TargetUpdate(self.splitter, tol=0.0), plan.configure_optimizers())
 
     def pretrain(self) -> float:

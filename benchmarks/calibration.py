@@ -13,6 +13,7 @@ degrees of freedom, and the posterior of spherical normal distributions fitted t
 """
 
 import argparse
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,8 @@ from benchmarks._sets import REAL
 from sklearn.metrics import roc_auc_score
 
 import scgpcl
-from scgpcl import presets
 from scgpcl.nn import soft_assign
+from scgpcl.train import ClusterPlan
 
 N_BINS = 10
 #: Least confidence whose effect is reported.
@@ -85,7 +86,7 @@ def nearest_center(kept: Kept, z: np.ndarray) -> np.ndarray:
 
 
 PROBABILITIES: dict[str, Callable[[Kept, np.ndarray], np.ndarray]] = {
-    "model": student(presets.DEFAULT["model"]["alpha"]),
+    "model": student(inspect.signature(ClusterPlan).parameters["alpha"].default),
     "alpha 1": student(1.0),
     "alpha 30": student(30.0),
     "normal": normal,

@@ -4,7 +4,7 @@
 
 The literal side (`benchmarks/_literal.py`) has layers of 256 and 64, mini-batches of at most 1024 cells, one dispersion
 per cell and gene, and K = 10. This package is run as `paper-sized` (the same widths, dispersion and mini-batch, no
-projection head) and as `default` (`scgpcl.presets.DEFAULT`). Weights start at random, counts are in memory as CSR. A data
+projection head) and as `default` (the defaults). Weights start at random, counts are in memory as CSR. A data
 set is run twice, with the 2000 genes that the default preset chooses and with the published choice, the fifth of the genes
 with the largest raw variance, whose counts are denser.
 

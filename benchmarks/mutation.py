@@ -28,9 +28,9 @@ HEAVY = ("anndata", "hypothesis.strategies", "lightning.pytorch", "pandas", "pyt
          "scvi.model.base", "sklearn.cluster", "sklearn.metrics", "torch", "torch_geometric.nn", "yaml")  # fmt: skip
 #: Tests of each source, the nearest first; those of a folder are tried after those of its files.
 TESTS = {
-    "nn/_aggregate": ["nn/test_aggregate.py", "nn/test_encoder.py"],
+    "nn/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py"],
     "nn/_assignment": ["nn/test_losses.py"],
-    "nn/_contrast": ["nn/test_losses.py", "nn/test_batches.py", "cluster/test_neighbors.py", "nn/test_complexity.py"],
+    "nn/_contrast": ["nn/test_losses.py", "nn/test_batches.py", "nn/test_neighbors.py", "nn/test_complexity.py"],
     "nn/_conv": [
         "nn/test_aggregate.py",
         "nn/test_encoder.py",
@@ -43,17 +43,15 @@ TESTS = {
     "nn/_mse": ["nn/test_zinb.py", "robustness/test_numbers.py"],
     "nn/_norm": ["nn/test_norm.py", "nn/test_encoder.py"],
     "nn/_precision": ["nn/test_devices.py", "robustness/test_numbers.py"],
-    "nn/_slices": ["nn/test_zinb.py", "nn/test_complexity.py"],
-    "nn/_views": ["nn/test_encoder.py", "nn/test_batches.py"],
     "nn/_zinb": ["nn/test_zinb.py", "robustness/test_numbers.py"],
     "cluster/_agreement": ["cluster/test_kmeans.py"],
     "cluster/_init": ["cluster/test_init.py"],
     "cluster/_kmeans": ["cluster/test_kmeans.py", "cluster/test_init.py"],
     "cluster/_n_clusters": ["cluster/test_n_clusters.py"],
-    "cluster/_neighbors": ["cluster/test_neighbors.py"],
+    "cluster/_neighbors": ["nn/test_neighbors.py"],
     "data/_counts": ["data"],
     "data/_datamodule": ["data/test_datamodule.py"],
-    "data/_graph": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
+    "data/_cells": ["nn/test_aggregate.py", "nn/test_encoder.py", "data"],
     "data/_hetero": ["data/test_data.py"],
     "data/_loader": ["data", "model/test_processes.py"],
     "data/_splitter": ["data", "model/test_scvi_tools.py", "nn/test_devices.py", "model/test_processes.py"],

@@ -9,19 +9,22 @@ ones. Results are on disk after each run, and a run goes on where it stopped.
 """
 
 import argparse
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scgpcl import presets
 from scgpcl.benchmark import Clustering, register, run
 from scgpcl.benchmark.methods.pca_kmeans import kmeans
 from scgpcl.benchmark.methods.scvi_kmeans import scvi_latent
+from scgpcl.model import SCGPCL
 
 if TYPE_CHECKING:
     import anndata as ad
 
 METHODS = ("scgpcl", "pca-leiden", "scvi-short", "scvi-kmeans")
-EPOCHS = presets.DEFAULT["train"]["pretrain_max_epochs"] + presets.DEFAULT["train"]["cluster_max_epochs"]
+EPOCHS = sum(
+    inspect.signature(SCGPCL.train).parameters[name].default for name in ("pretrain_max_epochs", "cluster_max_epochs")
+)
 COLUMNS = {"train_seconds": "seconds", "peak_memory_mb": "memory, MB", "ari": "ARI", "n_clusters": "clusters"}
 
 

@@ -9,6 +9,7 @@ inertia, its silhouette in several spaces, and its adjusted Rand index, which on
 """
 
 import argparse
+import inspect
 from pathlib import Path
 
 import anndata as ad
@@ -20,8 +21,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from scgpcl import presets
 from scgpcl.cluster import cosine_silhouette, kmeans_runs, nearest
+from scgpcl.model import SCGPCL
 from scgpcl.nn import shrink_length
 from scgpcl.pp import gene_statistics, library_sizes, select_genes
 
@@ -36,7 +37,7 @@ SPACES = ("latent", "centred", "standardised", "half")
 
 def comparison_spaces(counts: sp.csr_matrix) -> dict[str, Tensor]:
     """Components of log counts of the default genes under three weights of the genes, shapes (n_cells, 50)."""
-    chosen = presets.DEFAULT["model"]
+    chosen = {name: each.default for name, each in inspect.signature(SCGPCL).parameters.items()}
     size = library_sizes(counts)
     factor = size / np.median(size)
     scale = min(1.0, chosen["feature_total"] / np.median(size))

@@ -34,12 +34,11 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "no_neighbors": ({}, {"n_neighbors": 0}, {}),
     "zinb_only": ({}, {"lambda_instance": 0.0, "lambda_prototype": 0.0}, {}),
     "no_graph": ({"use_graph": False}, {}, {}),
-    "mse": ({"reconstruction": "mse"}, {}, {}),
     "random_start": ({"start": "random"}, {}, {}),
-    "no_projection": ({"projection": False}, {}, {}),
+    "no_projection": ({}, {"projection": False}, {}),
     "gene_cell": ({"dispersion": "gene-cell"}, {}, {}),
-    "whole_length": ({"shrinkage": 0.0}, {}, {}),
-    "shrinkage_.4": ({"shrinkage": 0.4}, {}, {}),
+    "whole_length": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.0}}),
+    "shrinkage_.4": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.4}}),
     "constant_rate": ({}, {"one_cycle": False}, {}),
     "encoder_rate_1": ({}, {"encoder_lr": 1.0}, {}),
     "encoder_rate_.1": ({}, {"encoder_lr": 0.1}, {}),
@@ -47,8 +46,8 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "neighbors_30": ({}, {"n_neighbors": 30}, {}),
     "instance_.3": ({}, {"lambda_instance": 0.3}, {}),
     "prototype_2": ({}, {"lambda_prototype": 2.0}, {}),
-    "tau_.5": ({"tau": 0.5}, {}, {}),
-    "strong_views": ({"neighbor_keep": 0.5, "feature_drop": 0.5}, {}, {}),
+    "tau_.5": ({}, {"tau": 0.5}, {}),
+    "strong_views": ({}, {"neighbor_keep": 0.5, "feature_drop": 0.5}, {}),
     "latent_32": ({"n_latent": 32}, {}, {}),
     "hidden_256": ({"n_hidden": 256}, {}, {}),
     "batch_128": ({}, {}, {"batch_size": 128}),
@@ -72,10 +71,10 @@ KEYS = ["variant", "dataset", "seed"]
 
 def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Arguments of the model, of both stages, and of the clustering stage's plan."""
-    preset = presets.PAPER if variant in PAPER_VARIANTS else presets.DEFAULT
+    preset = presets.PAPER if variant in PAPER_VARIANTS else {"model": {}, "train": {}}
     model_kwargs, plan_kwargs, train_kwargs = (PAPER_VARIANTS | VARIANTS)[variant]
     train = {**preset["train"], **train_kwargs}
-    train["pretrain_plan_kwargs"] = {**train["pretrain_plan_kwargs"], **plan_kwargs}
+    train["pretrain_plan_kwargs"] = {**train.get("pretrain_plan_kwargs", {}), **plan_kwargs}
     return {**preset["model"], **model_kwargs}, train
 
 

@@ -69,7 +69,7 @@ class StepRun:
             mock.patch.object(
                 module, "reconstruction_loss", self._timed("likelihood", module.reconstruction_loss, spent)
             ),
-            mock.patch.object(module, "project", self._timed("contrast", module.project, spent)),
+            mock.patch.object(module.projection, "forward", self._timed("contrast", module.projection.forward, spent)),
             mock.patch.object(_plans, "instance_loss", self._timed("contrast", _plans.instance_loss, spent)),
             mock.patch.object(_plans, "prototype_loss", self._timed("contrast", _plans.prototype_loss, spent)),
         ):

@@ -13,7 +13,7 @@ import torch
 from benchmarks._runs import Data, PackageRun, measure_features, simulate
 
 from scgpcl.cluster import kmeans
-from scgpcl.data import BipartiteBatch, CountSource, bipartite_batch
+from scgpcl.data import BipartiteBatch, Cells, bipartite_batch
 
 N_CELLS, N_BATCH = 4096, 256
 
@@ -43,17 +43,16 @@ def batch(data) -> BipartiteBatch:
 
 
 def test_batch_building(benchmark, data):
-    source, index = CountSource(data.counts, data.size_factor), np.random.default_rng(0).permutation(N_CELLS)[:N_BATCH]
+    source, index = Cells(data.counts, data.size_factor), np.random.default_rng(0).permutation(N_CELLS)[:N_BATCH]
     benchmark(lambda: bipartite_batch(source.rows(index), source.size_factor[index], index))
 
 
 def test_views(benchmark, run):
-    generator = torch.Generator().manual_seed(0)
-    benchmark(lambda: run.module.draw_view(generator))
+    benchmark(run._pretrain[0].views)
 
 
 def test_encoder_and_its_gradients(benchmark, run, batch):
-    view = run.module.draw_view(torch.Generator().manual_seed(0))
+    view = run._pretrain[0].views()
     benchmark(lambda: run.module.inference(batch, view)["z"].sum().backward())
 
 

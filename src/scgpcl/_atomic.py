@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path, *, writes: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Iterator[Path]:
     """Temporary name beside ``path`` that takes its place if the block succeeds, and is removed otherwise.
 
-    Of several processes that enter the block together, only the one that ``writes`` touches the files.
+    Of several processes that enter the block together, only the one that ``writes`` touches the files; with
+    ``exclusive=False`` the name is the same in every process, so that a run replaces what a killed one has left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if exclusive else f".{path.name}.tmp")
     try:
         yield temporary
         if writes:
             temporary.replace(path)
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if writes:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager

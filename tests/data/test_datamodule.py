@@ -13,7 +13,7 @@ from anndata.experimental import AnnCollection
 from lightning.pytorch import LightningDataModule
 
 import scgpcl
-from scgpcl.data import CollectionDataModule, Cells, DataModuleCounts, _datamodule, row_blocks
+from scgpcl.data import Cells, CollectionDataModule, DataModuleCounts, _datamodule, row_blocks
 
 TRAIN = {"pretrain_max_epochs": 2, "cluster_max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
 SMALL = {"n_clusters": 3, "n_hidden": 16, "n_latent": 8, "n_top_genes": 30, "seed": 3}

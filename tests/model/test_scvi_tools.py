@@ -1,6 +1,5 @@
 """What a model of scvi-tools owes the tools around it."""
 
-import json
 from importlib.metadata import version
 
 import anndata as ad

@@ -165,9 +165,7 @@ def test_losses_over_parts_of_the_genes_have_the_mean_of_the_whole(batch, case, 
     torch.manual_seed(0)
     features = case[0] if n_batch else case[0]._replace(links=None, offset=case[0].offset[0])
     n_genes = features.graph.n_genes
-    decoder = Decoder(
-        n_genes, n_latent=4, n_hidden=7, dispersion=dispersion, n_batch=n_batch
-    ).double()
+    decoder = Decoder(n_genes, n_latent=4, n_hidden=7, dispersion=dispersion, n_batch=n_batch).double()
     z = torch.randn(features.graph.n_cells, 2, 4, dtype=torch.float64)
     index = features.links.batch if n_batch else None
     arguments = z, features.graph, batch.counts.double(), batch.size_factor.double(), index

@@ -86,9 +86,7 @@ def test_a_training_step_makes_nothing_elsewhere_and_does_not_wait(block, stage,
     monkeypatch.setattr(PretrainPlan, "views", lambda plan: view)
     if stage == 1:
         unit, radius = torch.zeros(N_CELLS, 5, device="meta"), torch.zeros(N_CELLS, device="meta")
-        plan = PretrainPlan(
-            module, n_clusters=3, seed=0, neighborhood=Neighborhood(unit, radius), warmup_epochs=0
-        )
+        plan = PretrainPlan(module, n_clusters=3, seed=0, neighborhood=Neighborhood(unit, radius), warmup_epochs=0)
         plan.prototypes = [torch.zeros(3, 4, device="meta")]
         plan.prototype_labels = [torch.zeros(N_CELLS, dtype=torch.int64, device="meta")]
     else:
@@ -138,7 +136,15 @@ def test_every_part_of_a_batch_is_pinned(splitter):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_training_step_on_a_gpu_does_not_wait(splitter):
-    module = SCGPCLModule(splitter.source.rows(np.arange(1)).shape[1], 3, n_hidden=8, n_latent=4, dispersion="gene", use_graph=True, n_batch=2).cuda()
+    module = SCGPCLModule(
+        splitter.source.rows(np.arange(1)).shape[1],
+        3,
+        n_hidden=8,
+        n_latent=4,
+        dispersion="gene",
+        use_graph=True,
+        n_batch=2,
+    ).cuda()
     plan = PretrainPlan(module, n_clusters=3, seed=0, lambda_prototype=0.0)
     plan._trainer = SimpleNamespace(is_last_batch=False, current_epoch=0)
     strategy = SimpleNamespace(root_device=torch.device("cuda"))

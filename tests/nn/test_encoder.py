@@ -79,9 +79,7 @@ def test_equals_pyg_heteroconv(batch):
 @pytest.mark.parametrize("use_graph", [True, False])
 def test_exact_inference_equals_one_full_batch(batch, counts, use_graph):
     """Streamed states over small batches give what the network gives for all cells as one batch."""
-    encoder = BipartiteEncoder(
-        batch.graph.n_genes, n_hidden=9, n_latent=6, use_graph=use_graph
-    ).double()
+    encoder = BipartiteEncoder(batch.graph.n_genes, n_hidden=9, n_latent=6, use_graph=use_graph).double()
     features, _ = features_of(batch)
     blocks = []
     for start in range(0, counts.shape[0], 50):

@@ -67,7 +67,7 @@ def test_cells_without_neighbors_leave_the_instance_loss_as_it_is():
 
 
 def test_neighbors_pull_cells_together():
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     z = torch.randn(30, 2, 8, requires_grad=True)
     near = torch.zeros(30, 30)
     near[0, 1] = near[1, 0] = 1.0

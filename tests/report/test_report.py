@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 import scgpcl
-from scgpcl import _keys, presets
+from scgpcl import _keys
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "../../etc/passwd", "$\\frac{"]
 VOID = {"meta", "img", "br", "link", "input"}

@@ -182,7 +182,12 @@ def test_arguments_that_moved_are_refused_with_their_new_place(adata, refused, n
 
 
 def test_numbers_of_numpy_are_taken_wherever_those_of_python_are(adata, fit):
-    train = {"batch_size": np.int64(40), "agreement": np.float32(0.5), "shuffle_set_split": np.bool_(True)}
+    train = {
+        "batch_size": np.int64(40),
+        "agreement": np.float32(0.5),
+        "shuffle_set_split": np.bool_(True),
+        "devices": np.int64(1),
+    }
     plan = {"tau": np.float64(0.5), "projection": np.bool_(False), "n_neighbors": np.int32(3)}
     train |= {"pretrain_plan_kwargs": plan, "cluster_plan_kwargs": {"alpha": np.float32(2.0)}}
     model = fit(adata, n_clusters=np.int64(3), n_top_genes=np.float64(0.5), use_graph=np.bool_(True), train=train)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import scgpcl
-from scgpcl import _workflow, datasets, presets
+from scgpcl import _workflow, datasets
 
 HOSTILE = [
     "<script>alert('x')</script>",

@@ -40,7 +40,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     batch_size
         Largest size of a batch, exceeded by one rather than leaving a single cell over.
     seed
-        With a seed the cells are shuffled anew in every epoch; without, they keep their order.
+        With a seed the cells are reshuffled in every epoch; without one they keep their order.
     rank, n_ranks
         Number of this process and how many share the batches: each gets as many batches as the others, and each cell
         is in one batch of one process.

@@ -107,7 +107,7 @@ def _load(base_load: Callable[..., Any], folder: str, adata: Any, **kwargs: Any)
         if "state_dict" not in str(error):
             raise
         first = " ".join(str(error).split())[:300]
-        msg = f"Expected the weights of the model in {folder}, found different ones: {first} Save the model again."
+        msg = f"Expected the weights of the model in {folder}, found others: {first} Save the model again."
         raise ValueError(msg) from error
     return alone if adata is False else base_load(folder, adata, **kwargs)
 

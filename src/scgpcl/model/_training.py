@@ -211,7 +211,9 @@ class Training:
         resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
         identified: dict[str, Any] = {}
         if path is not None or resumed is not None:
-            own = self.init_params_["non_kwargs"]
+            own = dict(self.init_params_["non_kwargs"])
+            own |= {f"pretrain_plan_kwargs[{name!r}]": value for name, value in pretrain.items()}
+            own |= {f"cluster_plan_kwargs[{name!r}]": value for name, value in cluster.items()}
             identified = identity(own, seed=self.seed_, n_cells=n_cells, genes=self.registered_genes)
         if resumed is not None:
             check_run(resumed, identified, self.n_clusters_)

@@ -22,7 +22,7 @@ MESSAGE_START = 0.1
 
 
 class _Affine(NamedTuple):
-    """A cell vector as ``mean_g(message) + F weight + shift``; ``None`` is no message."""
+    """A cell vector as ``mean_g(message) + F weight + shift``; ``None`` stands for no message."""
 
     message: Tensor | None
     weight: Tensor

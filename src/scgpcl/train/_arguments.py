@@ -72,7 +72,8 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
     if not isinstance(accelerator, Accelerator) and accelerator not in known:
         msg = f"Expected `accelerator` to be one of {known}, found {accelerator!r}."
         raise ValueError(msg)
-    number = isinstance(devices, int) and not isinstance(devices, bool) and (devices > 0 or devices == -1)
+    whole = isinstance(devices, int | np.integer) and not isinstance(devices, bool)
+    number = whole and (devices > 0 or devices == -1)
     several = isinstance(devices, list | tuple) and len(devices) > 0
     text = isinstance(devices, str) and (devices == "auto" or devices.lstrip("-").replace(",", "").isdigit())
     if not (number or several or text):

@@ -291,7 +291,7 @@ class FiniteLosses(pl.Callback):
             plan.module.load_state_dict(self._good)
             bad = list(state)[int((~finite).nonzero()[0, 0])]
             msg = (
-                f"Expected finite weights, found NaN or infinite values in `{bad}` after batch {len(self._steps) - 1} of epoch "
+                f"Expected finite weights, found others in `{bad}` after batch {len(self._steps) - 1} of epoch "
                 f"{trainer.current_epoch} of stage {plan.stage}, whose losses are finite. {ADVICE}"
             )
             raise FloatingPointError(msg)

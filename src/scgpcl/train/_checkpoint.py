@@ -53,7 +53,7 @@ class EpochCheckpoint(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it; must run after the callbacks whose state it stores."""
         try:
-            with replacing(self.path, writes=trainer.is_global_zero) as temporary:
+            with replacing(self.path, writes=trainer.is_global_zero, exclusive=False) as temporary:
                 trainer.save_checkpoint(temporary)  # called by all processes, of which the first writes
         except (OSError, RuntimeError) as error:
             msg = (
@@ -133,7 +133,7 @@ def check_checkpoint_path(path: Path) -> Path:
         msg = f"Expected `checkpoint` to be a file, found a folder at {path}. Name a file in it, such as `run.ckpt`."
         raise ValueError(msg)
     if not path.parent.is_dir():
-        msg = f"Expected an existing folder for the checkpoint, found none at {path.parent}. Create it first."
+        msg = f"Expected an existing folder for the checkpoint, found none at {path.parent}. Make it first."
         raise FileNotFoundError(msg)
     if not os.access(path.parent, os.W_OK):
         msg = f"Expected a folder that can be written to, found {path.parent}. Choose another one."
@@ -159,17 +159,17 @@ def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -
     )
     if n_clusters is not None:
         wanted["n_clusters"], found["n_clusters"] = n_clusters, state.model["n_clusters"]
-    differ = [f"{name} {found.get(name)!r}" for name, value in wanted.items() if found.get(name) != value]
+    differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if differ:
-        expected = ", ".join(f"{name} {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name])
+        expected, other = (", ".join(f"{name} {each.get(name)!r}" for name in differ) for each in (wanted, found))
         msg = (
-            f"Expected the checkpoint of a model with {expected}, found one with {', '.join(differ)} in {state.path}. "
+            f"Expected the checkpoint of a model with {expected}, found one with {other} in {state.path}. "
             "Make the model as it was when the checkpoint was written."
         )
         raise ValueError(msg)
     if state.model["genes"] != values["genes"]:
         msg = (
             f"Expected the checkpoint of a model of the same genes in the same order, found one of "
-            f"{len(state.model['genes'])} different ones in {state.path}. Restore the genes of the AnnData."
+            f"{len(state.model['genes'])} others in {state.path}. Give the AnnData the genes that it had then."
         )
         raise ValueError(msg)

@@ -59,7 +59,9 @@ def make_trainer(
     accelerator = where.accelerator
     if accelerator == "auto" and torch.backends.mps.is_available() and not torch.cuda.is_available():
         accelerator = "cpu"  # PyTorch has no sparse matrices on Apple's GPUs
-    devices = 1 if where.devices == "auto" else where.devices
+    devices: Any = 1 if where.devices == "auto" else where.devices
+    if isinstance(devices, np.integer):
+        devices = int(devices)
     trainer = Trainer(max_epochs=max_epochs, accelerator=accelerator, devices=devices, **kwargs)
     if trainer.world_size > 1:
         trainer.callbacks.insert(0, SameCells(splitter))

@@ -166,7 +166,7 @@ class PretrainPlan(StagePlan):
     one_cycle
         Raise and lower the learning rate once over the planned epochs.
     decoded_genes
-        Share of the genes, drawn anew for every mini-batch, over which the reconstruction is taken: less than 1 is faster
+        Share of the genes, redrawn for every mini-batch, over which the reconstruction is taken: less than 1 is faster
         and noisier.
     """
 
