@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "module": {"nn"},
     "train": {"module", "nn", "data", "cluster"},
     "model": {"train", "module", "nn", "data", "cluster", "pp"},
-    "datasets": {"_files"},
+    "datasets": set(),
     "simulate": set(),
     "metrics": set(),
     "tl": {"model"},
