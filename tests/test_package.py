@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "tl": {"model"},
     "pl": {"metrics", "tl"},
     "benchmark": {"model", "metrics", "_files"},
-    "_report": {"model", "data", "pp", "pl", "tl", "_summary", "_files"},
+    "_report": {"model", "data", "pp", "pl", "tl", "metrics", "_files"},
 }
 PLAIN = {"_atomic", "_keys", "_random", "presets", "__version__"}
 

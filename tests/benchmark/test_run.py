@@ -224,7 +224,7 @@ def test_goes_on_where_it_stopped(data, tmp_path, caplog):
     marked.to_csv(out / "results.csv", index=False)
     caplog.set_level(logging.INFO, logger="scgpcl.benchmark")
     table = go(data, ["svd", "fails"], out, seeds=2)
-    assert "2 of 8 runs are done already." in caplog.text
+    assert "2 of 8 runs are already done." in caplog.text
     assert len(caplog.messages) == 1 + 6
     assert "three / svd / seed 1: ARI" in caplog.text
     assert len(table) == 8
@@ -234,7 +234,7 @@ def test_goes_on_where_it_stopped(data, tmp_path, caplog):
 
     caplog.clear()
     assert len(go(data, ["svd", "fails"], out, seeds=2)) == 8
-    assert caplog.messages == ["8 of 8 runs are done already."]
+    assert caplog.messages == ["8 of 8 runs are already done."]
     caplog.clear()
     table = go(data, ["svd", "fails"], out, seeds=2, retry_errors=True)
     assert len(caplog.messages) == 1 + 4

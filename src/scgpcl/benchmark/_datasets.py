@@ -1,4 +1,4 @@
-"""Labelled data sets: files, and what a method may see of them."""
+"""Labelled data sets: finding and reading files, and hiding the labels from the methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """A set in two parts: what methods see, and what only the scorer sees.
+    """A data set: what methods see, and the types, which only the scorer sees.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class Dataset(NamedTuple):
     genes
         Names of the genes, shape (n_genes,).
     batch
-        Batch of each cell, shape (n_cells,), or `None`.
+        Batch of each cell, shape (n_cells,), or ``None``.
     types
-        Published type of each cell, shape (n_cells,). For the scorer only.
+        Published type of each cell, shape (n_cells,); for scoring only.
     """
 
     counts: sparse.csr_matrix
@@ -38,19 +38,19 @@ class Dataset(NamedTuple):
 
 
 def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[str, Path]:
-    """Files by the name of their set, which is that of the file without `.h5ad`.
+    """Files by name of the data set, which is the file name without ``.h5ad``.
 
     Parameters
     ----------
     data
-        Files, and folders whose files that end in `.h5ad` are taken.
+        Files, or folders with ``.h5ad`` files.
     wanted
-        Names to keep; `None` keeps all.
+        Names to keep; ``None`` keeps all.
 
     Raises
     ------
     InputError
-        If a path or a name does not exist, two files have one name, or nothing is left.
+        If a path or name does not exist, two files have the same name, or no files remain.
     """
     files: list[Path] = []
     for path in data:
@@ -75,21 +75,22 @@ def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[st
 
 
 def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
-    """Read a set and part what methods may see from what they may not.
+    """Read a data set and separate the types from what methods may see.
 
     Parameters
     ----------
     path
-        File with counts in `X`.
+        File with counts in ``X``.
     labels
-        Column of `obs` with the published types.
+        Column of ``obs`` with the published types.
     batch_key
-        Column of `obs` with batches, or `None`.
+        Column of ``obs`` with batches, or ``None``.
 
     Raises
     ------
     InputError
-        If the file cannot be read, a column is missing or has gaps, there is no `X`, or less than two types.
+        If the file cannot be read, ``X`` or a column is missing, a column has missing values, or there are fewer than two
+        types.
     """
     adata = read(path)
     if adata.X is None:
@@ -110,13 +111,13 @@ def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
         raise InputError(msg)
     n_missing = int(obs[key].isna().sum())
     if n_missing:
-        msg = f"Expected every cell to have an entry in `obs[{key!r}]`, found {n_missing} without. Drop them first."
+        msg = f"Expected every cell to have an entry in `obs[{key!r}]`, found {n_missing} without. Remove these cells first."
         raise InputError(msg)
     return obs[key].to_numpy(dtype=str)
 
 
 def write_visible(dataset: Dataset, path: Path) -> None:
-    """Write what methods may see, for the processes they run in."""
+    """Write the part that methods may see, for the processes in which they run."""
     x = dataset.counts
     parts = {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": x.shape, "genes": dataset.genes}
     if dataset.batch is not None:

@@ -1,4 +1,4 @@
-"""The folder of a benchmark: its table, the settings it was made with, and the result of each run."""
+"""The folder of a benchmark: its table, its settings, and the result of each run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from scgpcl._files import InputError, replacing
-
-from ._registry import Clustering
+from scgpcl.benchmark._registry import Clustering
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ._worker import Outcome
+    from scgpcl.benchmark._worker import Outcome
 
 KEYS = ["dataset", "method", "seed"]
 SIZES = ["n_cells", "n_genes", "n_types"]
@@ -24,96 +23,130 @@ SCORES = ["ari", "nmi", "acc", "macro_f1", "silhouette"]
 COLUMNS = [*KEYS, *SIZES, "n_clusters", *SCORES, "train_seconds", "peak_memory_mb", "error"]
 _WHOLE = [*SIZES, "n_clusters"]
 _TEXT = ["dataset", "method", "error"]
-_RESULTS = "results.csv"
 _SETTINGS = "settings.json"
 
 
-class Folder:
-    """Results on disk, complete after every run.
+class Table:
+    """A CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
 
     Parameters
     ----------
     path
-        The folder. It is made by `open`.
+        The file, created by the first addition.
+    keys
+        Columns that identify a task; all rows of a task are added together.
+    columns
+        All columns.
+    text
+        Columns that hold text, in which nothing is read as a missing value.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def results_path(self) -> Path:
-        """The table of runs."""
-        return self.path / _RESULTS
-
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Require that earlier results, if any, are of the same settings.
-
-        Raises
-        ------
-        InputError
-            If they are of other ones, or cannot be read.
-        """
-        if not self.results_path.exists():
-            return
-        self.read()
-        path = self.path / _SETTINGS
-        try:
-            earlier = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            msg = f"Expected the settings of {self.results_path} in {path}, found none: {error}. Choose another folder."
-            raise InputError(msg) from error
-        other = [f"{k}={earlier.get(k)!r}, not {v!r}" for k, v in settings.items() if earlier.get(k) != v]
-        if other:
-            msg = (
-                f"Expected {self.results_path} to be of the same settings, found one of {'; '.join(other)}. "
-                "Choose another folder, or the same settings."
-            )
-            raise InputError(msg)
-
-    def open(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder and write down the settings."""
-        (self.path / "runs").mkdir(parents=True, exist_ok=True)
-        with replacing(self.path / _SETTINGS) as temporary:
-            temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
+    def __init__(self, path: Path, keys: Sequence[str], columns: Sequence[str], *, text: Iterable[str]) -> None:
+        self.path, self.keys, self.columns, self.text = path, list(keys), list(columns), set(text)
 
     def read(self) -> pd.DataFrame:
-        """The table of runs, in the order they were made.
+        """All rows, in the order of their addition.
 
         Raises
         ------
         InputError
             If the file is not such a table.
         """
-        if not self.results_path.exists():
-            return _typed(pd.DataFrame(columns=COLUMNS))
+        if not self.path.exists():
+            return pd.DataFrame(columns=self.columns)
         try:
-            # A set may be called "NA".
+            # a data set may be called "NA"
             table = pd.read_csv(
-                self.results_path,
-                dtype=dict.fromkeys(_TEXT, str),
+                self.path,
+                dtype=dict.fromkeys(self.text, str),
                 keep_default_na=False,
-                na_values={name: [""] for name in COLUMNS if name not in _TEXT},
+                na_values={name: [""] for name in self.columns if name not in self.text},
             )
-            return _typed(table[COLUMNS])
+            return table[self.columns]
         except (KeyError, OSError, TypeError, ValueError) as error:
-            msg = f"Expected the table of an earlier benchmark in {self.results_path}, found another file: {error}"
+            msg = f"Expected the table of an earlier benchmark in {self.path}, found another file: {error}"
+            raise InputError(msg) from error
+
+    def done(self) -> set[tuple[Any, ...]]:
+        """Keys of the tasks that have rows."""
+        return set(self.read()[self.keys].itertuples(index=False, name=None))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of one task, replacing its earlier rows."""
+        table = self.read()
+        same = np.logical_and.reduce([table[name] == rows[0][name] for name in self.keys])
+        new = pd.DataFrame(list(rows), columns=self.columns)
+        table = new if same.all() else pd.concat([table[~same].astype(object), new.astype(object)], ignore_index=True)
+        with replacing(self.path) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+class Folder:
+    """Results on disk, complete after each run; ``path`` is created by ``open``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table = Table(path / "results.csv", KEYS, COLUMNS, text=_TEXT)
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Require that earlier results, if any, have the same settings.
+
+        Raises
+        ------
+        InputError
+            If they have other settings, or cannot be read.
+        """
+        results = self.table.path
+        if not results.exists():
+            return
+        self.read()
+        path = self.path / _SETTINGS
+        try:
+            earlier = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            msg = f"Expected the settings of {results} in {path}, found none: {error}. Choose another folder."
+            raise InputError(msg) from error
+        other = [f"{k}={earlier.get(k)!r}, not {v!r}" for k, v in settings.items() if earlier.get(k) != v]
+        if other:
+            msg = (
+                f"Expected {results} to have the same settings, found {'; '.join(other)}. "
+                "Choose another folder, or the same settings."
+            )
+            raise InputError(msg)
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Create the folder and write the settings."""
+        (self.path / "runs").mkdir(parents=True, exist_ok=True)
+        with replacing(self.path / _SETTINGS) as temporary:
+            temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
+
+    def read(self) -> pd.DataFrame:
+        """The table of runs, in the order in which they finished.
+
+        Raises
+        ------
+        InputError
+            If the file is not such a table.
+        """
+        table = self.table.read()
+        types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_TEXT, "str") | {"seed": "int64"}
+        types |= {name: "float64" for name in COLUMNS if name not in types}
+        try:
+            return table.astype({"error": object}).fillna({"error": ""}).astype(types)
+        except (TypeError, ValueError) as error:
+            msg = f"Expected the table of an earlier benchmark in {self.table.path}, found another file: {error}"
             raise InputError(msg) from error
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a run to the table, in place of an earlier one of the same set, method and seed."""
-        table = self.read()
-        same = np.logical_and.reduce([table[name] == row[name] for name in KEYS])
-        new = _typed(pd.DataFrame([row], columns=COLUMNS))
-        table = new if same.all() else pd.concat([table[~same], new], ignore_index=True)
-        with replacing(self.results_path) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+        """Add a run to the table, replacing an earlier one of the same data set, method and seed."""
+        self.table.add([row])
 
     def run_path(self, dataset: str, method: str, seed: int, suffix: str) -> Path:
         """File of one run."""
         return self.path / "runs" / f"{dataset}__{method}__{seed}{suffix}"
 
     def save_run(self, dataset: str, method: str, seed: int, outcome: Outcome) -> None:
-        """Keep labels and latent space of a run."""
+        """Write labels and latent space of a run."""
         parts = {"labels": outcome.labels}
         if outcome.latent is not None:
             parts["latent"] = outcome.latent
@@ -125,19 +158,19 @@ class Folder:
 
 
 def load_run(out: str | Path, dataset: str, method: str, seed: int) -> Clustering:
-    """Labels and latent space of one run, for further analysis.
+    """Load labels and latent space of one run, for further analysis.
 
     Parameters
     ----------
     out
         Folder of the benchmark.
     dataset, method, seed
-        Which run, as in `results.csv`.
+        The run, as in ``results.csv``.
 
     Returns
     -------
-    `labels`, shape (n_cells,), in the order of the cells in the file of the set, and `latent`, float32 of shape
-    (n_cells, n_latent), or `None` if the method has none.
+    ``labels``, shape (n_cells,), in the order of the cells in the file of the data set, and ``latent``, float32 of shape
+    (n_cells, n_latent), or ``None`` if the method has no latent space.
 
     Raises
     ------
@@ -150,9 +183,3 @@ def load_run(out: str | Path, dataset: str, method: str, seed: int) -> Clusterin
         raise InputError(msg)
     with np.load(path) as file:
         return Clustering(file["labels"], file["latent"] if "latent" in file else None)
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_TEXT, "str") | {"seed": "int64"}
-    types |= {name: "float64" for name in COLUMNS if name not in types}
-    return table.astype({"error": object}).fillna({"error": ""}).astype(types)
