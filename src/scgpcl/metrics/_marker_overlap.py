@@ -106,7 +106,7 @@ def marker_overlap(
     type_genes = _top_genes(expression, types, n_top)
     cluster_genes = _top_genes(expression, clusters, n_top)
     if not type_genes:
-        msg = "Expected a type with at least two cells, and at least one cell of another type, found none."
+        msg = "Expected at least one type with two cells or more, and at least one other cell, found none."
         raise ValueError(msg)
     names = [str(name) for name in sizes.index]
     matched = [cluster_of[name] for name in names if name in cluster_of]

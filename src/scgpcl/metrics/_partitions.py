@@ -166,7 +166,7 @@ def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
         msg = f"Expected `{name}` to be one-dimensional, one entry per cell, found shape {array.shape}."
         raise ValueError(msg)
     if array.size == 0:
-        msg = f"Expected `{name}` to contain at least one cell, found none."
+        msg = f"Expected `{name}` to hold at least one cell, found none."
         raise ValueError(msg)
     codes, uniques = pd.factorize(array, use_na_sentinel=True)
     n_missing = int(np.sum(codes < 0))

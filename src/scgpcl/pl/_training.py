@@ -157,13 +157,13 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     curve: Any = getattr(model, "n_clusters_curve_", model if hasattr(model, "columns") else None)
     if curve is None:
         msg = (
-            "Expected a model that has estimated its number of clusters, found none. Create it with `n_clusters=None` "
+            "Expected a model that has estimated its number of clusters, found none. Make it with `n_clusters=None` "
             "and train it, or pass the curve of `scgpcl.cluster.estimate_n_clusters`."
         )
         raise ValueError(msg)
     missing = [name for name in _COLUMNS if name not in curve]
     if missing:
-        msg = f"Expected a curve with the columns {list(_COLUMNS)}, found one without {missing}."
+        msg = f"Expected a curve with the columns {list(_COLUMNS)}, found one that lacks {missing}."
         raise ValueError(msg)
     number = n_clusters if n_clusters is not None else getattr(model, "n_clusters_", None)
     if ax is None:

@@ -141,7 +141,7 @@ def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
         missing += list(unique[found < 0])
         columns[name] = found[found >= 0]
     if missing:
-        msg = f"Ignored {len(missing)} marker genes that are not in `adata.var_names`: {_checks.listed(missing)}."
+        msg = f"Left out {len(missing)} marker genes that are not in `adata.var_names`: {_checks.listed(missing)}."
         warnings.warn(msg, stacklevel=3)
     return columns
 

@@ -89,9 +89,7 @@ def rank_markers(
     sizes = expression.obs[key].value_counts(sort=False)
     testable = sizes.index[sizes > 1].tolist()
     if not testable:
-        msg = (
-            f"Expected a cluster of at least two cells in `adata.obs[{key!r}]`, found only clusters with a single cell."
-        )
+        msg = f"Expected a cluster of at least two cells in `adata.obs[{key!r}]`, found clusters of one cell only."
         raise ValueError(msg)
     with warnings.catch_warnings():
         # scanpy adds columns one by one, and pandas warns about that from about twenty clusters on
@@ -156,7 +154,9 @@ def check_table(table: Any) -> None:
     columns = ("cluster", "gene", "score", "log_fold_change")
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
         found = f"columns [{_checks.listed(table.columns)}]" if isinstance(table, pd.DataFrame) else repr(table)
-        msg = f"Expected a table with the columns {columns}, found {found}. Create it with `scgpcl.tl.rank_markers(adata)`."
+        msg = (
+            f"Expected a table with the columns {columns}, found {found}. Make it with `scgpcl.tl.rank_markers(adata)`."
+        )
         raise TypeError(msg)
 
 
