@@ -33,19 +33,7 @@ CELL_TYPE = "cell_type"
 
 
 class Result(NamedTuple):
-    """What a command has done.
-
-    Parameters
-    ----------
-    table
-        One row per cluster, see ``cluster_table``.
-    files
-        Files written.
-    seconds
-        Time for setting up and training the model.
-    scores
-        Agreement with published labels, by name; empty if there are none.
-    """
+    """Clusters (one row each), files written, seconds of set-up and training, and scores by name if types are known."""
 
     table: pd.DataFrame
     files: list[Path]
@@ -68,37 +56,9 @@ def cluster_file(
 ) -> Result:
     """Cluster the cells of an h5ad file and write them, with the results, to another file.
 
-    Parameters
-    ----------
-    input_path
-        File with raw counts; not changed.
-    output_path
-        File to write, ending in ``.h5ad``. An existing file is overwritten once the new one is complete.
-    n_clusters
-        Number of clusters; ``None`` estimates it.
-    layer
-        Layer with the counts; ``None`` uses ``X``.
-    batch_key
-        Column of ``obs`` with batches.
-    seed
-        Random seed.
-    figures
-        Folder for figures and the table of clusters with marker genes, created if missing; ``None`` draws none.
-    report
-        HTML page to write, see ``scgpcl.report``; ``None`` writes none.
-    preset
-        ``"default"`` or ``"paper"``.
-    force
-        Overwrite existing files.
-
-    Returns
-    -------
-    The clusters, with marker genes if figures or a report were requested, the files and the training time.
-
-    Raises
-    ------
-    InputError
-        If a path, the file or an argument cannot be used. No file is written in that case.
+    Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
+    are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
+    requested. Nothing is written if a path, the file or an option is refused (``InputError``).
     """
     check_input_path(input_path)
     check_output_path(output_path, input_path)
@@ -132,25 +92,9 @@ def cluster_file(
 
 
 def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
-    """Cluster the bundled blood cells and write the results, figures and a table to a folder.
+    """Cluster the bundled blood cells and write results, figures and a table to a folder, created if missing.
 
-    Parameters
-    ----------
-    out_dir
-        Folder, created if missing.
-    seed
-        Random seed.
-    force
-        Overwrite the files of an earlier run.
-
-    Returns
-    -------
-    The clusters with marker genes and closest published types, the files, the training time and ARI, NMI and ACC.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be created or written to, or contains files of an earlier run.
+    The table has marker genes and the closest published types; the scores are ARI, NMI and ACC.
     """
     check_folder(out_dir)
     output_path = out_dir / "pbmc3k_scgpcl.h5ad"
@@ -203,13 +147,7 @@ def _fit(
 
 
 def _check_options(adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None) -> None:
-    """Refuse options that do not fit the file; the model would refuse them too, in terms of Python arguments.
-
-    Raises
-    ------
-    InputError
-        If the layer or the column is missing, or there are too few cells.
-    """
+    """Refuse options that do not fit the file; the model would refuse them too, in terms of Python arguments."""
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(repr(str(name)) for name in adata.layers if name is not None) or "none"
         msg = f"Expected raw counts in layers[{layer!r}], found layers {layers}. Leave out --layer to use X."

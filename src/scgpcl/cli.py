@@ -234,6 +234,7 @@ def _command() -> Iterator[None]:
 
 
 def _report(result: "Result", *, title: str) -> None:
+    """Print the table of clusters, the scores and the files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -258,6 +259,7 @@ def _shown(value: float, digits: int) -> str:
 
 
 def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
+    """Print the means over data sets, and the files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 class Dataset(NamedTuple):
     """A data set: what methods see, and the types, which only the scorer sees.
 
-    Parameters
-    ----------
-    counts
-        Counts, CSR of float32, shape (n_cells, n_genes).
-    genes
-        Names of the genes, shape (n_genes,).
-    batch
-        Batch of each cell, shape (n_cells,), or ``None``.
-    types
-        Published type of each cell, shape (n_cells,); for scoring only.
+    Counts are CSR float32 (n_cells, n_genes), gene names (n_genes,), batches and types (n_cells,) as text; batches may be ``None``.
     """
 
     counts: sparse.csr_matrix
@@ -38,20 +29,7 @@ class Dataset(NamedTuple):
 
 
 def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[str, Path]:
-    """Files by name of the data set, which is the file name without ``.h5ad``.
-
-    Parameters
-    ----------
-    data
-        Files, or folders with ``.h5ad`` files.
-    wanted
-        Names to keep; ``None`` keeps all.
-
-    Raises
-    ------
-    InputError
-        If a path or name does not exist, two files have the same name, or no files remain.
-    """
+    """Files by name of the data set (file name without ``.h5ad``), from files and folders; ``wanted`` selects names."""
     files: list[Path] = []
     for path in data:
         if not path.exists():
@@ -75,23 +53,7 @@ def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[st
 
 
 def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
-    """Read a data set and separate the types from what methods may see.
-
-    Parameters
-    ----------
-    path
-        File with counts in ``X``.
-    labels
-        Column of ``obs`` with the published types.
-    batch_key
-        Column of ``obs`` with batches, or ``None``.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, ``X`` or a column is missing, a column has missing values, or there are fewer than two
-        types.
-    """
+    """Read counts (from ``X``), types and batches (columns of ``obs`` without missing values) of a data set."""
     adata = read(path)
     if adata.X is None:
         msg = f"Expected counts in `X` of {path}, found none."
@@ -106,6 +68,7 @@ def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
 
 
 def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
+    """Column of ``obs`` as text, shape (n_cells,); refused if it is missing or has missing values."""
     if key not in obs:
         msg = f"Expected {what} in `obs[{key!r}]`, found the columns {list(map(str, obs.columns))}."
         raise InputError(msg)

@@ -28,19 +28,7 @@ def prepare(modules: Iterable[str]) -> None:
 
 
 def run_job(job: Job, *, timeout: float | None) -> Outcome | str:
-    """Run a job in its own process.
-
-    Parameters
-    ----------
-    job
-        The run.
-    timeout
-        Seconds after which the process is killed; ``None`` means no limit.
-
-    Returns
-    -------
-    The result of the method, or one line that describes the failure.
-    """
+    """Run a job in its own process, killed after ``timeout`` seconds; returns the outcome, or one line about the failure."""
     job.log.unlink(missing_ok=True)
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -68,6 +56,7 @@ def in_run() -> bool:
 
 
 def _death(code: int | None, *, started: bool) -> str:
+    """One line about a process that ended without a result."""
     if not started:
         rule = 'A script must call `run` under `if __name__ == "__main__":`.'
         return f"ProcessError: The process of the run ended with exit code {code} before the method started. {rule}"

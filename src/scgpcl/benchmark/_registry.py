@@ -47,17 +47,7 @@ class Method(Protocol):
 
 
 class Source(NamedTuple):
-    """Where another process can import a method from.
-
-    Parameters
-    ----------
-    name
-        Name of the method.
-    module
-        Module to import; if empty, ``path`` is run instead.
-    path
-        The file.
-    """
+    """Where another process can import a method from: a module, or if that is empty, the file ``path``."""
 
     name: str
     module: str
@@ -113,13 +103,7 @@ def method_names() -> list[str]:
 
 
 def import_file(path: Path) -> None:
-    """Run a file that registers methods.
-
-    Raises
-    ------
-    InputError
-        If the file does not exist, or running it fails.
-    """
+    """Run a user's file that registers methods."""
     if not path.is_file():
         msg = f"Expected a Python file that registers methods, found none at {path}. Check the path."
         raise InputError(msg)
@@ -131,13 +115,7 @@ def import_file(path: Path) -> None:
 
 
 def find_source(name: str) -> Source:
-    """Source of a method, without importing its dependencies.
-
-    Raises
-    ------
-    InputError
-        If there is no method of this name.
-    """
+    """Source of a method, without importing its dependencies."""
     if name in _registered:
         return _registered[name][1]
     if name in _builtin():
@@ -147,13 +125,7 @@ def find_source(name: str) -> Source:
 
 
 def load(source: Source) -> Method:
-    """Import a method in the current process and prepare it.
-
-    Raises
-    ------
-    RuntimeError
-        If importing its file does not register it.
-    """
+    """Import a method in the current process and prepare it."""
     if source.name not in _registered:
         if source.module:
             importlib.import_module(source.module)
@@ -175,6 +147,7 @@ def _builtin() -> dict[str, str]:
 
 
 def _source_of(name: str, function: Method) -> Source:
+    """Source of a function, which must be at the top level of a file."""
     path = getattr(function, "__globals__", {}).get("__file__")
     if path is None or "<locals>" in getattr(function, "__qualname__", ""):
         msg = f"Expected {name!r} to be a function at the top level of a file, found one that other processes cannot import. Move it to a file."

@@ -29,29 +29,14 @@ _SETTINGS = "settings.json"
 class Table:
     """A CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
 
-    Parameters
-    ----------
-    path
-        The file, created by the first addition.
-    keys
-        Columns that identify a task; all rows of a task are added together.
-    columns
-        All columns.
-    text
-        Columns that hold text, in which nothing is read as a missing value.
+    ``keys`` are the columns that identify a task; all rows of a task are added together. Columns in ``text`` have no missing values.
     """
 
     def __init__(self, path: Path, keys: Sequence[str], columns: Sequence[str], *, text: Iterable[str]) -> None:
         self.path, self.keys, self.columns, self.text = path, list(keys), list(columns), set(text)
 
     def read(self) -> pd.DataFrame:
-        """All rows, in the order of their addition.
-
-        Raises
-        ------
-        InputError
-            If the file is not such a table.
-        """
+        """All rows, in the order of their addition; any other file is refused."""
         if not self.path.exists():
             return pd.DataFrame(columns=self.columns)
         try:
@@ -89,13 +74,7 @@ class Folder:
         self.table = Table(path / "results.csv", KEYS, COLUMNS, text=_TEXT)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Require that earlier results, if any, have the same settings.
-
-        Raises
-        ------
-        InputError
-            If they have other settings, or cannot be read.
-        """
+        """Require that earlier results, if any, have the same settings."""
         results = self.table.path
         if not results.exists():
             return
@@ -121,13 +100,7 @@ class Folder:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 
     def read(self) -> pd.DataFrame:
-        """The table of runs, in the order in which they finished.
-
-        Raises
-        ------
-        InputError
-            If the file is not such a table.
-        """
+        """The table of runs, in the order in which they finished; any other file is refused."""
         table = self.table.read()
         types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_TEXT, "str") | {"seed": "int64"}
         types |= {name: "float64" for name in COLUMNS if name not in types}

@@ -192,6 +192,7 @@ def _plan(
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds themselves, given their number or a list."""
     if isinstance(seeds, int):
         if seeds < 1:
             msg = f"Expected at least one seed, found {seeds}."
@@ -208,6 +209,7 @@ def _n_processors() -> int:
 
 
 def _run_missing(plan: Plan, folder: Folder, *, retry_errors: bool, progress: bool) -> None:
+    """Run everything that is not in the folder yet, with a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -59,32 +59,14 @@ def silhouette(latent: np.ndarray | None, types: np.ndarray) -> float:
 
 
 def check_installed() -> None:
-    """Require scib-metrics.
-
-    Raises
-    ------
-    InputError
-        If it is not installed.
-    """
+    """Require scib-metrics."""
     if find_spec("scib_metrics") is None:
         msg = "Expected scib-metrics, which `scib` needs, found none. Install it: pip install 'scgpcl[benchmark]'."
         raise InputError(msg)
 
 
 def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batch_key: str | None) -> None:
-    """Write ``scib.csv``: one row for each run with a latent space; existing rows are kept.
-
-    Parameters
-    ----------
-    folder
-        Results of ``run``.
-    datasets
-        Files by name of the data set.
-    labels
-        Column of ``obs`` with the published types.
-    batch_key
-        Column of ``obs`` with batches, which the scores of batch removal and of isolated labels need.
-    """
+    """Write ``scib.csv``: one row for each run with a latent space; existing rows are kept."""
     columns = [*KEYS, *BIO, *(BATCH if batch_key else []), "error"]
     scored = Table(folder.path / "scib.csv", KEYS, columns, text=("dataset", "method", "error"))
     done = scored.done()
@@ -108,23 +90,10 @@ def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batc
 
 
 def scib_scores(latent: np.ndarray, types: np.ndarray, batch: np.ndarray | None, counts: Any) -> dict[str, float]:
-    """Scores of scib-metrics; higher is better for all of them.
+    """Scores of scib-metrics for latent vectors (n_cells, n_latent); higher is better for all of them.
 
-    Parameters
-    ----------
-    latent
-        Cell vectors, shape (n_cells, n_latent).
-    types
-        Published types, shape (n_cells,).
-    batch
-        Batches, shape (n_cells,); ``None`` leaves out the scores that need them.
-    counts
-        Counts, shape (n_cells, n_genes), whose principal components represent the data before batch removal.
-
-    Returns
-    -------
-    Conservation of the types (``silhouette_label``, ``clisi``, ``kmeans_nmi``, ...), and with batches also ``isolated_labels``
-    and the removal of batches (``silhouette_batch``, ``ilisi``, ``kbet``, ``graph_connectivity``, ``pcr_comparison``).
+    Conservation of the types (n_cells,), and with batches (n_cells,) also isolated labels and removal of batches, relative to the
+    principal components of the counts (n_cells, n_genes).
     """
     import scib_metrics as scib
 

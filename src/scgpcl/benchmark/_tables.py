@@ -92,6 +92,7 @@ def _method_lines(methods: pd.DataFrame) -> list[str]:
 
 
 def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
+    """Table of one score: data sets x methods, the best mean of each data set in bold."""
     rows = [
         [
             str(name),

@@ -25,24 +25,10 @@ _MB = 1e6
 
 
 class Job(NamedTuple):
-    """One run.
+    """One run: the method, the file of ``write_visible``, and the arguments of the method.
 
-    Parameters
-    ----------
-    source
-        The method.
-    data
-        File of ``write_visible``.
-    n_clusters
-        Number of clusters; ``None`` leaves it to the method.
-    seed
-        Seed for the method.
-    batch_key
-        Column of ``obs`` for the batches, or ``None``.
-    threads
-        Maximum number of threads of the numerical libraries.
-    log
-        File for the method's output, and for the traceback of a failure.
+    ``n_clusters=None`` leaves the number to the method; ``threads`` limits the numerical libraries; ``log`` is a file for the output
+    and the traceback of the method.
     """
 
     source: Source
@@ -57,16 +43,8 @@ class Job(NamedTuple):
 class Outcome(NamedTuple):
     """Result and cost of a method.
 
-    Parameters
-    ----------
-    labels
-        Whole numbers or strings, shape (n_cells,).
-    latent
-        Float32, shape (n_cells, n_latent), or ``None``.
-    seconds
-        Wall time of the method, without reading the data and importing the method.
-    peak_memory_mb
-        Increase of the resident memory of the process during the method, in units of 1e6 bytes.
+    Labels (n_cells,) are whole numbers or text; latent vectors (n_cells, n_latent) are float32, or ``None``. ``seconds`` is wall time
+    without reading data and importing the method; ``peak_memory_mb`` the increase of resident memory in units of 1e6 bytes.
     """
 
     labels: np.ndarray
@@ -90,6 +68,7 @@ def serve(link: Connection, job: Job) -> None:
 
 
 def _run(job: Job) -> Outcome:
+    """Call the method between two readings of clock and memory."""
     warnings.simplefilter("ignore")
     _limit_threads(job.threads)
     method = load(job.source)

@@ -153,13 +153,7 @@ class Contingency(NamedTuple):
 
 
 def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Integer codes (n_cells,) of an array called ``name`` in errors, and the distinct values that they index.
-
-    Raises
-    ------
-    ValueError
-        If the array is empty, not one-dimensional, or contains missing values.
-    """
+    """Integer codes (n_cells,) of an array called ``name`` in errors, and the distinct values that they index."""
     # numpy would turn the list [1, "a", None] into strings; an object array keeps None as a missing value
     array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
     if array.ndim != 1:
@@ -173,20 +167,14 @@ def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
     if n_missing:
         msg = (
             f"Expected every cell to have an entry in `{name}`, found {n_missing} missing of {array.size}. "
-            "Remove these cells from both arrays first."
+            "Drop these cells from both arrays first."
         )
         raise ValueError(msg)
     return codes, np.asarray(uniques)
 
 
 def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """``encode`` for labels and clusters of the same cells.
-
-    Raises
-    ------
-    ValueError
-        If one of the arrays cannot be used, or they differ in length.
-    """
+    """``encode`` for labels and clusters of the same cells."""
     encoded = encode(labels, name="labels"), encode(clusters, name="clusters")
     n_labels, n_clusters = (len(codes) for codes, _ in encoded)
     if n_labels != n_clusters:

@@ -123,6 +123,7 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
 
 
 def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, colors: dict[object, str], *, label: bool) -> None:
+    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend."""
     from matplotlib.lines import Line2D
 
     names = list(groups.cat.categories)

@@ -44,15 +44,7 @@ def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) ->
 
 
 def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
-    """First two columns of ``adata.obsm[place]``.
-
-    Raises
-    ------
-    KeyError
-        If there is no such entry.
-    ValueError
-        If it has fewer than two columns.
-    """
+    """First two columns of ``adata.obsm[place]``, shape (n_cells, 2)."""
     if place not in adata.obsm:
         msg = f"Expected positions of cells in `adata.obsm[{place!r}]`, found the keys {list(adata.obsm)}."
         raise KeyError(msg)

@@ -25,17 +25,7 @@ DISTINCT = (
 
 
 def categories_of(adata: Any, key: Any) -> pd.Series:
-    """Column of ``adata.obs`` as a categorical without unused categories, index ``obs_names``.
-
-    Raises
-    ------
-    KeyError
-        If ``adata.obs`` has no such column.
-    TypeError
-        If ``adata`` is not an AnnData, or ``key`` is not a single name.
-    ValueError
-        If no cell has a value.
-    """
+    """Column of ``adata.obs`` as a categorical without unused categories; refused if it is missing or empty."""
     if not isinstance(adata, AnnData):
         msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Pass the AnnData that was annotated."
         raise TypeError(msg)

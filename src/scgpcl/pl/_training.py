@@ -109,6 +109,7 @@ def _stage_borders(tables: Mapping[str, pd.DataFrame]) -> list[float]:
 
 
 def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[float]) -> None:
+    """Draw the curves of one panel, with dashed lines between stages."""
     for label, curve in curves.items():
         curve = curve.sort_index()
         # the stages have different losses, so a line across a border would suggest a jump

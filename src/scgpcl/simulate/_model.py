@@ -14,18 +14,10 @@ if TYPE_CHECKING:
 
 
 class Latents(NamedTuple):
-    """Variables of genes and cells that determine the distribution of counts; jax arrays.
+    """Variables of genes and cells that determine the distribution of counts, as arrays.
 
-    Parameters
-    ----------
-    profiles
-        Fraction of expected counts per gene, by batch and group, shape (n_batches, n_groups, n_genes).
-    bcv_noise
-        Deviation of each gene from the trend of the squared coefficient of variation, shape (n_genes,).
-    batch, group
-        Index of batch and group, shape (n_cells,).
-    lib_size
-        Expected library size, shape (n_cells,).
+    ``profiles`` are fractions of expected counts, shape (n_batches, n_groups, n_genes); ``bcv_noise`` (n_genes,) is the deviation of
+    each gene from the trend of the squared coefficient of variation; ``batch``, ``group`` and ``lib_size`` have shape (n_cells,).
     """
 
     profiles: Any
@@ -36,13 +28,7 @@ class Latents(NamedTuple):
 
 
 def require_numpyro() -> None:
-    """Require jax and numpyro.
-
-    Raises
-    ------
-    ImportError
-        If one of them is not installed.
-    """
+    """Require jax and numpyro."""
     try:
         import numpyro  # noqa: F401 (needs jax)
     except ImportError as error:

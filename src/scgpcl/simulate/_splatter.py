@@ -126,6 +126,7 @@ def _parameters(
     batch_cells: Sequence[int] | int | None,
     others: dict[str, Any],
 ) -> SplatParameters:
+    """Parameters from the arguments of ``splatter``."""
     if n_cells is not None and batch_cells is not None:
         msg = f"Expected `n_cells` or `batch_cells`, found both: {n_cells} and {batch_cells}. Pass only one of them."
         raise ValueError(msg)

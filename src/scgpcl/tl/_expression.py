@@ -14,15 +14,7 @@ TARGET_SUM = 1e4
 
 
 def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
-    """Clusters as a categorical of text without unused categories, index ``obs_names``.
-
-    Raises
-    ------
-    KeyError
-        If ``adata.obs`` has no such column.
-    ValueError
-        If there are fewer than two clusters, or two have the same name as text.
-    """
+    """Clusters as a categorical of text without unused categories; at least two, with different names."""
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -44,23 +36,7 @@ def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
 def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> ad.AnnData:
     """log(1 + counts per 10,000) of all genes, for the cells with a cluster.
 
-    Parameters
-    ----------
-    adata
-        Cells with raw counts; not changed.
-    key
-        Column of ``adata.obs`` with the clusters.
-    layer
-        Layer with the counts; ``None`` uses ``X``.
-
-    Returns
-    -------
-    A new AnnData with the expression (CSR float32), cells named by number, and the clusters as text in ``obs[key]``.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If there are fewer than two clusters, no valid counts, or duplicate gene names.
+    A new AnnData with CSR float32 expression, cells named by number, and the clusters as text in ``obs[key]``.
     """
     import scanpy as sc
 

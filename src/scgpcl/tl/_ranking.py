@@ -144,13 +144,7 @@ def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: f
 
 
 def check_table(table: Any) -> None:
-    """Require a result of :func:`rank_markers`.
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
-    """
+    """Require a result of :func:`rank_markers`."""
     columns = ("cluster", "gene", "score", "log_fold_change")
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
         found = f"columns [{_checks.listed(table.columns)}]" if isinstance(table, pd.DataFrame) else repr(table)

@@ -39,13 +39,7 @@ def components(adata: ad.AnnData, *, seed: int) -> np.ndarray:
 
 
 def kmeans(z: np.ndarray, n_clusters: int | None, *, seed: int) -> np.ndarray:
-    """K-means with 20 restarts.
-
-    Raises
-    ------
-    ValueError
-        If the number of clusters is not given.
-    """
+    """K-means with 20 restarts on vectors (n_cells, n_features); labels (n_cells,)."""
     if n_clusters is None:
         msg = "Expected a number of clusters, which k-means needs, found none."
         raise ValueError(msg)
