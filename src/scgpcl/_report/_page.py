@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 N_MARKERS = 8
 #: Characters of a name on the page.
 MAX_LENGTH = 80
+#: Packages whose versions are listed.
+SOFTWARE = ("scgpcl", "scvi-tools", "scanpy", "anndata", "torch", "numpy")
 #: CSS pixels per inch.
 CSS_DPI = 96
 
@@ -164,7 +166,7 @@ def write_page(
         "label_key": label_key,
         "figures": {name: _picture(file) for name, file in pictures.items()},
         "settings": _settings(model),
-        "software": _software(),
+        "software": [*((name, version(name)) for name in SOFTWARE), ("Python", platform.python_version())],
         "methods": _methods(adata, model, key),
         "references": _references(),
     }
@@ -254,12 +256,6 @@ def _settings(model: SCGPCL) -> list[tuple[str, str]]:
         named["epochs of pre-training"] = int((stage == 1).sum())
         named["epochs of clustering"] = int((stage == 2).sum())
     return [(name, "none" if value is None else str(value)) for name, value in named.items()]
-
-
-def _software() -> list[tuple[str, str]]:
-    """Names and versions of the software used."""
-    packages = ("scgpcl", "scvi-tools", "scanpy", "anndata", "torch", "numpy")
-    return [*((name, version(name)) for name in packages), ("Python", platform.python_version())]
 
 
 def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
