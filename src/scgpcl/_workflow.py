@@ -16,7 +16,7 @@ from scgpcl._files import (
     read,
     write,
 )
-from scgpcl._report._describe import FOLDER_FILES, cluster_table, figures, rank, write_folder
+from scgpcl._report import _describe
 from scgpcl._report._page import write_page
 from scgpcl.model import SCGPCL
 
@@ -70,18 +70,20 @@ def cluster_file(
     if report is not None:
         check_report_path(report)
     written = [output_path, *([] if report is None else [report])]
-    check_free(written if figures is None else [*written, *(figures / name for name in FOLDER_FILES)], force=force)
+    check_free(
+        written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
+    )
     adata = read(input_path)
     model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
     write(adata, output_path)
     files = [output_path]
     if figures is None and report is None:
-        return Result(cluster_table(adata, _keys.CLUSTER), files, seconds, {})
+        return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})
     columns: dict[str, str | None] = {"layer": layer, "batch_key": batch_key, "label_key": None}
-    table, markers, pictures = _describe(adata, model, **columns, seed=seed)
+    table, markers, pictures = _described(adata, model, **columns, seed=seed)
     if figures is not None:
         figures.mkdir(exist_ok=True)
-        files += write_folder(pictures, table, figures)
+        files += _describe.write_folder(pictures, table, figures)
     if report is not None:
         title = input_path.stem
         page = write_page(
@@ -98,30 +100,32 @@ def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
     """
     check_folder(out_dir)
     output_path = out_dir / "pbmc3k_scgpcl.h5ad"
-    check_free([output_path, *(out_dir / name for name in FOLDER_FILES)], force=force)
+    check_free([output_path, *(out_dir / name for name in _describe.FOLDER_FILES)], force=force)
     adata = datasets.pbmc3k()
     n_types = adata.obs[CELL_TYPE].nunique()
     model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default")
     out_dir.mkdir(exist_ok=True)
     write(adata, output_path)
-    table, _, pictures = _describe(adata, model, layer=COUNTS, batch_key=None, label_key=CELL_TYPE, seed=seed)
+    table, _, pictures = _described(adata, model, layer=COUNTS, batch_key=None, label_key=CELL_TYPE, seed=seed)
     labels, clusters = adata.obs[CELL_TYPE], adata.obs[_keys.CLUSTER]
     scores = {
         "ARI": metrics.ari(labels, clusters),
         "NMI": metrics.nmi(labels, clusters),
         "ACC": metrics.accuracy(labels, clusters),
     }
-    return Result(table, [output_path, *write_folder(pictures, table, out_dir)], seconds, scores)
+    return Result(table, [output_path, *_describe.write_folder(pictures, table, out_dir)], seconds, scores)
 
 
-def _describe(
+def _described(
     adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
     """Table of clusters, marker genes and figures, for the folder and the page alike."""
-    markers = rank(adata, _keys.CLUSTER, layer=layer)
-    table = cluster_table(adata, _keys.CLUSTER, label_key, genes={} if markers is None else tl.top_markers(markers))
+    markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
+    genes = {} if markers is None else tl.top_markers(markers)
+    table = _describe.cluster_table(adata, _keys.CLUSTER, label_key, genes=genes)
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
-    return table, markers, figures(adata, model, _keys.CLUSTER, **columns, markers=markers, seed=seed)
+    pictures = _describe.figures(adata, model, _keys.CLUSTER, **columns, markers=markers, seed=seed)
+    return table, markers, pictures
 
 
 def _fit(
