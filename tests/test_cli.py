@@ -202,6 +202,14 @@ def test_figures_of_very_few_cells(run, stub, cells, tmp_path, n_cells):
     assert (tmp_path / "figures" / "umap.png").exists()
 
 
+def test_two_cells_have_no_map(run, stub, cells, tmp_path):
+    cells[:2].copy().write_h5ad(tmp_path / "in.h5ad")
+    words = ("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", "--n-clusters", 2)
+    result = run(*words, "--figures", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["clusters.csv", "history.png"]
+
+
 # what it refuses
 
 

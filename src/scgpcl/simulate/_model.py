@@ -44,7 +44,7 @@ def splat_model(parameters: SplatParameters) -> Any:
     - gene means: :math:`m_g \sim \mathrm{Gamma}(\mathrm{shape}, \mathrm{rate})`, or for outliers the median of all means times a
       log-normal factor;
     - expected counts: :math:`\lambda_{ig} = l_i \, m_g\, \beta_{bg}\, \delta_{kg} / \sum_h m_h\, \beta_{bh}\, \delta_{kh}`
-      with library size :math:`l_i \sim \mathrm{LogNormal}``, batch factors :math:``\beta` and group factors :math:`\delta`;
+      with library size :math:`l_i \sim \mathrm{LogNormal}`, batch factors :math:`\beta` and group factors :math:`\delta`;
     - coefficient of variation: :math:`B_{ig}^2 = (\phi + \lambda_{ig}^{-1/2})^2\, d / c_g`,
       :math:`c_g \sim \chi^2_d`;
     - cell means: :math:`\mu_{ig} \sim \mathrm{Gamma}(1 / B_{ig}^2, 1 / (\lambda_{ig} B_{ig}^2))`;
