@@ -94,8 +94,10 @@ def summary(table: pd.DataFrame) -> str:
     rows = []
     for dataset, part in table.groupby("dataset"):
         part = part.sort_values("seed")
-        cells = [[", ".join(map(str, part[f"k_{n}"])), f"{part[f'ari_{n}'].mean():.3f}"] for n in ESTIMATORS]
-        rows.append([dataset, str(part["k_given"].iloc[0]), *sum(cells, []), f"{part['ari_given'].mean():.3f}"])
+        cells = [
+            [", ".join(map(str, part[f"k_{n}"].astype(int))), f"{part[f'ari_{n}'].mean():.3f}"] for n in ESTIMATORS
+        ]
+        rows.append([dataset, f"{part['k_given'].iloc[0]:.0f}", *sum(cells, []), f"{part['ari_given'].mean():.3f}"])
     heads = sum(([f"{n} K", "ARI"] for n in ESTIMATORS), [])
     lines = markdown(["data set", "types", *heads, "ARI, K given"], rows)
     given, rows = table["ari_given"].mean(), []

@@ -29,16 +29,21 @@ _SETTINGS = "settings.json"
 class Table:
     """A CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
 
-    ``keys`` are the columns that identify a task; all rows of a task are added together. Columns in ``text`` have no missing values.
+    ``keys`` are the columns that identify a task; all rows of a task are added together. Columns in ``text`` have no missing values,
+    those in ``whole`` are whole numbers, other keys too; all others are float64.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str], columns: Sequence[str], *, text: Iterable[str]) -> None:
+    def __init__(
+        self, path: Path, keys: Sequence[str], columns: Sequence[str], *, text: Iterable[str], whole: Iterable[str] = ()
+    ) -> None:
         self.path, self.keys, self.columns, self.text = path, list(keys), list(columns), set(text)
+        self.types = dict.fromkeys(columns, "float64") | dict.fromkeys(keys, "int64")
+        self.types |= dict.fromkeys(whole, "Int64") | dict.fromkeys(self.text, "str")
 
     def read(self) -> pd.DataFrame:
         """All rows, in the order of their addition; any other file is refused."""
         if not self.path.exists():
-            return pd.DataFrame(columns=self.columns)
+            return self._typed(pd.DataFrame(columns=self.columns))
         try:
             # a data set may be called "NA"
             table = pd.read_csv(
@@ -47,7 +52,7 @@ class Table:
                 keep_default_na=False,
                 na_values={name: [""] for name in self.columns if name not in self.text},
             )
-            return table[self.columns]
+            return self._typed(table[self.columns])
         except (KeyError, OSError, TypeError, ValueError) as error:
             msg = f"Expected the table of an earlier benchmark in {self.path}, found another file: {error}"
             raise InputError(msg) from error
@@ -60,10 +65,15 @@ class Table:
         """Add the rows of one task, replacing its earlier rows."""
         table = self.read()
         same = np.logical_and.reduce([table[name] == rows[0][name] for name in self.keys])
-        new = pd.DataFrame(list(rows), columns=self.columns)
-        table = new if same.all() else pd.concat([table[~same].astype(object), new.astype(object)], ignore_index=True)
+        new = self._typed(pd.DataFrame(list(rows), columns=self.columns))
+        table = new if same.all() else pd.concat([table[~same], new], ignore_index=True)
         with replacing(self.path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
+
+    def _typed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The same rows with the type of each column; text that is missing is empty."""
+        text = table[list(self.text)].astype(object)
+        return table.assign(**text.where(text.notna(), "")).astype(self.types)
 
 
 class Folder:
@@ -71,7 +81,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.table = Table(path / "results.csv", KEYS, COLUMNS, text=_TEXT)
+        self.table = Table(path / "results.csv", KEYS, COLUMNS, text=_TEXT, whole=_WHOLE)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Require that earlier results, if any, have the same settings."""
@@ -101,14 +111,7 @@ class Folder:
 
     def read(self) -> pd.DataFrame:
         """The table of runs, in the order in which they finished; any other file is refused."""
-        table = self.table.read()
-        types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_TEXT, "str") | {"seed": "int64"}
-        types |= {name: "float64" for name in COLUMNS if name not in types}
-        try:
-            return table.astype({"error": object}).fillna({"error": ""}).astype(types)
-        except (TypeError, ValueError) as error:
-            msg = f"Expected the table of an earlier benchmark in {self.table.path}, found another file: {error}"
-            raise InputError(msg) from error
+        return self.table.read()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a run to the table, replacing an earlier one of the same data set, method and seed."""
