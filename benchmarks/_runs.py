@@ -1,4 +1,4 @@
-"""What `benchmarks.epoch` measures: epochs of this package and of the literal implementation on the same counts."""
+"""Epochs of this package and of the literal implementation on the same counts, as timed by the speed studies."""
 
 import inspect
 import time
@@ -26,9 +26,9 @@ N_CLUSTERS = 10
 N_GENES = 2000
 BATCH_SIZE = 1024
 GRANULARITY = (1.0, 1.5, 2.0)
-#: Seconds on the wall, or seconds of all threads of the process.
+#: Wall time, or CPU time of all threads of the process.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-#: Methods of both runners, and what the table calls them.
+#: Methods of both runners, and their names in the table.
 TASKS = {
     "pretrain": "pre-training epoch",
     "cluster": "clustering epoch",
@@ -65,9 +65,9 @@ class Data(NamedTuple):
 
 
 def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0, cell_seed: int | None = None) -> sp.csr_matrix:
-    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory.
+    """Multinomial counts of ten groups of cells, about 7 % of them nonzero; no dense array is created.
 
-    With ``cell_seed`` the cells are drawn from a stream of their own, so that blocks of them share the groups' profiles.
+    With ``cell_seed`` cells are drawn from a separate stream, so that several blocks share the profiles of the groups.
     """
     rng = np.random.default_rng(seed)
     groups = rng.integers(N_CLUSTERS, size=n_cells if cell_seed is None else 0)
@@ -110,7 +110,7 @@ def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) ->
 
 
 class PackageRun:
-    """Epochs of this package through its own splitter, plans and callbacks; every method returns seconds."""
+    """Epochs of this package with its own splitter, plans and callbacks; every method returns seconds."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class LiteralRun:
     def _cluster_step(self, batch: _literal.Batch) -> None:
         z = self.network.encode(batch)
         q = self.network.soft_assign(z)
-        p = _literal.target_distribution(q).detach()  # stands for rows of the target of all cells
+        p = _literal.target_distribution(q).detach()  # in place of the rows of the target of all cells
         self._descend(_literal.clustering_loss(q, p) + self.network.zinb_loss(batch, z))
 
     def _descend(self, loss: torch.Tensor) -> None:
@@ -260,7 +260,7 @@ def save(data: Data, path: str) -> None:
 
 
 def load_call(path: str, who: str, task: str, threads: int) -> Callable[[], float]:
-    """What a process whose memory is measured does first: load saved data and build the networks; gives the call."""
+    """Load saved data and build the networks in a process whose memory is measured; returns the call."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     threadpool_limits(threads)

@@ -1,22 +1,23 @@
-"""Study of the start of the clustering stage on latent vectors that `benchmarks.search --latents` kept, resumable.
+"""From which partition of the latent vectors should the clustering stage start?
 
     python -m benchmarks.search DATA_DIR --out search.csv --variants default --seeds 0 1 2 --latents LATENTS
     python -m benchmarks.readout DATA_DIR --latents LATENTS --out candidates.csv
-    python -m benchmarks.readout --summary candidates.csv
 
-The candidates are runs of k-means at several powers of shortening. Each row of the table is one of them: its rank by
-inertia, its silhouette in several spaces, and its adjusted Rand index, which only the summary reads.
+The candidates are runs of k-means on latent vectors from ``benchmarks.search --latents``, for several powers of shrinkage.
+The table has one row per candidate: its rank by inertia, its silhouette in several spaces, and its adjusted Rand index, which
+only the summary uses. An interrupted study resumes where it stopped.
 """
 
-import argparse
 import inspect
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from benchmarks._study import parser_of, run_study
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
@@ -30,13 +31,13 @@ POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
 N_RUNS = 120
 N_KEPT = 40
 N_AXES = 50
-#: Rules that the summary compares: runs per power, and how many of them, those of least inertia, are compared.
+#: Rules that the summary compares: runs per power, and the number of those with the lowest inertia that are compared.
 RULES = ((40, 10), (120, 10), (120, 15), (120, 20), (120, 30), (120, 40))
 SPACES = ("latent", "centred", "standardised", "half")
 
 
 def comparison_spaces(counts: sp.csr_matrix) -> dict[str, Tensor]:
-    """Components of log counts of the default genes under three weights of the genes, shapes (n_cells, 50)."""
+    """Principal components (n_cells, 50) of log counts of the default genes, with three weightings of the genes."""
     chosen = {name: each.default for name, each in inspect.signature(SCGPCL).parameters.items()}
     size = library_sizes(counts)
     factor = size / np.median(size)
@@ -72,7 +73,7 @@ def candidates(z: Tensor, spaces: dict[str, Tensor], truth: np.ndarray, seed: in
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean adjusted Rand index over data sets of the candidate that each rule takes, and its spread over seeds."""
+    """Mean adjusted Rand index over data sets of the candidate that each rule chooses, and its spread over seeds."""
     rows = []
     for n_runs, n_compared in RULES:
         part = table[table["run"] < n_runs].sort_values(["variant", "dataset", "seed", "power", "rank"])
@@ -88,34 +89,31 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--latents", type=Path)
+    parser = parser_of(__doc__)
+    parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("candidates.csv"))
-    parser.add_argument("--summary", type=Path, metavar="CSV", help="print the means of a table and do nothing else")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    if args.summary:
-        print(summary(pd.read_csv(args.summary)).round(3).to_string())
-        return
-    if args.data is None or args.latents is None:
-        parser.error("give the folder of the data sets and the folder of the latent vectors")
-    torch.set_num_threads(args.threads)
-    done = set()
-    if args.out.exists():
-        done = set(pd.read_csv(args.out)[["variant", "dataset", "seed"]].itertuples(index=False, name=None))
     spaces: dict[str, dict[str, Tensor]] = {}
-    for path in sorted(args.latents.glob("*.npy")):
-        variant, name, number = path.stem.split("~")
-        if (variant, name, int(number)) in done:
-            continue
+
+    def run(variant: str, name: str, seed: int) -> list[dict[str, Any]]:
         adata = ad.read_h5ad(args.data / f"{name}.h5ad")
         if name not in spaces:
             spaces[name] = comparison_spaces(sp.csr_matrix(adata.X, dtype=np.float32))
-        z = torch.from_numpy(np.load(path))
-        rows = candidates(z, spaces[name], adata.obs["cell_type"].to_numpy(), int(number))
-        rows = rows.assign(variant=variant, dataset=name, seed=int(number)).round(5)
-        rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
+        z = torch.from_numpy(np.load(args.latents / f"{variant}~{name}~{seed}.npy"))
+        return candidates(z, spaces[name], adata.obs["cell_type"].to_numpy(), seed).round(5).to_dict("records")
+
+    table = run_study(
+        args,
+        (
+            (variant, name, int(seed))
+            for variant, name, seed in (path.stem.split("~") for path in sorted(args.latents.glob("*.npy")))
+        ),
+        run,
+        keys=["variant", "dataset", "seed"],
+        columns=["variant", "dataset", "seed", "power", "run", "rank", "ari", *SPACES],
+        text=["variant", "dataset"],
+    )
+    print(summary(table).round(3).to_string())
 
 
 if __name__ == "__main__":

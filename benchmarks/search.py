@@ -1,32 +1,28 @@
-"""Designed study of the configuration: one factor at a time over data sets and seeds, resumable.
+"""What does each factor of the configuration change, one at a time, over data sets and seeds?
 
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_graph --seeds 0 1 2
-    python -m benchmarks.search --summary search.csv
 
-Each row of the table is one (variant, data set, seed, stage). Labels are read by the scorer only. `--latents FOLDER`
-keeps the latent vectors after pre-training for `benchmarks.readout`.
+The table has one row per (variant, data set, seed, stage); an interrupted study resumes where it stopped. Labels are used for
+scoring only. ``--latents FOLDER`` stores the latent vectors after pre-training for ``benchmarks.readout``.
 """
 
-import argparse
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
-from benchmarks._sets import REAL
+from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scgpcl
 from scgpcl import presets
 
-#: Agreement that no two clusterings exceed: pre-training then runs all its epochs.
+#: Agreement that no two clusterings reach, so that pre-training runs for all epochs.
 NEVER = 2.0
 WEIGHTS = (0.001, 0.005, 0.05, 0.5, 1.0, 10.0)
-#: What each variant changes of the default: arguments of the model, of the pre-training plan, and of train().
+#: Changes of each variant to the default: arguments of the model, of the pre-training plan, and of ``train``.
 VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "default": ({}, {}, {}),
     "no_instance": ({}, {"lambda_instance": 0.0}, {}),
@@ -69,8 +65,8 @@ PAPER_VARIANTS: dict[str, tuple[dict, dict, dict]] = {
 KEYS = ["variant", "dataset", "seed"]
 
 
-def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arguments of the model, of both stages, and of the clustering stage's plan."""
+def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the model and of ``train``."""
     preset = presets.PAPER if variant in PAPER_VARIANTS else {"model": {}, "train": {}}
     model_kwargs, plan_kwargs, train_kwargs = (PAPER_VARIANTS | VARIANTS)[variant]
     train = {**preset["train"], **train_kwargs}
@@ -91,20 +87,20 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
         seconds = time.perf_counter() - begun
         labels = model.predict()
         rows.append({
-            "variant": variant, "dataset": path.stem, "seed": seed, "stage": stage,
+            "stage": stage,
             "epochs": int((model.history_["stage"].iloc[:, 0] == len(rows) + 1).sum()),
             "seconds": round(seconds, 1),
             "ari": round(adjusted_rand_score(truth, labels), 4),
             "nmi": round(normalized_mutual_info_score(truth, labels), 4),
         })  # fmt: skip
         if stage == "pretrain" and latents is not None:
-            model.module.shrinkage.zero_()  # whole lengths; the clustering stage chooses anew
+            model.module.shrinkage.zero_()  # full-length vectors; the clustering stage chooses again
             np.save(latents / f"{variant}~{path.stem}~{seed}.npy", model.get_latent_representation())
     return rows
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over data sets of each variant's mean over seeds, on the sets and seeds that all variants have."""
+    """Mean over data sets of each variant's mean over seeds, for the runs that all variants have."""
     runs = table.pivot_table(index=["dataset", "seed"], columns=["variant", "stage"], values="ari").dropna()
     per_set = runs.groupby("dataset").mean()
     spread = runs.groupby("dataset").std().mean()
@@ -120,34 +116,22 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--summary", type=Path, metavar="CSV", help="print the means of a table and do nothing else")
+    parser = parser_of(__doc__, seeds=(0,))
     parser.add_argument("--out", type=Path, default=Path("search.csv"))
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, *PAPER_VARIANTS])
-    parser.add_argument("--datasets", nargs="+", default=list(REAL))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    if args.summary:
-        print(summary(pd.read_csv(args.summary)).round(3).to_string())
-        return
-    if args.data is None:
-        parser.error("give the folder of the data sets")
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(args.threads)
     if args.latents:
         args.latents.mkdir(parents=True, exist_ok=True)
-    done = set()
-    if args.out.exists():
-        done = set(pd.read_csv(args.out)[KEYS].itertuples(index=False, name=None))
-    for seed in args.seeds:
-        for variant in args.variants:
-            for name in args.datasets:
-                if (variant, name, seed) not in done:
-                    rows = pd.DataFrame(run(args.data / f"{name}.h5ad", variant, seed, args.latents))
-                    rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
+    table = run_study(
+        args,
+        ((variant, name, seed) for seed in args.seeds for variant in args.variants for name in args.datasets),
+        lambda variant, name, seed: run(args.data / f"{name}.h5ad", variant, seed, args.latents),
+        keys=KEYS,
+        columns=[*KEYS, "stage", "epochs", "seconds", "ari", "nmi"],
+        text=["variant", "dataset", "stage"],
+    )
+    print(summary(table).round(3).to_string())
 
 
 if __name__ == "__main__":

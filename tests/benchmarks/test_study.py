@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import inspect
 from pathlib import Path
@@ -95,6 +96,58 @@ def test_readout_summary_equals_a_slow_loop(readout):
             rows = sorted(rows, key=lambda row: row["rank"])[:n_compared]
             wanted.append(max(rows, key=lambda row: row["half"])["ari"])
         assert found.loc["half", ("ari", f"{n_compared} of {n_runs}")] == pytest.approx(np.mean(wanted))
+
+
+def test_a_study_resumes_and_records_failures(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    run_study = importlib.import_module("benchmarks._study").run_study
+    calls = []
+
+    def run(name, seed):
+        calls.append((name, seed))
+        if seed == 1:
+            msg = "first\nsecond"
+            raise ValueError(msg)
+        return [{"arm": arm, "ari": value} for arm, value in (("NA", 0.5), ("b", 1.0))]
+
+    arguments = argparse.Namespace(out=tmp_path / "study.csv", threads=torch.get_num_threads())
+    table = {
+        "keys": ["dataset", "seed"],
+        "columns": ["dataset", "seed", "arm", "ari", "error"],
+        "text": ["dataset", "arm", "error"],
+    }
+    tasks = [("simulated/NA", 0), ("b_.4", 0), ("b_.4", 1)]
+    with pytest.raises(ValueError, match="first"):
+        run_study(arguments, tasks, run, **table)
+    found = run_study(arguments, tasks, run, **table, failure="error")
+    assert calls == [*tasks, tasks[-1]]  # what was done before the failure is not repeated
+    again = run_study(arguments, tasks, run, **table, failure="error")
+    assert len(calls) == 4
+    pd.testing.assert_frame_equal(found, again)
+    assert found["dataset"].tolist() == ["NA", "NA", "b_.4", "b_.4", "b_.4"]
+    assert found["arm"].tolist() == ["NA", "b", "NA", "b", ""]
+    assert found["ari"].tolist()[:4] == [0.5, 1.0, 0.5, 1.0]
+    assert found["error"].tolist() == ["", "", "", "", "ValueError: first second"]
+
+
+def test_batches_are_scored_from_the_public_runner(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    batches = importlib.import_module("benchmarks.batches")
+    adata = _cells(60)
+    adata.obs["batch"] = ["a", "b"] * 30
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    np.savez(out / "runs" / "cells__pca-kmeans__0.npz", labels=adata.obs["batch"].to_numpy(dtype=str))
+    table = pd.DataFrame(
+        {"dataset": "cells", "method": ["pca-kmeans", "fails"], "seed": 0, "error": ["", "ValueError: no"]}
+    )
+    table = table.assign(**dict.fromkeys(("ari", "nmi", "acc", "train_seconds"), 0.5))
+    found = batches.scored(table, out, [tmp_path / "cells.h5ad"], scib=False)
+    assert found["method"].tolist() == ["pca-kmeans"]
+    assert found["batch_ari"].tolist() == [1.0]
+    assert "| cells | pca-kmeans | 0.500" in batches.summary(found)
+    assert set(batches.METHODS) <= set(scgpcl.benchmark.method_names())
 
 
 def _cells(n):

@@ -292,8 +292,8 @@ def test_a_failing_update_and_decoder_leave_the_model_as_it_was(cells, build):
 
 def test_files_of_the_command_are_whole_or_absent(tmp_path, monkeypatch):
     """A table that fails half-way leaves the older one; pictures and h5ad files are written the same way."""
-    from scgpcl import _summary
     from scgpcl._files import InputError
+    from scgpcl._report import _describe
 
     (tmp_path / "clusters.csv").write_text("older")
     table = pd.DataFrame({"cluster": ["0"]})
@@ -304,7 +304,7 @@ def test_files_of_the_command_are_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", half)
     with pytest.raises(InputError, match="No space left"):
-        _summary.write_table(table, tmp_path)
+        _describe.write_table(table, tmp_path)
     assert (tmp_path / "clusters.csv").read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["clusters.csv"]
 
@@ -314,7 +314,7 @@ def test_files_of_a_benchmark_are_whole_or_absent(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     from scgpcl._files import InputError
-    from scgpcl.benchmark import _figures, _results, _summary
+    from scgpcl.benchmark import _plots, _results, _tables
 
     row = {"dataset": "d", "method": "m", "seed": 0, "error": "", "ari": 0.5, "nmi": 0.5, "acc": 0.5, "seconds": 1.0}
     table = pd.DataFrame([row]).reindex(columns=_results.COLUMNS)
@@ -332,7 +332,7 @@ def test_files_of_a_benchmark_are_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="Expected to write .*summary.md, found: .*No space left.*Check the free space"
     ):
-        _summary.write_summary(table, {}, tmp_path)
+        _tables.write_summary(table, {}, tmp_path)
     with pytest.raises(InputError, match="Expected to write .*bars.png, found: .*No space left"):
-        _figures.write_figures(table, tmp_path)
+        _plots.write_figures(table, tmp_path)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(names, "older")

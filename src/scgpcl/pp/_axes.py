@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
-
-from scgpcl._random import derived_seed
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -185,7 +185,11 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray 
 
 
 def select_genes(
-    statistics: GeneStatistics, n_top_genes: int, *, flavor: Literal["seurat", "variance"] = "seurat", scale: float = 1.0
+    statistics: GeneStatistics,
+    n_top_genes: int,
+    *,
+    flavor: Literal["seurat", "variance"] = "seurat",
+    scale: float = 1.0,
 ) -> np.ndarray:
     """Choose the most variable genes.
 
