@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 import scgpcl
 from scgpcl.benchmark._tables import markdown
 from scgpcl.nn import soft_assign
-from scgpcl.train import ClusterPlan
+from scgpcl.train import DistillationPlan
 
 N_BINS = 10
 #: Minimum confidence whose effect is reported.
@@ -86,7 +86,7 @@ def nearest_center(kept: Kept, z: np.ndarray) -> np.ndarray:
 
 
 PROBABILITIES: dict[str, Callable[[Kept, np.ndarray], np.ndarray]] = {
-    "model": student(inspect.signature(ClusterPlan).parameters["alpha"].default),
+    "model": student(inspect.signature(DistillationPlan).parameters["alpha"].default),
     "alpha 1": student(1.0),
     "alpha 30": student(30.0),
     "normal": normal,

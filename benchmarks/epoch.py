@@ -17,8 +17,9 @@ pre-training epoch
     same two views and losses on dense features, three k-means of the mini-batch with 20 restarts, backward, AdamW.
     Unlike the paper's stopping rule, it does not cluster all cells between epochs.
 clustering epoch
-    Package: mini-batches through `ClusterPlan.training_step`, backward, optimiser step, and
-    `TargetUpdate.on_train_epoch_end`. Literal: one unmasked view per mini-batch, KL and likelihood, and one encoding of
+    Package, paper-sized: mini-batches through `ClusterPlan.training_step`, backward, optimiser step, and
+    `TargetUpdate.on_train_epoch_end`. Package, default: `DistillationPlan.training_step`, which thins the counts and trains
+    the centres alone, and `LabelWatch.on_train_epoch_end`. Literal: one unmasked view per mini-batch, KL and likelihood, and one encoding of
     all cells for the target.
 inference
     Package: `SCGPCLModule.encode` of all cells from the stored gene states. Literal: the encoder in evaluation mode

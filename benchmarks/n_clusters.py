@@ -4,8 +4,8 @@
 
 The first stage is trained once per data set and seed, without a number of clusters, and its latent vectors are stored in
 LATENTS; estimators are then compared on them. An interrupted study resumes where it stopped. Labels are used for scoring only.
-The labels at each number of clusters are those from which the clustering stage would start; Leiden is scanpy's at its default
-resolution on the same latent vectors. `scgpcl benchmark --n-clusters auto` measures both stages end to end.
+The labels at each number of clusters are the consensus of partitions of these latent vectors, see `scgpcl.cluster.consensus`; Leiden
+is scanpy's at its default resolution on the same latent vectors. `scgpcl benchmark --n-clusters auto` measures both stages end to end.
 """
 
 import time
@@ -16,15 +16,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import scipy.sparse as sp
 import torch
 from benchmarks._study import parser_of, run_study
-from benchmarks.readout import comparison_spaces
 
 import scgpcl
 from scgpcl.benchmark._tables import markdown
-from scgpcl.cluster import estimate_n_clusters, nearest, select_start
-from scgpcl.nn import shrink_length
+from scgpcl.cluster import consensus, estimate_n_clusters
 from scgpcl.train import encode_all
 
 ESTIMATORS = ("stability", "silhouette", "agreement", "leiden")
@@ -48,10 +45,8 @@ def train(path: Path, seed: int) -> np.ndarray:
     return keep.latent
 
 
-def start_labels(latent: np.ndarray, reference: torch.Tensor, n_clusters: int, seed: int) -> np.ndarray:
-    z = torch.from_numpy(latent)
-    start = select_start(z, n_clusters, reference=reference, seed=seed)
-    return nearest(shrink_length(z, start.power), start.centers)[0].numpy()
+def consensus_labels(latent: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    return consensus([torch.from_numpy(latent)], n_clusters, seed=seed).argmax(1).numpy()
 
 
 def leiden_labels(latent: np.ndarray, seed: int) -> np.ndarray:
@@ -61,7 +56,7 @@ def leiden_labels(latent: np.ndarray, seed: int) -> np.ndarray:
     return adata.obs["leiden"].to_numpy()
 
 
-def evaluate(latent: np.ndarray, reference: torch.Tensor, truth: np.ndarray, seed: int) -> dict[str, object]:
+def evaluate(latent: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, object]:
     n_types = len(set(truth))
     begin = time.perf_counter()
     found = estimate_n_clusters(latent, seed=seed)
@@ -73,7 +68,7 @@ def evaluate(latent: np.ndarray, reference: torch.Tensor, truth: np.ndarray, see
         "silhouette": int(curve["silhouette"].idxmax()),
         "agreement": int(curve["agreement"].idxmax()),
     }
-    labels = {k: start_labels(latent, reference, k, seed) for k in sorted(set(numbers.values()))}
+    labels = {k: consensus_labels(latent, k, seed) for k in sorted(set(numbers.values()))}
     scores = {f"ari_{name}": scgpcl.metrics.ari(truth, labels[k]) for name, k in numbers.items()}
     leiden = leiden_labels(latent, seed)
     numbers["leiden"], scores["ari_leiden"] = len(set(leiden)), scgpcl.metrics.ari(truth, leiden)
@@ -84,9 +79,7 @@ def evaluate(latent: np.ndarray, reference: torch.Tensor, truth: np.ndarray, see
 def run(path: Path, kept: Path, seed: int) -> list[dict[str, object]]:
     if not kept.exists():
         np.save(kept, train(path, seed))
-    adata = ad.read_h5ad(path)
-    reference = comparison_spaces(sp.csr_matrix(adata.X, dtype=np.float32))["half"]
-    return [evaluate(np.load(kept), reference, adata.obs["cell_type"].to_numpy(), seed)]
+    return [evaluate(np.load(kept), ad.read_h5ad(path).obs["cell_type"].to_numpy(), seed)]
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -50,7 +50,6 @@ CHILD = """
         model.train(
             pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False, batch_size=2048,
             pretrain_plan_kwargs={"n_neighbors": 0},
-            cluster_plan_kwargs={"shrinkage": 0.5},
         )
         n_cells = len(model.predict())
         rise = (status("VmHWM") - before[1]) / 1e6

@@ -3,7 +3,8 @@
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_graph --seeds 0 1 2
 
 The table has one row per (variant, data set, seed, stage); an interrupted study resumes where it stopped. Labels are used for
-scoring only. ``--latents FOLDER`` stores the latent vectors after pre-training for ``benchmarks.readout``.
+scoring only. ``--latents FOLDER`` stores the latent vectors after pre-training, of the whole cells and of draws of their
+molecules, for ``benchmarks.readout``.
 """
 
 import time
@@ -13,14 +14,19 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import torch
 from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scgpcl
 from scgpcl import presets
+from scgpcl.data import thinned
 
-#: Agreement that no two clusterings reach, so that pre-training runs for all epochs.
-NEVER = 2.0
+#: Draws of the molecules whose latent vectors are stored, and the share of the molecules in each, as in training.
+N_DRAWS = 5
+DRAWN_SHARE = 0.7
+#: Cells encoded at a time.
+ROWS = 4096
 WEIGHTS = (0.001, 0.005, 0.05, 0.5, 1.0, 10.0)
 #: Changes of each variant to the default: arguments of the model, of the pre-training plan, and of ``train``.
 VARIANTS: dict[str, tuple[dict, dict, dict]] = {
@@ -33,10 +39,15 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "random_start": ({"start": "random"}, {}, {}),
     "no_projection": ({}, {"projection": False}, {}),
     "gene_cell": ({"dispersion": "gene-cell"}, {}, {}),
+    "seurat_genes": ({"gene_flavor": "seurat"}, {}, {}),
+    "variance_genes": ({"gene_flavor": "variance"}, {}, {}),
+    **{f"gene_scaling_{power:g}": ({"gene_scaling": power}, {}, {}) for power in (0.0, 0.5, 1.0)},
+    "self_training": ({}, {}, {"clustering": "self_training"}),
     "whole_length": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.0}}),
     "shrinkage_.4": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.4}}),
+    "not_thinned": ({}, {}, {"cluster_plan_kwargs": {"depth": 1.0}}),
+    "depth_.2": ({}, {}, {"cluster_plan_kwargs": {"depth": 0.2}}),
     "constant_rate": ({}, {"one_cycle": False}, {}),
-    "encoder_rate_1": ({}, {"encoder_lr": 1.0}, {}),
     "encoder_rate_.1": ({}, {"encoder_lr": 0.1}, {}),
     "neighbors_5": ({}, {"n_neighbors": 5}, {}),
     "neighbors_30": ({}, {"n_neighbors": 30}, {}),
@@ -48,19 +59,16 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "hidden_256": ({"n_hidden": 256}, {}, {}),
     "batch_128": ({}, {}, {"batch_size": 128}),
     "batch_512": ({}, {}, {"batch_size": 512}),
-    **{
-        f"decoded_{share:g}": ({}, {"decoded_genes": share}, {"cluster_plan_kwargs": {"decoded_genes": share}})
-        for share in (0.1, 0.25, 0.5)
-    },
-    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n, "agreement": NEVER}) for n in (6, 12, 20, 40)},
+    "stopped": ({}, {}, {"agreement": 0.99}),
+    **{f"decoded_{share:g}": ({}, {"decoded_genes": share}, {}) for share in (0.25, 0.5, 1.0)},
+    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n}) for n in (6, 12, 40)},
     **{f"lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
-    **{f"lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": NEVER}) for w in WEIGHTS},
 }
 #: The same for the published configuration.
 PAPER_VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "paper": ({}, {}, {}),
     **{f"paper_lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
-    **{f"paper_lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": NEVER}) for w in WEIGHTS},
+    **{f"paper_lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": None}) for w in WEIGHTS},
 }
 KEYS = ["variant", "dataset", "seed"]
 
@@ -94,9 +102,21 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
             "nmi": round(normalized_mutual_info_score(truth, labels), 4),
         })  # fmt: skip
         if stage == "pretrain" and latents is not None:
-            model.module.shrinkage.zero_()  # full-length vectors; the clustering stage chooses again
-            np.save(latents / f"{variant}~{path.stem}~{seed}.npy", model.get_latent_representation())
+            np.save(latents / f"{variant}~{path.stem}~{seed}.npy", latents_of_draws(model, seed))
     return rows
+
+
+def latents_of_draws(model: scgpcl.SCGPCL, seed: int) -> np.ndarray:
+    """Latent vectors of whole length (1 + N_DRAWS, n_cells, n_latent): of the whole cells, then of draws of their molecules."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for draw in range(1 + N_DRAWS):
+        parts = []
+        for batch in model._read(None, None, ROWS):
+            share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
+            parts.append(model.module.encode(thinned(batch, share, generator) if draw else batch))
+        draws.append(torch.cat(parts))
+    return torch.stack(draws).numpy()
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

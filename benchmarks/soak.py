@@ -51,7 +51,8 @@ def draw_options(rng):
     model = {
         "n_clusters": pick(None, 2, 2, 3, 3, 5, 5, 9),
         "n_top_genes": pick(None, 0.5, 20),
-        "gene_flavor": pick("seurat", "variance"),
+        "gene_flavor": pick("pearson_residuals", "pearson_residuals", "seurat", "variance"),
+        "gene_scaling": pick(0.75, 0.75, 0.0, 1.0),
         "dispersion": pick("gene", "gene-cell"),
         "use_graph": pick(True, True, False),
         "start": pick("pca", "random"),
@@ -69,7 +70,8 @@ def draw_options(rng):
             "one_cycle": pick(True, False),
             "projection": pick(True, False),
         },
-        "cluster_plan_kwargs": {"shrinkage": pick("auto", 0.0, 0.5)},
+        "clustering": pick("distillation", "self_training"),
+        "cluster_plan_kwargs": {"shrinkage": pick(0.0, 0.5, 1.0)},
     }
     return setup, model, train
 
