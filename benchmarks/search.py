@@ -71,7 +71,11 @@ KEYS = ["variant", "dataset", "seed"]
 
 def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Arguments of the model, of both stages, and of the clustering stage's plan."""
-    preset = presets.PAPER if variant in PAPER_VARIANTS else {"model": {}, "train": {}}
+    plain = {
+        "model": {},
+        "train": {"pretrain_plan_kwargs": {"lambda_prototype": 0.5}},
+    }  # the default, which variants replace
+    preset = presets.PAPER if variant in PAPER_VARIANTS else plain
     model_kwargs, plan_kwargs, train_kwargs = (PAPER_VARIANTS | VARIANTS)[variant]
     train = {**preset["train"], **train_kwargs}
     train["pretrain_plan_kwargs"] = {**train.get("pretrain_plan_kwargs", {}), **plan_kwargs}
