@@ -53,9 +53,9 @@ def copy_weights(ours, theirs):
     encoder, decoder = ours.encoder, ours.decoder
     theirs.gene_embedding.data.copy_(encoder.gene_embedding)
     for conv, source in (
-        (theirs.cell_conv1, encoder.cell_convs[0]),
-        (theirs.gene_conv1, encoder.gene_convs[0]),
-        (theirs.cell_conv2, encoder.cell_convs[1]),
+        (theirs.cell_conv1, encoder.cell1),
+        (theirs.gene_conv1, encoder.gene1),
+        (theirs.cell_conv2, encoder.cell2),
         (theirs.hidden, decoder.hidden.linear),
     ):
         conv.load_state_dict(source.state_dict())
@@ -91,7 +91,7 @@ def test_pretraining_losses_and_their_gradients(pair):
     )
     for got, want in zip(mine, others, strict=True):
         close(got, want)
-    got = torch.autograd.grad(sum(mine), [ours.encoder.gene_embedding, ours.encoder.cell_convs[0].lin_r.weight])
+    got = torch.autograd.grad(sum(mine), [ours.encoder.gene_embedding, ours.encoder.cell1.lin_r.weight])
     want = torch.autograd.grad(sum(others), [theirs.gene_embedding, theirs.cell_conv1.lin_r.weight])
     close(got, want)
 

@@ -32,7 +32,9 @@ def test_every_variant_changes_something_that_exists(search):
     module = inspect.signature(scgpcl.SCGPCL(_cells(20), n_clusters=2).module.__class__).parameters
     train = inspect.signature(scgpcl.SCGPCL.train).parameters
     plan = inspect.signature(PretrainPlan).parameters
-    plain = {name: search.settings(name) for name in ("default", "paper")}
+    defaults = {name: each.default for name, each in plan.items() if each.default is not each.empty}
+    whole = lambda m, t: (m, {**t, "pretrain_plan_kwargs": {**defaults, **t["pretrain_plan_kwargs"]}})
+    plain = {name: whole(*search.settings(name)) for name in ("default", "paper")}
     for name in [*search.VARIANTS, *search.PAPER_VARIANTS]:
         for_model, for_train = search.settings(name)
         assert set(for_model) <= set(model) | set(module)
@@ -41,7 +43,7 @@ def test_every_variant_changes_something_that_exists(search):
         assert set(for_train["pretrain_plan_kwargs"]) <= known
         second = ClusterPlan if for_train.get("clustering") == "self_training" else DistillationPlan
         assert set(for_train.get("cluster_plan_kwargs", {})) <= set(inspect.signature(second).parameters)
-        same = (for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
+        same = whole(for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
         assert same == (name in {"default", "paper", "lambda2_0.5", "paper_lambda2_0.05"})
 
 
