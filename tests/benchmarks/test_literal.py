@@ -12,6 +12,7 @@ from scgpcl.cluster import kmeans
 from scgpcl.data import bipartite_batch
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import View, clustering_loss, instance_loss, prototype_loss, target_distribution
+from scgpcl.train import PretrainPlan
 
 N_CLUSTERS = 3
 
@@ -72,7 +73,7 @@ def close(ours, theirs):
 
 def test_pretraining_losses_and_their_gradients(pair):
     ours, theirs, batch, dense = pair
-    view = View(*(mask.double() for mask in ours.draw_view(torch.Generator().manual_seed(0))))
+    view = View(*(mask.double() for mask in PretrainPlan(ours, seed=0, n_clusters=N_CLUSTERS).views()))
     z = ours.inference(batch, view)["z"]
     z1, z2 = (theirs.encode(dense, literal.Masks(*(mask[:, i] > 0 for mask in view))) for i in range(2))
     close(z, torch.stack([z1, z2], 1))
