@@ -88,9 +88,9 @@ class Poison(pl.Callback):
         self.kept = None
 
     def poison(self, plan):
-        trained = next(parameter for parameter in plan.module.parameters() if parameter.requires_grad)
+        encoder = [parameter for parameter in plan.module.encoder.parameters() if parameter.requires_grad]
         with torch.no_grad():
-            trained.fill_(float("nan"))
+            (encoder[0] if encoder else plan.module.centers).fill_(float("nan"))
 
     def on_train_epoch_start(self, trainer, pl_module):
         if (pl_module.stage, trainer.current_epoch) == self.place[:2]:
