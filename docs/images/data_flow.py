@@ -50,7 +50,7 @@ def draw() -> mpl.figure.Figure:
     arrow(ax, (3.6, 8.87), (3.6, 8.5), label="mini-batches of cells")
     box(ax, 3.6, 7.82, 6.6, 1.35, "Bipartite graph of the mini-batch", "", BLUE)
     graph(ax, 1.15, 7.68)
-    words = "edges $A$ where a count is above zero,\nfeatures $F$: log counts, standardised, kept sparse;\ntwo views: random genes and columns left out"
+    words = "edges $A$ where a count is above zero,\nfeatures $F$: log counts, scaled, kept sparse;\ntwo views: random genes and columns left out"
     ax.text(1.85, 7.68, words, ha="left", va="center", fontsize=8, color=INK, linespacing=1.35)
     arrow(ax, (3.6, 7.13), (3.6, 6.76))
     box(ax, 3.6, 6.27, 6.6, 0.95, "Encoder", "two GraphSAGE layers, gene embedding $E$ → one vector $z$ per cell", BLUE)
@@ -58,11 +58,11 @@ def draw() -> mpl.figure.Figure:
     arrow(ax, (5.3, 5.78), (5.3, 5.32), label="stage 2")
     first = "contrast of two views of a cell\n+ contrast of groups of cells\n+ ZINB reconstruction"
     box(ax, 1.9, 4.62, 3.3, 1.38, "Pre-training", first, ORANGE)
-    second = "soft assignment $q$ to $K$ centres,\nsharpened by its own target $p$\n+ ZINB reconstruction"
-    box(ax, 5.3, 4.62, 3.3, 1.38, "Clustering", second, ORANGE)
-    middle = "$k$-means at several lengths of $z$; the partition with the best\nsilhouette among principal components is taken, no labels enter"
+    second = "centres learn to assign cells of\nfew molecules like whole ones;\nlatent vectors stay as they are"
+    box(ax, 5.3, 4.62, 3.3, 1.38, "Distillation", second, ORANGE)
+    middle = "partitions by $k$-means and Leiden of several draws of the molecules;\nwhat most of them agree on is taken, no labels enter"
     arrow(ax, (1.9, 3.92), (1.9, 3.55))
-    box(ax, 3.6, 2.95, 6.6, 1.15, "Start of the centres (and their number, if not given)", middle, ORANGE)
+    box(ax, 3.6, 2.95, 6.6, 1.15, "Consensus of partitions (and their number, if not given)", middle, ORANGE)
     arrow(ax, (5.3, 3.55), (5.3, 3.92))
     arrow(ax, (6.95, 4.2), (6.9, 1.9), bend=-0.12)
     exact = (
