@@ -38,6 +38,8 @@ MAX_CLUSTERED_CELLS = 10_000
 #: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
 N_DRAWS = 5
 DRAWN_SHARE = 0.7
+#: Draws of the molecules that the correction for depth is fitted on.
+N_DEPTH_DRAWS = 4
 #: Restarts of the k-means that starts the published clustering stage.
 CENTERS_INIT = 20
 
@@ -194,9 +196,14 @@ class Run:
     def _place(self, plan: ClusterPlan | DistillationPlan) -> Placed:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, self.splitter)
+        size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
+        index = clustered_cells(len(z), seed=self.seed)
+        cells = torch.from_numpy(index).to(z.device)
+        if isinstance(plan, DistillationPlan):
+            self._fit_depth(z[cells], index, plan.depth)
         k, curve = self.n_clusters, self.curve
         if k is None:
-            k, curve = estimate_n_clusters(z, seed=derived_seed(self.seed, 22))
+            k, curve = estimate_n_clusters(self.module.depth(z, size_factor), seed=derived_seed(self.seed, 22))
             logger.info("Estimated %d clusters from the pre-trained latent space.", k)
         self._take_clusters(k, curve)
         self.module.shrinkage.fill_(plan.shrinkage)
@@ -205,28 +212,43 @@ class Run:
         if not isinstance(plan, DistillationPlan):
             self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
             return Placed(k, curve, self._sort_centers(z), None)
-        index = clustered_cells(len(z), seed=self.seed)
-        cells = torch.from_numpy(index).to(z.device)
-        support = consensus(self._draws(z[cells], index), k, seed=seed).to(z.device)
+        whole = self.module.depth(z[cells], size_factor[cells])
+        support = consensus(self._draws(whole, index), k, seed=seed).to(z.device)
         support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
-        rows = self.module.shorten(z[cells])
-        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, z[cells]))
+        rows = self.module.represent(z[cells], size_factor[cells])
+        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, rows))
 
-    def _draws(self, z: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
+    def _draws(self, whole: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
         """Latent vectors of some cells: whole, and from draws of their molecules, each (n_some, n_latent)."""
-        yield z
+        yield whole
         for draw in range(N_DRAWS):
-            generator = cpu_generator(self.seed, 24, draw)
-            parts = []
-            for batch in self.splitter.batches(index):
-                share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
-                parts.append(self.module.encode(thinned(batch, share, generator).to(z.device)))
-            yield torch.cat(parts)
+            yield self.module.depth(*self._thinned(index, cpu_generator(self.seed, 24, draw), DRAWN_SHARE, 1.0))
+
+    def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
+        """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
+        draws = (self._thinned(index, cpu_generator(self.seed, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS))
+        self.module.depth.fit(draws, whole)
+
+    def _thinned(
+        self, index: np.ndarray, generator: torch.Generator, share: float, fixed: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latent vectors (n_some, n_latent) and size factors of thinned cells.
+
+        The share of the molecules is the same for all where ``fixed`` is 1, and log-uniform up to 1 where it is 0.
+        """
+        z, size_factor = [], []
+        device = self.module.gene_mean.device
+        for batch in self.splitter.batches(index):
+            power = torch.rand(len(batch.cell_index), generator=generator).clamp(min=fixed)
+            thin = thinned(batch, share**power, generator).to(device)
+            z.append(self.module.encode(thin))
+            size_factor.append(thin.size_factor)
+        return torch.cat(z), torch.cat(size_factor)
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
         """Order the centres by the number of their cells, the largest first."""
-        q = self.module.assign_all(z)
+        q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
