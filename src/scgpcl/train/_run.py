@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
-    from scgpcl.data import BipartiteSplitter
+    from scgpcl.data import BipartiteBatch, BipartiteSplitter
     from scgpcl.module import SCGPCLModule
     from scgpcl.train._checkpoint import RunState
     from scgpcl.train._fit import Devices, History
@@ -40,6 +41,8 @@ N_DRAWS = 5
 DRAWN_SHARE = 0.7
 #: Draws of the molecules that the correction for depth is fitted on.
 N_DEPTH_DRAWS = 4
+#: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
+READ_OUT_SEED = 0
 #: Restarts of the k-means that starts the published clustering stage.
 CENTERS_INIT = 20
 
@@ -70,6 +73,8 @@ class Run:
         Devices and arguments of the trainer.
     seed
         Seed of everything random.
+    find_axes
+        Computes the principal axes of the features, if there are any; called where they are needed.
     n_clusters, curve
         Number of clusters, ``None`` to estimate it, and what an earlier estimate rests on.
     history
@@ -98,6 +103,7 @@ class Run:
         where: Devices,
         *,
         seed: int,
+        find_axes: Callable[[], np.ndarray | None],
         n_clusters: int | None,
         curve: pd.DataFrame | None = None,
         history: History | None = None,
@@ -110,6 +116,7 @@ class Run:
         self.splitter = splitter
         self.where = where
         self.seed = seed
+        self._find_axes = find_axes
         self.n_clusters, self.curve = n_clusters, curve
         self.history: History = dict(history or {})
         self.trainer = trainer
@@ -121,17 +128,16 @@ class Run:
     def pretrain(
         self,
         plan: PretrainPlan,
-        components: Callable[[], np.ndarray],
         *,
         max_epochs: int,
         agreement: float | None,
         patience: int,
     ) -> None:
-        """Contrastive pre-training, unless the run resumes after it; neighbours are found on the components."""
+        """Contrastive pre-training, unless the run resumes after it."""
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
         if plan.n_neighbors > 0:
-            plan.neighborhood = neighborhood(torch.from_numpy(components()), plan.n_neighbors, seed=derived_seed(self.seed, 23))
+            plan.neighborhood = neighborhood(self._components(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
         seed, k = derived_seed(self.seed, 20), plan.n_clusters
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
@@ -152,7 +158,7 @@ class Run:
     def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
         """Cluster from the placed centres, or resume, and order the clusters by size."""
         if max_epochs > 0 and isinstance(plan, DistillationPlan):
-            index = clustered_cells(len(self.splitter.source), seed=self.seed)
+            index = clustered_cells(len(self.splitter.source))
             self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(index))
         elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
@@ -197,7 +203,7 @@ class Run:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, self.splitter)
         size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
-        index = clustered_cells(len(z), seed=self.seed)
+        index = clustered_cells(len(z))
         cells = torch.from_numpy(index).to(z.device)
         if isinstance(plan, DistillationPlan):
             self._fit_depth(z[cells], index, plan.depth)
@@ -208,31 +214,58 @@ class Run:
         self._take_clusters(k, curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
-        seed = derived_seed(self.seed, 21)
         if not isinstance(plan, DistillationPlan):
+            seed = derived_seed(self.seed, 21)
             self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
             return Placed(k, curve, self._sort_centers(z), None)
-        whole = self.module.depth(z[cells], size_factor[cells])
-        support = consensus(self._draws(whole, index), k, seed=seed).to(z.device)
+        trained = self.module.depth(z[cells], size_factor[cells])
+        support = consensus(self._draws(trained, index), k, seed=READ_OUT_SEED).to(z.device)
         support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
         rows = self.module.represent(z[cells], size_factor[cells])
         return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, rows))
 
-    def _draws(self, whole: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
-        """Latent vectors of some cells: whole, and from draws of their molecules, each (n_some, n_latent)."""
-        yield whole
+    def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
+        """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
+        yield trained
+        components = self._components(index)
+        yield components
         for draw in range(N_DRAWS):
-            yield self.module.depth(*self._thinned(index, cpu_generator(self.seed, 24, draw), DRAWN_SHARE, 1.0))
+            scores = self._thinned(self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, 1.0)[0]
+            yield scores - scores.mean(0)
+
+    @cached_property
+    def _axes(self) -> torch.Tensor:
+        """Principal axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
+        found = self._find_axes()
+        device = self.module.gene_mean.device
+        return torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
+
+    def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Components of a batch along the axes, (n_cells, n_axes)."""
+        return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
+
+    @torch.no_grad()
+    def _components(self, index: np.ndarray | None = None) -> torch.Tensor:
+        """Centred components of some cells, or of all, (n_some, n_axes)."""
+        device = self.module.gene_mean.device
+        scores = torch.cat([self._scores(batch) for batch in self.splitter.batches(index, device=device)])
+        return scores - scores.mean(0)
 
     def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
         """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
-        draws = (self._thinned(index, cpu_generator(self.seed, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS))
+        encode = self.module.encode
+        draws = (self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS))
         self.module.depth.fit(draws, whole)
 
     def _thinned(
-        self, index: np.ndarray, generator: torch.Generator, share: float, fixed: float
+        self,
+        vectors: Callable[[BipartiteBatch], torch.Tensor],
+        index: np.ndarray,
+        generator: torch.Generator,
+        share: float,
+        fixed: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latent vectors (n_some, n_latent) and size factors of thinned cells.
+        """Vectors (n_some, n) and size factors of thinned cells.
 
         The share of the molecules is the same for all where ``fixed`` is 1, and log-uniform up to 1 where it is 0.
         """
@@ -241,7 +274,7 @@ class Run:
         for batch in self.splitter.batches(index):
             power = torch.rand(len(batch.cell_index), generator=generator).clamp(min=fixed)
             thin = thinned(batch, share**power, generator).to(device)
-            z.append(self.module.encode(thin))
+            z.append(vectors(thin))
             size_factor.append(thin.size_factor)
         return torch.cat(z), torch.cat(size_factor)
 
@@ -255,9 +288,9 @@ class Run:
         return centers.detach()
 
 
-def clustered_cells(n_cells: int, *, seed: int) -> np.ndarray:
+def clustered_cells(n_cells: int) -> np.ndarray:
     """Cells that are clustered and distilled from, ascending positions, shape (at most ``MAX_CLUSTERED_CELLS``,)."""
     if n_cells <= MAX_CLUSTERED_CELLS:
         return np.arange(n_cells)
-    rng = np.random.default_rng(derived_seed(seed, 12))
+    rng = np.random.default_rng(READ_OUT_SEED)
     return np.sort(rng.choice(n_cells, MAX_CLUSTERED_CELLS, replace=False))
