@@ -1,8 +1,8 @@
-"""The method written straight from its equations (Lee et al., Bioinformatics 39(6), btad342, 2023) with PyG's layers.
+"""The method implemented literally from its equations (Lee et al., Bioinformatics 39(6), btad342, 2023) with PyG's layers.
 
-This is what the package is timed against. It shares no code with it and none with the published implementation:
-features are a dense matrix, the graph is a list of edges, `SAGEConv` aggregates before it projects, each view is a
-pass of its own, and the likelihood is taken at every entry.
+The package is timed against this implementation, which shares no code with the package or with the published code: features
+are a dense matrix, the graph is a list of edges, ``SAGEConv`` aggregates before it projects, each view is a separate pass, and
+the likelihood is computed for every entry.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """What one view keeps, as booleans: neighbours and feature columns (n_genes,), embedding columns (n_latent,)."""
+    """What one view keeps: boolean masks of neighbours and feature columns (n_genes,) and of embedding columns (n_latent,)."""
 
     neighbor: Tensor
     feature: Tensor
@@ -107,7 +107,7 @@ class LiteralNetwork(nn.Module):
 
 
 def instance_loss(z1: Tensor, z2: Tensor, *, tau: float = 0.25) -> Tensor:
-    """InfoNCE over the 2B x 2B similarities, the row itself left out of each denominator."""
+    """InfoNCE over the 2B x 2B similarities, without self-similarity in the denominators."""
     z = functional.normalize(torch.cat([z1, z2]), dim=1)
     similarity = (z @ z.t() / tau).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
     return functional.cross_entropy(similarity, torch.arange(len(z)).roll(len(z1)))
@@ -121,7 +121,7 @@ def local_prototypes(z: Tensor, numbers: list[int], *, seed: int = 0) -> list[tu
 
 
 def prototype_loss(z1: Tensor, z2: Tensor, prototypes: list[tuple[Tensor, Tensor]], *, tau: float = 0.25) -> Tensor:
-    """Cross-entropy of the cosine similarity to the own prototype, mean over views and granularities."""
+    """Cross-entropy of the cosine similarity to the assigned prototype, mean over views and granularities."""
     losses = []
     for centers, labels in prototypes:
         unit = functional.normalize(centers, dim=1)

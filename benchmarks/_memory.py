@@ -1,53 +1,29 @@
-"""Peak memory of one call in a process of its own, as Linux counts it."""
+"""Peak memory of one call, measured in its own process as in ``scgpcl benchmark``."""
 
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-PROCESS = Path("/proc/self")
-
-
-def _resident(name: str) -> int:
-    """Bytes in memory: now (``VmRSS``) or at most since the mark was reset (``VmHWM``)."""
-    for line in (PROCESS / "status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    msg = f"Expected {name} in {PROCESS / 'status'}, found none."
-    raise RuntimeError(msg)
+from scgpcl.benchmark._worker import _mark_memory, _peak_memory
 
 
 def _child(link: Connection, prepare: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
     call = prepare(*arguments)
-    start = _resident("VmRSS")
-    (PROCESS / "clear_refs").write_text("5")  # sets the high-water mark to what is in memory now
+    start = _mark_memory()
     call()
-    link.send(_resident("VmHWM") - start)
+    link.send(int(_peak_memory() - start))
 
 
 def peak_increase(prepare: Callable[..., Callable[[], Any]], *arguments: Any, preload: str) -> int:
-    """Bytes by which the resident memory of a process rises above its start while it makes one call.
+    """Bytes by which the resident memory of a new process rises above its start during one call.
 
-    The process is new, has imported everything, and has made no such call before. The kernel's own mark is read, so no
-    peak is missed. The code of the libraries counts from when it is first run, some 30 MB on either side.
-
-    Parameters
-    ----------
-    prepare
-        Function of a module that loads what the call needs and returns the call.
-    *arguments
-        Its arguments.
-    preload
-        Module whose imports all measured processes share.
-
-    Raises
-    ------
-    RuntimeError
-        If the measured process fails.
+    ``prepare`` is a function of a module; it loads what the call needs and returns the call. ``preload`` is a module whose
+    imports all measured processes share. The kernel's high-water mark is read, so no peak is missed; library code that runs for
+    the first time counts, about 30 MB.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([preload, "scgpcl.benchmark._worker"])
     ours, theirs = context.Pipe(duplex=False)
     worker = context.Process(target=_child, args=(theirs, prepare, arguments))
     worker.start()
@@ -55,7 +31,7 @@ def peak_increase(prepare: Callable[..., Callable[[], Any]], *arguments: Any, pr
     try:
         return ours.recv()
     except EOFError as error:
-        msg = "Expected the memory of a call, but its process failed; the reason is above."
+        msg = "Expected the memory of a call, but its process failed; see the messages above."
         raise RuntimeError(msg) from error
     finally:
         worker.join()

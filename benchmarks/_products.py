@@ -1,4 +1,4 @@
-"""Dense matrix products of a call: which there are, and how long they take alone."""
+"""Dense matrix products of a call, and how long they take alone."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Product(NamedTuple):
-    """Sizes of one product: (rows, inner) times (inner, columns), of one scalar type."""
+    """Sizes of one product, (rows, inner) times (inner, columns), and its scalar type."""
 
     rows: int
     inner: int
@@ -23,7 +23,7 @@ class Product(NamedTuple):
 
 
 class ProductRecorder(TorchDispatchMode):
-    """Note the dense products inside a block, and the largest tensor that any operation makes."""
+    """Record the dense products inside a block, and the largest tensor that any operation creates."""
 
     OPERANDS = {
         torch.ops.aten.mm.default: 0,
@@ -60,7 +60,7 @@ def products_of(call: Callable[[], Any]) -> list[Product]:
 
 
 class ProductTimer:
-    """Does the given products again on numbers of its own, and nothing else."""
+    """Repeats the given products on random numbers, and nothing else."""
 
     def __init__(self, products: list[Product]) -> None:
         self.work = [

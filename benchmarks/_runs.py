@@ -1,4 +1,4 @@
-"""What `benchmarks.epoch` measures: epochs of this package and of the literal implementation on the same counts."""
+"""Epochs of this package and of the literal implementation on the same counts, as timed by the speed studies."""
 
 import inspect
 import time
@@ -19,16 +19,24 @@ from scgpcl.data import BipartiteSplitter, Cells
 from scgpcl.model import SCGPCL
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import neighborhood
-from scgpcl.pp import gene_statistics, library_sizes, select_genes
-from scgpcl.train import ClusterPlan, PretrainPlan, PrototypeUpdate, TargetUpdate, encode_all
+from scgpcl.pp import fit_features
+from scgpcl.train import (
+    ClusterPlan,
+    DistillationPlan,
+    LabelWatch,
+    PretrainPlan,
+    PrototypeUpdate,
+    TargetUpdate,
+    encode_all,
+)
 
 N_CLUSTERS = 10
 N_GENES = 2000
 BATCH_SIZE = 1024
 GRANULARITY = (1.0, 1.5, 2.0)
-#: Seconds on the wall, or seconds of all threads of the process.
+#: Wall time, or CPU time of all threads of the process.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-#: Methods of both runners, and what the table calls them.
+#: Methods of both runners, and their names in the table.
 TASKS = {
     "pretrain": "pre-training epoch",
     "cluster": "clustering epoch",
@@ -36,6 +44,7 @@ TASKS = {
     "refresh": "inference, new gene states",
 }
 SAME_METHOD = {"n_hidden": 256, "n_latent": 64, "dispersion": "gene-cell"}
+SAME_LOSS = {"decoded_genes": 1.0, "projection": False}
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
@@ -45,18 +54,16 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 DEFAULT_BATCH_SIZE = defaults(SCGPCL.train)["batch_size"]
-#: Arguments of the model and of both plans that differ from the defaults, and the batch size.
+#: Arguments of the model and of pre-training that differ from the defaults, and the batch size.
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-    "paper-sized": (SAME_METHOD, {}, BATCH_SIZE),
+    "paper-sized": (SAME_METHOD, SAME_LOSS, BATCH_SIZE),
     "default": ({}, {}, DEFAULT_BATCH_SIZE),
-    "default, a tenth of the genes decoded": (
-        {}, {"decoded_genes": 0.1}, DEFAULT_BATCH_SIZE
-    ),
-}  # fmt: skip
+    "default, all genes decoded": ({}, {"decoded_genes": 1.0}, DEFAULT_BATCH_SIZE),
+}
 
 
 class Data(NamedTuple):
-    """Counts of the chosen genes (CSR, float32), size factors, and moments of the log counts of each gene."""
+    """Counts of the chosen genes (CSR, float32), size factors, and what the features are centred and divided by."""
 
     counts: sp.csr_matrix
     size_factor: np.ndarray
@@ -65,9 +72,9 @@ class Data(NamedTuple):
 
 
 def simulate(n_cells: int, *, n_genes: int = N_GENES, seed: int = 0, cell_seed: int | None = None) -> sp.csr_matrix:
-    """Multinomial counts of ten groups of cells, about 7 % of them not zero; only the reads are ever in memory.
+    """Multinomial counts of ten groups of cells, about 7 % of them nonzero; no dense array is created.
 
-    With ``cell_seed`` the cells are drawn from a stream of their own, so that blocks of them share the groups' profiles.
+    With ``cell_seed`` cells are drawn from a separate stream, so that several blocks share the profiles of the groups.
     """
     rng = np.random.default_rng(seed)
     groups = rng.integers(N_CLUSTERS, size=n_cells if cell_seed is None else 0)
@@ -93,24 +100,19 @@ def simulated_groups(n_cells: int, *, seed: int = 0) -> np.ndarray:
 
 
 def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) -> Data:
-    """Choose genes as the default preset does, or a fifth of them by raw variance as published; measure features."""
+    """Choose genes as the defaults do, or a fifth of them by raw variance as published; measure features."""
     counts = sp.csr_matrix(counts, dtype=np.float32)
-    size = library_sizes(counts)
-    size_factor = size / np.median(size)
-    moments = gene_statistics(counts, size_factor)
-    chosen = np.ones(counts.shape[1], dtype=bool)
-    if published_genes:
-        share = presets.PAPER["model"]["n_top_genes"]
-        chosen = select_genes(moments, round(share * len(chosen)), flavor=presets.PAPER["model"]["gene_flavor"])
-    elif N_GENES < len(chosen):
-        chosen = select_genes(moments, N_GENES, flavor=defaults(SCGPCL)["gene_flavor"])
-    std = moments.log_std[chosen]
-    std = np.where(std > 0, std, 1.0)
-    return Data(counts[:, np.flatnonzero(chosen)], size_factor.astype(np.float32), moments.log_mean[chosen], std)
+    chosen = {**defaults(SCGPCL), **(presets.PAPER["model"] if published_genes else {})}
+    n_genes = round(chosen["n_top_genes"] * counts.shape[1]) if published_genes else N_GENES
+    found = fit_features(
+        counts, size=None, n_genes=n_genes, flavor=chosen["gene_flavor"], gene_scaling=chosen["gene_scaling"]
+    )
+    factor = found.size_factor.astype(np.float32)
+    return Data(counts[:, np.flatnonzero(found.mask)], factor, found.moments.mean, found.moments.std)
 
 
 class PackageRun:
-    """Epochs of this package through its own splitter, plans and callbacks; every method returns seconds."""
+    """Epochs of this package with its own splitter, plans and callbacks; every method returns seconds."""
 
     def __init__(
         self,
@@ -134,17 +136,22 @@ class PackageRun:
         self.splitter = BipartiteSplitter(source, seed=0, batch_size=batch_size, train_size=1.0)
         changed = {"one_cycle": False, "warmup_epochs": 0, "granularity": GRANULARITY, **in_plans}
         near = None
-        if configuration == "paper-sized":
-            changed["projection"] = False
-        else:
+        if configuration != "paper-sized":
             if components is None:
                 components = PCA(50, random_state=0).fit_transform(np.log1p(data.counts.toarray()))
             near = neighborhood(torch.from_numpy(components).float(), defaults(PretrainPlan)["n_neighbors"])
         plan = PretrainPlan(self.module, n_clusters=N_CLUSTERS, seed=0, neighborhood=near, **changed)
         update = PrototypeUpdate(self.splitter, n_clusters=N_CLUSTERS, agreement=2.0, patience=1, seed=0)
         self._pretrain = (plan, update, plan.configure_optimizers())
-        plan = ClusterPlan(self.module, seed=0, **{"one_cycle": False, **in_plans})
-        self._cluster = (plan, TargetUpdate(self.splitter, tol=0.0), plan.configure_optimizers())
+        if configuration == "paper-sized":
+            plan = ClusterPlan(self.module, seed=0, one_cycle=False)
+            watch = TargetUpdate(self.splitter, tol=0.0)
+        else:
+            plan = DistillationPlan(self.module, seed=0, one_cycle=False)
+            plan.cells, plan.latent = torch.arange(len(source)), encode_all(self.module, self.splitter)
+            plan.target = torch.nn.functional.one_hot(plan.cells % N_CLUSTERS, N_CLUSTERS).float()
+            watch = LabelWatch(tol=0.0)
+        self._cluster = (plan, watch, plan.configure_optimizers())
 
     def pretrain(self) -> float:
         return self._epoch(*self._pretrain)
@@ -168,6 +175,8 @@ class PackageRun:
     def _epoch(self, plan: Any, callback: Any, optimizer: torch.optim.Optimizer) -> float:
         plan.log = plan.log_losses = lambda *args, **kwargs: None
         trainer = SimpleNamespace(current_epoch=0, should_stop=False, world_size=1)
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(not any(parameter is idle for idle in plan.idle))
         start = self.clock()
         plan.on_train_epoch_start()
         callback.on_train_epoch_start(trainer, plan)
@@ -176,7 +185,9 @@ class PackageRun:
             plan.training_step(batch, step).backward()
             optimizer.step()
         callback.on_train_epoch_end(trainer, plan)
-        return self.clock() - start
+        seconds = self.clock() - start
+        self.module.requires_grad_(True)
+        return seconds
 
 
 class LiteralRun:
@@ -238,7 +249,7 @@ class LiteralRun:
     def _cluster_step(self, batch: _literal.Batch) -> None:
         z = self.network.encode(batch)
         q = self.network.soft_assign(z)
-        p = _literal.target_distribution(q).detach()  # stands for rows of the target of all cells
+        p = _literal.target_distribution(q).detach()  # in place of the rows of the target of all cells
         self._descend(_literal.clustering_loss(q, p) + self.network.zinb_loss(batch, z))
 
     def _descend(self, loss: torch.Tensor) -> None:
@@ -260,7 +271,7 @@ def save(data: Data, path: str) -> None:
 
 
 def load_call(path: str, who: str, task: str, threads: int) -> Callable[[], float]:
-    """What a process whose memory is measured does first: load saved data and build the networks; gives the call."""
+    """Load saved data and build the networks in a process whose memory is measured; returns the call."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     threadpool_limits(threads)

@@ -1,159 +1,92 @@
-"""How well are batches removed and types kept, beside scVI and Harmony?
+"""How well are batches removed and types kept, compared with scVI and Harmony?
 
-    python -m benchmarks.batches DATA_DIR --out batches.csv --seeds 0 1 2
+    python -m benchmarks.batches DATA_DIR --out batches --seeds 3
 
-The files of DATA_DIR hold counts in `X`, `obs["cell_type"]` and `obs["batch"]`. One row per (method, data set, seed) is appended to the
-table as it is made, so that an interrupted run goes on where it stopped; a failing run is recorded with its error. The
-number of clusters is given, labels are read by the scorer only. Clusters of the methods that have none of their own are
-those of k-means with 20 restarts on their latent space. `scib` scores the latent space with scib-metrics; it needs the
-extra `benchmark`, and Harmony needs `pip install harmonypy`. scVI has its default arguments and epochs.
+The methods run through ``scgpcl benchmark`` (``obs["batch"]`` as batches, number of clusters given, labels used for scoring
+only), which resumes where it stopped. ``scgpcl-without`` is scgpcl without the batches. Harmony corrects the principal
+components of ``pca-kmeans``; its clusters are those of k-means with 20 restarts. Harmony needs ``pip install harmonypy``, the
+scores of scib-metrics need the extra ``benchmark``.
+
+Batch ARI compares clusters with batches. ``bio`` is the mean of isolated labels, k-means NMI and ARI, silhouette and cLISI;
+``batch`` the mean of silhouette, iLISI, kBET, graph connectivity and PCR comparison; ``total`` is .6 bio + .4 batch.
 """
 
-import argparse
-import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
-import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
+from benchmarks._study import parser_of
 
-import scgpcl
+from scgpcl import metrics
+from scgpcl.benchmark import Clustering, load_run, register, run
+from scgpcl.benchmark._registry import find_source, load
+from scgpcl.benchmark._scores import BATCH
+from scgpcl.benchmark._tables import markdown
+from scgpcl.benchmark.methods.pca_kmeans import components, kmeans
 
-Result = tuple[np.ndarray, np.ndarray | None]  # latent vectors, and clusters where the method has its own
-SETS = ("simulated/Batch8.h5ad", "baron_mouse_pancreas.h5ad", "tian_celseq2_5cl.h5ad")
-SCORES = ["ari", "nmi", "acc", "batch_ari", "scib_bio", "scib_batch", "scib_total"]
-COLUMNS = ["method", "dataset", "seed", *SCORES, "seconds", "scib", "error"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-
-def fit_scgpcl(adata: ad.AnnData, n_clusters: int, seed: int, batch_key: str | None = "batch") -> Result:
-    scgpcl.SCGPCL.setup_anndata(adata, batch_key=batch_key)
-    model = scgpcl.SCGPCL(adata, n_clusters, seed=seed)
-    model.train(accelerator="cpu", enable_progress_bar=False)
-    return model.get_latent_representation(), model.predict()
+SETS = ("simulated/Batch8", "baron_mouse_pancreas", "tian_celseq2_5cl")
+METHODS = ("scgpcl", "scgpcl-without", "pca-kmeans", "harmony-kmeans", "scvi-kmeans")
+BIO = ["isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi"]
 
 
-def fit_without(adata: ad.AnnData, n_clusters: int, seed: int) -> Result:
-    return fit_scgpcl(adata, n_clusters, seed, None)
+@register("scgpcl-without")
+def scgpcl_without(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    return load(find_source("scgpcl"))(adata, n_clusters, seed=seed, batch_key=None)
 
 
-def fit_pca(adata: ad.AnnData, n_clusters: int, seed: int, batch_key: str | None = None) -> Result:
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=2000, flavor="seurat", batch_key=batch_key)
-    adata = adata[:, adata.var["highly_variable"]].copy()
-    sc.pp.scale(adata, max_value=10)
-    return PCA(50, random_state=seed).fit_transform(adata.X), None
-
-
-def fit_harmony(adata: ad.AnnData, n_clusters: int, seed: int) -> Result:
+@register("harmony-kmeans")
+def harmony_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
     import harmonypy
 
-    z, _ = fit_pca(adata, n_clusters, seed, "batch")
-    found = np.asarray(harmonypy.run_harmony(z, adata.obs, "batch", random_state=seed, verbose=False).Z_corr)
-    return (found if found.shape[0] == adata.n_obs else found.T), None
+    obs = adata.obs
+    z = components(adata, seed=seed)
+    z = np.asarray(harmonypy.run_harmony(z, obs, batch_key, random_state=seed, verbose=False).Z_corr)
+    z = z if z.shape[0] == len(obs) else z.T
+    return Clustering(kmeans(z, n_clusters, seed=seed), z)
 
 
-def fit_scvi(adata: ad.AnnData, n_clusters: int, seed: int) -> Result:
-    import scvi
-
-    scvi.settings.seed = seed
-    stats = adata.copy()
-    sc.pp.normalize_total(stats, target_sum=1e4)
-    sc.pp.log1p(stats)
-    sc.pp.highly_variable_genes(stats, n_top_genes=2000, flavor="seurat", batch_key="batch")
-    adata = adata[:, stats.var["highly_variable"]].copy()
-    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
-    model = scvi.model.SCVI(adata)
-    model.train(accelerator="cpu", enable_progress_bar=False)
-    return model.get_latent_representation(), None
-
-
-METHODS: dict[str, Callable[[ad.AnnData, int, int], Result]] = {
-    "scgpcl": fit_scgpcl,
-    "scgpcl-without": fit_without,
-    "pca-kmeans": fit_pca,
-    "harmony-kmeans": fit_harmony,
-    "scvi-kmeans": fit_scvi,
-}
-
-
-def scib(z: np.ndarray, before: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> tuple[dict[str, float], str]:
-    """Aggregates as scib-metrics makes them, of unscaled metrics, and every single metric as text."""
-    from scib_metrics.benchmark import Benchmarker
-
-    obs = pd.DataFrame({"type": truth, "batch": batch}).astype("category").set_index(np.arange(len(z)).astype(str))
-    adata = ad.AnnData(np.zeros((len(z), 2), dtype=np.float32), obs=obs, obsm={"z": z, "before": before})
-    scorer = Benchmarker(adata, "batch", "type", ["z"], pre_integrated_embedding_obsm_key="before", progress_bar=False)
-    scorer.benchmark()
-    found = scorer.get_results(min_max_scale=False).loc["z"]
-    names = {"scib_bio": "Bio conservation", "scib_batch": "Batch correction", "scib_total": "Total"}
-    single = "; ".join(f"{key}={float(found[key]):.3f}" for key in found.index if key not in names.values())
-    return {ours: round(float(found[theirs]), 4) for ours, theirs in names.items()}, single
-
-
-def run(path: Path, name: str, method: str, seed: int, *, with_scib: bool) -> dict[str, object]:
-    adata = ad.read_h5ad(path)
-    truth, batch = (adata.obs[key].astype(str).to_numpy() for key in ("cell_type", "batch"))
-    adata.obs = adata.obs[["batch"]].copy()
-    row: dict[str, object] = {"method": method, "dataset": name, "seed": seed}
-    n_types = len(set(truth))
-    start = time.perf_counter()
-    try:
-        z, labels = METHODS[method](adata.copy(), n_types, seed)
-        row["seconds"] = round(time.perf_counter() - start, 1)
-        if labels is None:
-            labels = KMeans(n_types, n_init=20, random_state=seed).fit_predict(z)
-        scores = {"ari": scgpcl.metrics.ari, "nmi": scgpcl.metrics.nmi, "acc": scgpcl.metrics.accuracy}
-        row |= {score: round(function(truth, labels), 4) for score, function in scores.items()}
-        row["batch_ari"] = round(scgpcl.metrics.ari(batch, labels), 4)
-        if with_scib:
-            aggregates, row["scib"] = scib(z, fit_pca(adata.copy(), n_types, 0)[0], truth, batch)
-            row |= aggregates
-    except Exception as error:  # noqa: BLE001  (one failing method must not end a long run)
-        row["error"] = f"{type(error).__name__}: {error}"
-    return row
+def scored(table: pd.DataFrame, out: Path, files: "Sequence[Path]", *, scib: bool) -> pd.DataFrame:
+    """Successful runs with their batch ARI and the aggregates of scib-metrics."""
+    table = table[table["error"] == ""].reset_index(drop=True)
+    batches = {path.stem: ad.read_h5ad(path, backed="r").obs["batch"].astype(str).to_numpy() for path in files}
+    table["batch_ari"] = [
+        metrics.ari(batches[row.dataset], load_run(out, row.dataset, row.method, row.seed).labels)
+        for row in table.itertuples()
+    ]
+    if scib:
+        single = table.merge(pd.read_csv(out / "scib.csv"), on=["dataset", "method", "seed"], how="left")
+        table["bio"] = single[BIO].mean(axis=1)
+        table["batch"] = single[[name for name in BATCH if name not in BIO]].mean(axis=1)
+        table["total"] = 0.6 * table["bio"] + 0.4 * table["batch"]
+    return table
 
 
 def summary(table: pd.DataFrame) -> str:
     """Markdown: mean and standard deviation over seeds of every score."""
-    scores = [*SCORES, "seconds"]
-    lines = ["| data set | method | " + " | ".join(scores) + " |", "| --- |" + " --- |" * (len(scores) + 1)]
-    for (name, method), rows in table.groupby(["dataset", "method"], sort=False):
-        cells = [f"{rows[s].mean():.3f} ± {rows[s].std():.3f}" for s in SCORES] + [f"{rows['seconds'].mean():.0f}"]
-        lines.append(f"| {name} | {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    names = ("ari", "nmi", "acc", "batch_ari", "bio", "batch", "total", "train_seconds")
+    scores = [name for name in names if name in table]
+    rows = [
+        [*names, *(f"{part[score].mean():.3f} ± {part[score].std():.3f}" for score in scores)]
+        for names, part in table.groupby(["dataset", "method"], sort=False)
+    ]
+    return "\n".join(markdown(["data set", "method", *scores], rows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", nargs="+", default=SETS, help="files in the folder")
-    parser.add_argument("--out", type=Path, default=Path("batches.csv"))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = parser_of(__doc__, datasets=SETS)
+    parser.add_argument("--out", type=Path, default=Path("batches"))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--no-scib", action="store_true", help="leave scib-metrics out")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    warnings.simplefilter("ignore")
-    table = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame(columns=COLUMNS)
-    done = set(table[["method", "dataset", "seed"]].itertuples(index=False, name=None))
-    for data in arguments.data:
-        name = Path(data).stem
-        for method in arguments.methods:
-            for seed in arguments.seeds:
-                if (method, name, seed) in done:
-                    continue
-                row = run(arguments.folder / data, name, method, seed, with_scib=not arguments.no_scib)
-                frame = pd.DataFrame([row]).reindex(columns=COLUMNS)
-                frame.to_csv(arguments.out, mode="a", header=not arguments.out.exists(), index=False)
-    print(summary(pd.read_csv(arguments.out)))
+    args = parser.parse_args()
+    files = [args.data / f"{name}.h5ad" for name in args.datasets]
+    shared = {"batch_key": "batch", "threads": args.threads, "progress": False}
+    table = run(files, args.methods, out=args.out, seeds=args.seeds, scib=not args.no_scib, **shared)
+    print(summary(scored(table, args.out, files, scib=not args.no_scib)))
 
 
 if __name__ == "__main__":

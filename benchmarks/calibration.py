@@ -1,18 +1,17 @@
-"""How often is a cell of a given confidence in the right cluster, for cells that the model has not seen?
+"""How often is a held-out cell of a given confidence in the right cluster?
 
     python -m benchmarks.calibration DATA_DIR --kept KEPT --seeds 0 1 2 --figure reliability.png
 
 The model is trained on nine tenths of each data set with the number of clusters given. Clusters are matched one to one
-to published types on those cells (Hungarian); a held-out cell is right if its cluster is matched to its type. The
-expected calibration error (ECE) is the mean distance of confidence and accuracy in ten equal bins of confidence,
-weighted by their cells (Guo et al. 2017). What scoring needs is kept in KEPT, so that an interrupted run goes on.
-Labels are read by the scorer only.
+to published types on these cells (Hungarian method); a held-out cell is right if its cluster is matched to its type. The
+expected calibration error (ECE) is the mean difference between confidence and accuracy in ten equal bins of confidence,
+weighted by their number of cells (Guo et al. 2017). What scoring needs is stored in KEPT, so that an interrupted study resumes
+where it stopped. Labels are used for scoring only.
 
-Besides the model's own probabilities the table has two that need no labels either: the same distances with other
-degrees of freedom, and the posterior of spherical normal distributions fitted to the clusters of the training cells.
+The model's own probabilities are compared with two others that need no labels either: those with other degrees of freedom, and
+the posterior of spherical normal distributions fitted to the clusters of the training cells.
 """
 
-import argparse
 import inspect
 import warnings
 from collections.abc import Callable
@@ -23,17 +22,18 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks._sets import REAL
+from benchmarks._study import parser_of
 from sklearn.metrics import roc_auc_score
 
 import scgpcl
+from scgpcl.benchmark._tables import markdown
 from scgpcl.nn import soft_assign
-from scgpcl.train import ClusterPlan
+from scgpcl.train import DistillationPlan
 
 N_BINS = 10
-#: Least confidence whose effect is reported.
+#: Minimum confidence whose effect is reported.
 LEAST = 0.6
-#: Bins with fewer cells are left out of the figure.
+#: Bins with fewer cells are not drawn.
 MIN_DRAWN = 10
 
 
@@ -69,7 +69,7 @@ def student(alpha: float) -> Callable[[Kept, np.ndarray], np.ndarray]:
 
 
 def normal(kept: Kept, z: np.ndarray) -> np.ndarray:
-    """Posterior of one spherical normal distribution per cluster, with the moments and the share of its cells."""
+    """Posterior of one spherical normal distribution per cluster, with the moments and the proportion of its cells."""
     labels = nearest_center(kept, kept.z_train)
     log_density = np.full((len(z), len(kept.centers)), -np.inf)
     for k in np.unique(labels):
@@ -86,7 +86,7 @@ def nearest_center(kept: Kept, z: np.ndarray) -> np.ndarray:
 
 
 PROBABILITIES: dict[str, Callable[[Kept, np.ndarray], np.ndarray]] = {
-    "model": student(inspect.signature(ClusterPlan).parameters["alpha"].default),
+    "model": student(inspect.signature(DistillationPlan).parameters["alpha"].default),
     "alpha 1": student(1.0),
     "alpha 30": student(30.0),
     "normal": normal,
@@ -102,7 +102,7 @@ def score(kept: Kept, probability: np.ndarray) -> pd.DataFrame:
 
 
 def reliability(cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells, mean confidence and accuracy of each bin of confidence that has cells."""
+    """Number of cells, mean confidence and accuracy of each non-empty bin of confidence."""
     bins = np.minimum((cells["confidence"] * N_BINS).astype(int), N_BINS - 1)
     groups = cells.groupby(bins)
     return pd.DataFrame(
@@ -116,36 +116,39 @@ def expected_error(cells: pd.DataFrame) -> float:
 
 
 def ranking(cells: pd.DataFrame) -> float:
-    """Probability that a cell that is right has a larger confidence than one that is wrong (area under the ROC)."""
+    """Probability that a right cell has a higher confidence than a wrong one (area under the ROC curve)."""
     return float(roc_auc_score(cells["right"], cells["confidence"])) if cells["right"].nunique() > 1 else np.nan
 
 
 def summary(scored: dict[str, pd.DataFrame]) -> str:
     """Markdown: errors by data set and probability, then the pooled reliability of the model's own confidence."""
-    names = list(scored)
-    lines = ["| data set | accuracy | confidence | ranking | " + " | ".join(f"ECE, {name}" for name in names) + " |"]
-    lines.append("| --- |" + " --- |" * (3 + len(names)))
-    errors, rankings = [], []
-    for dataset, cells in scored["model"].groupby("dataset"):
-        errors.append([expected_error(scored[n][scored[n]["dataset"] == dataset]) for n in names])
-        values = " | ".join(f"{error:.3f}" for error in errors[-1])
-        rankings.append(ranking(cells))
-        own = f"{cells['right'].mean():.3f} | {cells['confidence'].mean():.3f} | {rankings[-1]:.3f}"
-        lines.append(f"| {dataset} | {own} | {values} |")
-    mean_own = scored["model"].groupby("dataset")[["right", "confidence"]].mean().mean()
-    own = f"{mean_own['right']:.3f} | {mean_own['confidence']:.3f} | {np.nanmean(rankings):.3f}"
-    mean = " | ".join(f"{error:.3f}" for error in np.mean(errors, axis=0))
-    lines.append(f"| **mean** | {own} | {mean} |")
-    lines += ["", "| confidence | cells | mean confidence | accuracy |", "| --- | ---: | --- | --- |"]
-    for bin_, row in reliability(scored["model"]).iterrows():
-        span = f"{bin_ / N_BINS:.1f} to {(bin_ + 1) / N_BINS:.1f}"
-        lines.append(f"| {span} | {int(row['cells'])} | {row['confidence']:.3f} | {row['accuracy']:.3f} |")
-    sure = scored["model"]["confidence"] >= LEAST
-    kept = sure.groupby(scored["model"]["dataset"]).mean().mean()
-    right = scored["model"][sure].groupby("dataset")["right"].mean().mean()
+    names, own = list(scored), scored["model"]
+    table = pd.DataFrame(
+        {
+            dataset: [cells["right"].mean(), cells["confidence"].mean(), ranking(cells)]
+            + [expected_error(part[part["dataset"] == dataset]) for part in scored.values()]
+            for dataset, cells in own.groupby("dataset")
+        }
+    ).T
+    table.loc["**mean**"] = table.mean()
+    rows = [[str(dataset), *(f"{value:.3f}" for value in row)] for dataset, row in table.iterrows()]
+    heads = ["accuracy", "confidence", "ranking", *(f"ECE, {name}" for name in names)]
+    lines = markdown(["data set", *heads], rows)
+    rows = [
+        [
+            f"{b / N_BINS:.1f} to {(b + 1) / N_BINS:.1f}",
+            f"{row.cells:.0f}",
+            f"{row.confidence:.3f}",
+            f"{row.accuracy:.3f}",
+        ]
+        for b, row in reliability(own).iterrows()
+    ]
+    lines += ["", *markdown(["confidence", "cells", "mean confidence", "accuracy"], rows)]
+    sure = own["confidence"] >= LEAST
+    kept, right = sure.groupby(own["dataset"]).mean().mean(), own[sure].groupby("dataset")["right"].mean().mean()
     lines += [
         "",
-        f"At a confidence of at least {LEAST}: {kept:.3f} of the cells, {right:.3f} right (means over the sets).",
+        f"With confidence at least {LEAST}: {kept:.3f} of the cells, {right:.3f} right (means over data sets).",
     ]
     return "\n".join(lines)
 
@@ -166,13 +169,9 @@ def draw(scored: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--kept", type=Path, default=Path("calibration"))
-    parser.add_argument("--datasets", nargs="+", default=list(REAL))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)

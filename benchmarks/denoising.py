@@ -1,27 +1,25 @@
-"""How close is denoised expression to the truth, beside neighbour smoothing and library-size normalisation?
+"""How close is denoised expression to the truth, compared with neighbour smoothing and library-size normalisation?
 
     python -m benchmarks.denoising DATA_DIR --out denoising.csv --seeds 0 1 2
 
-Two protocols, each over the genes that the model uses:
+There are two protocols, both on the genes that the model uses:
 
-* ``truth``, for sets simulated with Splatter: the expected expression of each cell before biological noise, counting and
-  dropout is known (gene mean x factor of the group x factor of the batch). Score: root mean squared difference of
-  ``log1p`` of the values scaled to 10,000 per cell.
-* ``masked``: a tenth of the counts above zero, drawn at random, is set to zero before training, as in the imputation
-  benchmark of scVI (Lopez et al. 2018, "uniform zero"). Score: median absolute difference from the masked counts; and
-  ``log_error``, the root mean squared difference of ``log1p`` of both over the cell's size factor.
+* ``truth``, for data sets simulated with Splatter: the expected expression of each cell without biological noise, sampling
+  noise and dropout is known (gene mean x group factor x batch factor). Score: root mean squared difference of ``log1p`` of the
+  values scaled to 10,000 per cell.
+* ``masked``: a random tenth of the positive counts is set to zero before training, as in the imputation benchmark of scVI
+  (Lopez et al. 2018, "uniform zero"). Scores: median absolute difference from the masked counts, and ``log_error``, the root
+  mean squared difference of ``log1p`` of both after division by the cell's size factor.
 
 Methods: ``scgpcl`` (``get_normalized_expression`` after ``train`` and ``train_decoder``), ``scgpcl-train`` (after
 ``train`` alone), ``knn-5``, ``knn-15``, ``knn-50`` (mean of size-normalised counts of the cell and its nearest
 neighbours on 50 principal components of log-normalised counts of the same genes), ``library-size`` (the cell's own
-counts over its size) and, as a floor, ``gene-mean`` (the same for all cells). One row per (protocol, data set, seed,
-method); an interrupted run goes on where it stopped. No labels but their number are used.
+counts over its size) and ``gene-mean`` (the same for all cells). The table has one row per (protocol, data set, seed, method);
+an interrupted study resumes where it stopped. Only the number of labels is used.
 """
 
-import argparse
 import itertools
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +28,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
-from benchmarks._sets import REAL
+from benchmarks._study import REAL, parser_of, run_study
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import scgpcl
+from scgpcl.benchmark._tables import markdown
 
 SIMULATED = ("Batch8", "Imb1", "Sig1", "SimT6_5")
 SHARE = 0.1
@@ -47,7 +45,7 @@ Score = Callable[[np.ndarray, np.ndarray, pd.Index], dict[str, float]]
 
 
 class Task(NamedTuple):
-    """Counts to learn from, and the errors of expected counts of the cells, given their size factors and genes."""
+    """Counts to train on, and a function that scores expected counts, given size factors and genes."""
 
     counts: sp.csr_matrix
     score: Score
@@ -97,7 +95,7 @@ TASKS: dict[str, tuple[Callable[[ad.AnnData, np.random.Generator], Task], tuple[
 
 
 def estimates(adata: ad.AnnData, n_clusters: int, seed: int) -> dict[str, Any]:
-    """Expected counts of each method at each cell's own size, the genes, and seconds of the model."""
+    """Expected counts of each method at the size of each cell, the genes, and the run time of the model."""
     start = time.perf_counter()
     scgpcl.SCGPCL.setup_anndata(adata)
     model = scgpcl.SCGPCL(adata, n_clusters, seed=seed)
@@ -120,7 +118,9 @@ def estimates(adata: ad.AnnData, n_clusters: int, seed: int) -> dict[str, Any]:
 def _smoothed(normal: sp.csr_matrix, seed: int) -> Any:
     log = np.log1p(normal.toarray())
     z = PCA(min(50, *(n - 1 for n in log.shape)), random_state=seed).fit_transform(log)
-    near = NearestNeighbors(n_neighbors=max(NEIGHBORS)).fit(z).kneighbors(z, return_distance=False)  # itself first
+    near = (
+        NearestNeighbors(n_neighbors=max(NEIGHBORS)).fit(z).kneighbors(z, return_distance=False)
+    )  # each cell first in its own row
     n_cells = len(z)
     for k in NEIGHBORS:
         columns = near[:, :k].ravel()
@@ -132,62 +132,50 @@ def _smoothed(normal: sp.csr_matrix, seed: int) -> Any:
 
 def run(path: Path, protocol: str, seed: int) -> list[dict[str, Any]]:
     adata = ad.read_h5ad(path)
-    row = {"protocol": protocol, "dataset": path.stem, "seed": seed}
-    try:
-        task = TASKS[protocol][0](adata, np.random.default_rng(seed))
-        filled = np.asarray(task.counts.sum(1)).ravel() > 0
-        if not filled.all():
-            msg = f"{(~filled).sum()} cells are empty without what is held out"
-            raise ValueError(msg)
-        cells = ad.AnnData(task.counts, var=adata.var[[]], obs=adata.obs[[]])
-        made = estimates(cells, adata.obs["cell_type"].nunique(), seed)
-    except Exception as error:  # noqa: BLE001  (one failing set must not end a long run)
-        return [row | {"method": "scgpcl", "failure": f"{type(error).__name__}: {error}"}]
-    return [
-        row
-        | {"method": method, "seconds": made["seconds"].get(method)}
-        | {name: round(float(v), 5) for name, v in task.score(values, made["size"], made["genes"]).items()}
-        for method, values in made["found"].items()
-    ]
+    task = TASKS[protocol][0](adata, np.random.default_rng(seed))
+    n_empty = int((np.asarray(task.counts.sum(1)).ravel() == 0).sum())
+    if n_empty:
+        msg = f"{n_empty} cells are empty after masking"
+        raise ValueError(msg)
+    cells = ad.AnnData(task.counts, var=adata.var[[]], obs=adata.obs[[]])
+    made = estimates(cells, adata.obs["cell_type"].nunique(), seed)
+    rows = []
+    for method, values in made["found"].items():
+        scores = task.score(values, made["size"], made["genes"])
+        row = {"method": method, "seconds": made["seconds"].get(method)}
+        rows.append(row | {name: round(float(v), 5) for name, v in scores.items()})
+    return rows
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Markdown: errors per protocol, set and method, mean over seeds."""
+    """Markdown: errors per protocol, data set and method, mean over seeds."""
     lines = []
+    table = table[table["failure"] == ""]
     for (protocol, part), score in itertools.product(table.groupby("protocol"), ("error", "log_error")):
         if part[score].isna().all():
             continue
         error = part.groupby(["dataset", "method"])[score].mean().unstack()[METHODS]
-        lines += [
-            f"\n{protocol}, {score}",
-            "| data set | " + " | ".join(METHODS) + " |",
-            "| --- |" + " --- |" * len(METHODS),
-        ]
-        lines += [f"| {name} | " + " | ".join(f"{v:.3f}" for v in error.loc[name]) + " |" for name in error.index]
-        lines.append("| mean | " + " | ".join(f"{v:.3f}" for v in error.mean()) + " |")
+        rows = [[str(name), *(f"{v:.3f}" for v in error.loc[name])] for name in error.index]
+        rows.append(["mean", *(f"{v:.3f}" for v in error.mean())])
+        lines += [f"\n{protocol}, {score}", *markdown(["data set", *METHODS], rows)]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of h5ad files")
+    parser = parser_of(__doc__, datasets=())
     parser.add_argument("--out", type=Path, default=Path("denoising.csv"))
     parser.add_argument("--protocols", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--datasets", nargs="+", help="default: all of a protocol")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(args.threads)
-    done = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame(columns=COLUMNS)
-    finished = set(zip(done["protocol"], done["dataset"], done["seed"], strict=True))
-    for seed in args.seeds:
-        for protocol in args.protocols:
-            for name in args.datasets or TASKS[protocol][1]:
-                if (protocol, Path(name).stem, seed) not in finished:
-                    rows = pd.DataFrame(run(args.data / f"{name}.h5ad", protocol, seed), columns=COLUMNS)
-                    rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
-    print(summary(pd.read_csv(args.out)))
+    table = run_study(
+        args,
+        ((p, name, seed) for seed in args.seeds for p in args.protocols for name in args.datasets or TASKS[p][1]),
+        lambda protocol, name, seed: run(args.data / f"{name}.h5ad", protocol, seed),
+        keys=["protocol", "dataset", "seed"],
+        columns=COLUMNS,
+        text=["protocol", "dataset", "method", "failure"],
+        failure="failure",
+    )
+    print(summary(table))
 
 
 if __name__ == "__main__":

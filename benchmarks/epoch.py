@@ -1,12 +1,12 @@
-"""Time and memory of an epoch and of inference, against a literal implementation of the same steps.
+"""How long do an epoch and inference take, and how much memory, compared with a literal implementation of the same steps?
 
     python -m benchmarks.epoch --data worm_neuron.h5ad --out table.md
 
-The literal side (`benchmarks/_literal.py`) has layers of 256 and 64, mini-batches of at most 1024 cells, one dispersion
-per cell and gene, and K = 10. This package is run as `paper-sized` (the same widths, dispersion and mini-batch, no
-projection head) and as `default` (the defaults). Weights start at random, counts are in memory as CSR. A data
-set is run twice, with the 2000 genes that the default preset chooses and with the published choice, the fifth of the genes
-with the largest raw variance, whose counts are denser.
+The literal implementation (``benchmarks/_literal.py``) has layers of 256 and 64 units, mini-batches of at most 1024 cells, one
+dispersion per cell and gene, and K = 10. This package is run as ``paper-sized`` (the same widths, dispersion and mini-batch
+size, no projection head) and as ``default``. Weights are random, counts are in memory as CSR. A data set is run twice: with the
+2000 genes of the default configuration, and with the published choice, the fifth of the genes with the largest raw variance,
+whose counts are denser.
 
 What is timed, from CSR rows to updated weights:
 
@@ -15,23 +15,24 @@ pre-training epoch
     `PretrainPlan.training_step` with all three losses, backward, optimiser step; `PrototypeUpdate.on_train_epoch_end`
     (gene states, latent vectors of all cells, k-means for K and for each granularity). Literal: for each mini-batch the
     same two views and losses on dense features, three k-means of the mini-batch with 20 restarts, backward, AdamW.
-    It never clusters all cells between epochs, as the stopping rule of the paper would have it do.
+    Unlike the paper's stopping rule, it does not cluster all cells between epochs.
 clustering epoch
-    Package: mini-batches through `ClusterPlan.training_step`, backward, optimiser step, and
-    `TargetUpdate.on_train_epoch_end`. Literal: one unmasked view per mini-batch, KL and likelihood, and one encoding of
+    Package, paper-sized: mini-batches through `ClusterPlan.training_step`, backward, optimiser step, and
+    `TargetUpdate.on_train_epoch_end`. Package, default: `DistillationPlan.training_step`, which thins the counts and trains
+    the centres alone, and `LabelWatch.on_train_epoch_end`. Literal: one unmasked view per mini-batch, KL and likelihood, and one encoding of
     all cells for the target.
 inference
     Package: `SCGPCLModule.encode` of all cells from the stored gene states. Literal: the encoder in evaluation mode
     over mini-batches, all edges kept.
 inference, new gene states
-    Package: `encode_all`, which computes the gene states anew before it encodes. Literal: as above.
+    Package: `encode_all`, which recomputes the gene states before it encodes. Literal: as above.
 
-Lightning's trainer, its logging and the learning rate schedule are left out on our side. The first epoch, whose k-means
+For the package, Lightning's trainer, its logging and the learning rate schedule are left out. The first epoch, whose k-means
 has ten restarts, is a warm-up that is reported below the table; memory includes it. A literal epoch is extrapolated
-from a few of its mini-batches, all of one size, after one untimed. Measurements alternate, and a ratio is taken within
-each round. Memory: see `benchmarks/_memory.py`; one whole call on our side, two mini-batches on the literal one
-(gradients and optimiser state are then there). On a machine that does other work too, `--clock cpu --threads 1` is
-steadier.
+from a few mini-batches of equal size, after an untimed one. Measurements alternate, and ratios are computed within
+each round. Memory (see ``benchmarks/_memory.py``) is that of one whole call for the package, and of two mini-batches for the
+literal implementation, which then has gradients and optimiser state. On a machine that runs other jobs, use
+``--clock cpu --threads 1``.
 """
 
 import argparse
@@ -42,7 +43,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads that wait must sleep: spinning ones make the time of small steps a matter of what else the machine does.
+# waiting threads must sleep: spinning threads make small steps depend on the other load of the machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import anndata as ad
@@ -61,6 +62,8 @@ from benchmarks._runs import (
     simulate,
 )
 from threadpoolctl import threadpool_limits
+
+from scgpcl.benchmark._tables import markdown
 
 
 def measure_memory(data: Data, threads: int) -> dict[tuple[str, str], float]:
@@ -104,9 +107,9 @@ def measure_time(data: Data, *, repeats: int, n_steps: int, clock: str) -> Times
     return times
 
 
-def rows_of(name: str, times: Times, memory: dict[tuple[str, str], float]) -> list[str]:
-    """Lines of the table for one data set."""
-    lines = []
+def rows_of(name: str, times: Times, memory: dict[tuple[str, str], float]) -> list[list[str]]:
+    """Rows of the table for one data set."""
+    rows = []
     for task, label in TASKS.items():
         literal = times.rounds["literal", task]
         for who in CONFIGURATIONS:
@@ -118,8 +121,8 @@ def rows_of(name: str, times: Times, memory: dict[tuple[str, str], float]) -> li
                 without = _spread([(a - k) / b for a, k, b in zip(literal, times.kmeans, ours, strict=True)])
             before, now = memory["literal", task], memory[who, task]
             cells += [without, f"{before:.0f}", f"{now:.0f}", f"{now / before:.2f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
+            rows.append(cells)
+    return rows
 
 
 def _spread(ratios: list[float]) -> str:
@@ -127,9 +130,9 @@ def _spread(ratios: list[float]) -> str:
 
 
 HEAD = (
-    "| data | task | package as | literal s | package s | times faster | times faster, literal without its k-means | "
-    "literal MB | package MB | memory ratio |\n" + "|---" * 3 + "|---:" * 7 + "|"
-)
+    "data", "task", "package as", "literal s", "package s", "times faster", "times faster, literal without its k-means",
+    "literal MB", "package MB", "memory ratio",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -151,19 +154,19 @@ def main() -> None:
             (args.data.stem, lambda: measure_features(counts)),
             (f"{args.data.stem}, published genes", lambda: measure_features(counts, published_genes=True)),
         ]
-    lines, notes = [HEAD], []
+    rows, notes = [], []
     with threadpool_limits(args.threads):
         for name, read in sources:
             data = read()
             memory = measure_memory(data, args.threads)
             times = measure_time(data, repeats=args.repeats, n_steps=args.steps, clock=args.clock)
-            lines += rows_of(name, times, memory)
+            rows += rows_of(name, times, memory)
             n_cells, n_genes = data.counts.shape
             share = statistics.median(times.kmeans) / statistics.median(times.rounds["literal", "pretrain"])
             first = ", ".join(f"{who} {times.first[who, 'pretrain']:.3g} s" for who in CONFIGURATIONS)
             notes.append(
                 f"- {name}: {n_cells} cells, {n_genes} genes, {data.counts.nnz / n_cells / n_genes:.1%} of the counts "
-                f"not zero. Literal epoch extrapolated from {args.steps} of {-(-n_cells // BATCH_SIZE)} steps; "
+                f"nonzero. Literal epoch extrapolated from {args.steps} of {-(-n_cells // BATCH_SIZE)} steps; "
                 f"{share:.0%} of it is k-means. First pre-training epoch of the package (ten restarts): {first}."
             )
     notes.append(
@@ -171,7 +174,7 @@ def main() -> None:
         f"float32, medians of {args.repeats} alternating rounds, ratios with their range over the rounds; memory is "
         "the rise above the start of the call."
     )
-    table = "\n".join([*lines, "", *notes])
+    table = "\n".join([*markdown(HEAD, rows), "", *notes])
     print(table)
     if args.out:
         args.out.write_text(table + "\n")

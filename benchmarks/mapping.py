@@ -2,37 +2,33 @@
 
     python -m benchmarks.mapping DATA_DIR --out mapping.csv --seeds 0 1 2
 
-A fifth of each set, drawn with the seed, is the query. One model is trained on all cells, another on the other four
-fifths; the second one labels the query. The number of clusters is that of the published types in both. All scores are
-of the query's cells alone:
+A random fifth of each data set is the query. One model is trained on all cells and one on the remaining four fifths; the
+second one labels the query. Both are given the number of published types. All scores refer to the cells of the query:
 
 * ``trained on all``: labels of the first model.
 * ``mapped``: labels of the second model.
-* ``without 10 %``, ``without 20 %``: as mapped, from a query in which that share of the model's genes, drawn at random,
-  was not measured.
-* ``model's genes only``: as mapped, from a query that has no other genes, so that library sizes count over these.
-* ``updated``: labels after ``model.update(query)``; ``moved`` is the share of reference cells with another label then.
+* ``without 10 %``, ``without 20 %``: as mapped, but a random 10 or 20 % of the model's genes are missing in the query.
+* ``model's genes only``: as mapped, but the query has only the model's genes, which then determine library sizes.
+* ``updated``: labels after ``model.update(query)``; ``moved`` is the share of reference cells whose label changes.
 
-``reference_ari`` scores the other four fifths, which both models were trained on: where it falls between the first two
-arms, fewer training cells led to another partition, and the query's fall is not one of mapping alone.
+``reference_ari`` scores the other four fifths, on which both models were trained: if it is lower for the second model, fewer
+training cells led to another partition, and a lower score of the query is not due to mapping alone.
 
-One row per (arm, data set, seed) is appended to the table when a set and seed is done, so that an interrupted run goes
-on where it stopped. Labels are taken out of the data before a model sees it and are read by the scorer only.
+The table has one row per (arm, data set, seed); an interrupted study resumes where it stopped. Labels are removed before a
+model sees the data and are used for scoring only.
 """
 
-import argparse
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
-from benchmarks._sets import REAL
+from benchmarks._study import parser_of, run_study
 
 import scgpcl
+from scgpcl.benchmark._tables import markdown
 
 ALL, MAPPED, UPDATED, MODEL_GENES = "trained on all", "mapped", "updated", "model's genes only"
 MISSING = {"without 10 %": 0.1, "without 20 %": 0.2}
@@ -97,7 +93,7 @@ def labels_of_arms(adata: ad.AnnData, n_clusters: int, seed: int) -> dict[str, d
 
 
 def _counted(query: ad.AnnData) -> ad.AnnData:
-    """Give a cell that has none of the genes one count, since empty cells are refused."""
+    """Give empty cells one count, because the model refuses them."""
     x = query.X.tolil()
     for row in np.flatnonzero(np.asarray(query.X.sum(1)).ravel() == 0):
         x[row, 0] = 1
@@ -111,57 +107,47 @@ def run(path: Path, seed: int) -> list[dict[str, Any]]:
     adata.obs = adata.obs[[]].copy()
     n_clusters = len(set(truth))
     kept, new = split(adata.n_obs, seed)
-    row = {"dataset": path.stem, "seed": seed, "n_query": len(new), "n_clusters": n_clusters}
-    try:
-        found = labels_of_arms(adata, n_clusters, seed)
-    except Exception as error:  # noqa: BLE001  (one failing set must not end a long run)
-        return [row | {"arm": ALL, "error": f"{type(error).__name__}: {error}"}]
     rows = []
-    for arm, values in found.items():
+    for arm, values in labels_of_arms(adata, n_clusters, seed).items():
         labels, reference = values.pop("labels"), values.pop("reference", None)
         scores = {"ari": scgpcl.metrics.ari(truth[new], labels), "nmi": scgpcl.metrics.nmi(truth[new], labels)}
         if reference is not None:
             scores["reference_ari"] = scgpcl.metrics.ari(truth[kept], reference)
-        rows.append(row | {"arm": arm} | {name: round(score, 4) for name, score in scores.items()} | values)
+        row = {"arm": arm, "n_query": len(new), "n_clusters": n_clusters, **values}
+        rows.append(row | {name: round(score, 4) for name, score in scores.items()})
     return rows
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Markdown: ARI per set and arm, mean and standard deviation over seeds, and the mean over sets."""
-    table = table[table["error"].isna()]
+    """Markdown: ARI per data set and arm, mean and standard deviation over seeds, and means over data sets."""
+    table = table[table["error"] == ""]
     groups = table.groupby(["dataset", "arm"])["ari"]
     mean, std = (part.unstack()[ARMS] for part in (groups.mean(), groups.std()))
-    lines = ["| data set | " + " | ".join([*ARMS, "moved", "reference: all", "reference: mapping"]) + " |"]
-    lines.append("| --- |" + " --- |" * (len(ARMS) + 3))
     moved = table.groupby("dataset")["moved"].mean()
     reference = table.groupby(["dataset", "arm"])["reference_ari"].mean().unstack()[[ALL, MAPPED]]
+    rows = []
     for name in mean.index:
-        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean.loc[name], std.loc[name], strict=True)]
-        cells += [f"{moved[name]:.1%}", *(f"{v:.3f}" for v in reference.loc[name])]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    cells = [*(f"{m:.3f}" for m in mean.mean()), f"{moved.mean():.1%}", *(f"{v:.3f}" for v in reference.mean())]
-    lines.append("| mean | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        scores = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean.loc[name], std.loc[name], strict=True)]
+        rows.append([str(name), *scores, f"{moved[name]:.1%}", *(f"{v:.3f}" for v in reference.loc[name])])
+    means = [f"{m:.3f}" for m in mean.mean()]
+    rows.append(["mean", *means, f"{moved.mean():.1%}", *(f"{v:.3f}" for v in reference.mean())])
+    return "\n".join(markdown(["data set", *ARMS, "moved", "reference: all", "reference: mapping"], rows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of h5ad files with obs['cell_type']")
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("mapping.csv"))
-    parser.add_argument("--datasets", nargs="+", default=list(REAL))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(args.threads)
-    done = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame(columns=COLUMNS)
-    finished = set(zip(done["dataset"], done["seed"], strict=True))
-    for seed in args.seeds:
-        for name in args.datasets:
-            if (Path(name).stem, seed) not in finished:
-                rows = pd.DataFrame(run(args.data / f"{name}.h5ad", seed), columns=COLUMNS)
-                rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
-    print(summary(pd.read_csv(args.out)))
+    table = run_study(
+        args,
+        ((name, seed) for seed in args.seeds for name in args.datasets),
+        lambda name, seed: run(args.data / f"{name}.h5ad", seed),
+        keys=["dataset", "seed"],
+        columns=COLUMNS,
+        text=["dataset", "arm", "error"],
+        failure="error",
+    )
+    print(summary(table))
 
 
 if __name__ == "__main__":

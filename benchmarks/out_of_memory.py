@@ -1,11 +1,11 @@
-"""Training from disk under a cap on memory that training in memory breaks.
+"""Does training from disk work under a memory limit that training in memory exceeds? Linux only.
 
     python -m benchmarks.out_of_memory --cells 300000 --cap-mb 800
 
-Counts of three groups of cells, 500 of 3000 genes in each cell, are written to an h5ad file in blocks. Two processes then
-train on them, one from the file and one after reading it, each with a limit on its data segment (`RLIMIT_DATA`, Linux): what
-it has after its imports and the cap. The network is small (100 genes, 8 latent dimensions, one epoch of each stage), so that
-the run is about reading, not about arithmetic.
+Counts of three groups of cells, with 500 of 3000 genes detected per cell, are written to an h5ad file in blocks. Two processes
+then train on them, one from the file and one after reading it. Each may use ``--cap-mb`` in addition to its memory after the
+imports (``RLIMIT_DATA``). The network is small (100 genes, 8 latent dimensions, one epoch per stage), so that reading
+dominates.
 """
 
 import argparse
@@ -50,18 +50,17 @@ CHILD = """
         model.train(
             pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False, batch_size=2048,
             pretrain_plan_kwargs={"n_neighbors": 0},
-            cluster_plan_kwargs={"shrinkage": 0.5},
         )
         n_cells = len(model.predict())
         rise = (status("VmHWM") - before[1]) / 1e6
-        print(f"{n_cells} cells trained and labelled, {time.process_time():.0f} s of the processor, {rise:.0f} MB above the imports")
+        print(f"{n_cells} cells trained and labelled, {time.process_time():.0f} s CPU time, {rise:.0f} MB above the imports")
     except MemoryError:
         print("out of memory")
 """
 
 
 def write(path: Path, n_cells: int) -> float:
-    """Write the counts in blocks; gives the megabytes that they take in memory."""
+    """Write the counts in blocks; returns their size in memory in MB."""
     rng = np.random.default_rng(0)
     values = (1 + rng.poisson(0.5, 100_003)).astype(np.float32)
     pattern = np.arange(0, N_GENES, N_GENES // PER_CELL, dtype=np.int32)

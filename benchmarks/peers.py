@@ -1,11 +1,10 @@
-"""Seconds, memory and agreement with the labels of this package beside scVI and Leiden, in one run.
+"""Run time, memory and agreement with the labels, compared with scVI and Leiden in one run.
 
     python -m benchmarks.peers worm_neuron.h5ad pbmc4k.h5ad --cells 30000 --out peers
 
-Methods are those of `scgpcl benchmark`, each run in a process of its own: `scgpcl` (default), `scvi-kmeans` (its default
-number of epochs, k-means on its latent space), `scvi-short` (as many epochs as our two stages may take together) and
-`pca-leiden` (at the number of types). Files hold counts in X and types in `obs["cell_type"]`; `--cells` adds simulated
-ones. Results are on disk after each run, and a run goes on where it stopped.
+The methods are those of ``scgpcl benchmark``, which resumes where it stopped: ``scgpcl``, ``scvi-kmeans`` (default number of
+epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take) and ``pca-leiden`` (at the number of types). Files
+have counts in X and types in ``obs["cell_type"]``; ``--cells`` adds simulated cells.
 """
 
 import argparse
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scgpcl.benchmark import Clustering, register, run
+from scgpcl.benchmark._tables import markdown
 from scgpcl.benchmark.methods.pca_kmeans import kmeans
 from scgpcl.benchmark.methods.scvi_kmeans import scvi_latent
 from scgpcl.model import SCGPCL
@@ -30,13 +30,12 @@ COLUMNS = {"train_seconds": "seconds", "peak_memory_mb": "memory, MB", "ari": "A
 
 @register("scvi-short")
 def scvi_short(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """As `scvi-kmeans`, for as many epochs as ours."""
     z = scvi_latent(adata, seed=seed, batch_key=batch_key, max_epochs=EPOCHS)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
 
 
 def write_simulated(n_cells: int, folder: Path) -> Path:
-    """Write simulated counts with the group of each cell; gives the file."""
+    """Write simulated counts with the group of each cell; returns the file."""
     import anndata
     from benchmarks._runs import simulate, simulated_groups
 
@@ -63,12 +62,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = [*args.data, *(write_simulated(n, folder) for n in args.cells)]
     table = run(files, args.methods, out=args.out / "runs", seeds=args.seeds, threads=args.threads, progress=False)
-    means = table.groupby(["dataset", "method"], sort=False)[list(COLUMNS)].mean().rename(columns=COLUMNS).reset_index()
-    text = means.round(3).to_csv(sep="|", index=False).splitlines()
-    rows = [text[0], "|".join(["---"] * means.shape[1]), *text[1:]]
-    print("\n".join(f"| {row.replace('|', ' | ')} |" for row in rows))
-    for _, row in table[table["error"].fillna("") != ""].iterrows():
-        print(f"{row['dataset']}, {row['method']}: {row['error']}")
+    means = table.groupby(["dataset", "method"], sort=False)[list(COLUMNS)].mean().astype(float)
+    rows = [
+        [*names, *(f"{value:.3f}" for value in row)] for names, row in zip(means.index, means.to_numpy(), strict=True)
+    ]
+    print("\n".join(markdown(["dataset", "method", *COLUMNS.values()], rows)))
+    for row in table[table["error"] != ""].itertuples():
+        print(f"{row.dataset}, {row.method}: {row.error}")
 
 
 if __name__ == "__main__":

@@ -1,121 +1,89 @@
-"""Study of the start of the clustering stage on latent vectors that `benchmarks.search --latents` kept, resumable.
+"""How should latent vectors be read out as clusters?
 
     python -m benchmarks.search DATA_DIR --out search.csv --variants default --seeds 0 1 2 --latents LATENTS
-    python -m benchmarks.readout DATA_DIR --latents LATENTS --out candidates.csv
-    python -m benchmarks.readout --summary candidates.csv
+    python -m benchmarks.readout DATA_DIR --latents LATENTS --out readout.csv
 
-The candidates are runs of k-means at several powers of shortening. Each row of the table is one of them: its rank by
-inertia, its silhouette in several spaces, and its adjusted Rand index, which only the summary reads.
+Each read-out partitions the pre-trained latent vectors that ``benchmarks.search --latents`` has stored: k-means for several
+powers of shrinkage, Leiden communities of shared neighbours, and the consensus of all of these, over the whole cells alone or
+over draws of their molecules too. The table has one row per read-out: its adjusted Rand index, which only the summary uses, and
+the size of its smallest cluster. An interrupted study resumes where it stopped.
 """
 
-import argparse
-import inspect
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
-from sklearn.decomposition import PCA
+from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from scgpcl.cluster import cosine_silhouette, kmeans_runs, nearest
-from scgpcl.model import SCGPCL
-from scgpcl.nn import shrink_length
-from scgpcl.pp import gene_statistics, library_sizes, select_genes
+from scgpcl.cluster import consensus
+from scgpcl.cluster._consensus import POWERS, partitions
 
-POWERS = (0.0, 0.25, 0.4, 0.6, 1.0)
-N_RUNS = 120
-N_KEPT = 40
-N_AXES = 50
-#: Rules that the summary compares: runs per power, and how many of them, those of least inertia, are compared.
-RULES = ((40, 10), (120, 10), (120, 15), (120, 20), (120, 30), (120, 40))
-SPACES = ("latent", "centred", "standardised", "half")
+#: Names of the partitions that the consensus is made of, in their order.
+PARTITIONS = (*(f"k-means, power {power:g}" for power in POWERS), "Leiden")
+READOUTS = (*PARTITIONS, "consensus, whole cells", "consensus")
+KEYS = ["variant", "dataset", "seed"]
 
 
-def comparison_spaces(counts: sp.csr_matrix) -> dict[str, Tensor]:
-    """Components of log counts of the default genes under three weights of the genes, shapes (n_cells, 50)."""
-    chosen = {name: each.default for name, each in inspect.signature(SCGPCL).parameters.items()}
-    size = library_sizes(counts)
-    factor = size / np.median(size)
-    scale = min(1.0, chosen["feature_total"] / np.median(size))
-    moments = gene_statistics(counts, factor, scale=scale)
-    if counts.shape[1] > chosen["n_top_genes"]:
-        genes = select_genes(
-            moments, chosen["n_top_genes"], flavor=chosen["gene_flavor"], scale=1e4 / float(np.median(size))
-        )
-        counts = counts[:, np.flatnonzero(genes)]
-    x = np.log1p(counts.toarray() * (scale / factor)[:, None])
-    x -= x.mean(0)
-    std = np.where(x.std(0) > 0, x.std(0), 1.0)
-    weighted = {"centred": x, "standardised": np.minimum(x / std, 10.0), "half": x / np.sqrt(std)}
-    return {
-        name: torch.from_numpy(PCA(N_AXES, random_state=0).fit_transform(values)).float()
-        for name, values in weighted.items()
-    }
+def readouts(draws: Tensor, n_clusters: int, *, seed: int) -> dict[str, np.ndarray]:
+    """Labels (n_cells,) by each read-out of latent vectors (n_draws, n_cells, n_latent), of which the first are of whole cells."""
+    found = dict(zip(PARTITIONS, partitions(draws[0], n_clusters, seed=seed), strict=True))
+    found["consensus, whole cells"] = consensus(draws[:1], n_clusters, seed=seed).argmax(1)
+    found["consensus"] = consensus(draws, n_clusters, seed=seed).argmax(1)
+    return {name: labels.numpy() for name, labels in found.items()}
 
 
-def candidates(z: Tensor, spaces: dict[str, Tensor], truth: np.ndarray, seed: int) -> pd.DataFrame:
-    k = len(set(truth))
-    rows = []
-    for power in POWERS:
-        x = shrink_length(z, power)
-        runs = kmeans_runs(x, k, n_runs=N_RUNS, seed=seed)
-        for rank, run in enumerate(runs.inertia.argsort(stable=True)[:N_KEPT].tolist()):
-            labels = nearest(x, runs.centers[run])[0]
-            scores = {name: cosine_silhouette(space, labels, k) for name, space in {"latent": z, **spaces}.items()}
-            ari = adjusted_rand_score(truth, labels.numpy())
-            rows.append({"power": power, "run": run, "rank": rank, "ari": ari, **scores})
-    return pd.DataFrame(rows)
+def scored(draws: Tensor, truth: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+    """Rows of the table for one data set and seed."""
+    found = readouts(draws, len(set(truth)), seed=seed)
+    return [
+        {
+            "readout": name,
+            "ari": round(adjusted_rand_score(truth, labels), 5),
+            "smallest": int(np.unique(labels, return_counts=True)[1].min()),
+        }
+        for name, labels in found.items()
+    ]
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean adjusted Rand index over data sets of the candidate that each rule takes, and its spread over seeds."""
-    rows = []
-    for n_runs, n_compared in RULES:
-        part = table[table["run"] < n_runs].sort_values(["variant", "dataset", "seed", "power", "rank"])
-        part = part.groupby(["variant", "dataset", "seed", "power"]).head(n_compared)
-        for space in (*SPACES, "ari"):
-            best = part.loc[part.groupby(["variant", "dataset", "seed"])[space].idxmax()]
-            sets = best.groupby(["variant", "dataset"])["ari"]
-            rows.append({
-                "compared_in": "oracle" if space == "ari" else space, "rule": f"{n_compared} of {n_runs}",
-                "ari": sets.mean().mean(), "seed_sd": sets.std().mean(),
-            })  # fmt: skip
-    return pd.DataFrame(rows).pivot(index="compared_in", columns="rule", values=["ari", "seed_sd"])
+    """Mean adjusted Rand index over data sets of each read-out, its spread over seeds, and how often it is the best."""
+    runs = table.pivot_table(index=KEYS, columns="readout", values="ari")[list(READOUTS)]
+    sets = runs.groupby(["variant", "dataset"])
+    return pd.DataFrame({
+        "ari": sets.mean().mean(),
+        "seed_sd": sets.std().mean(),
+        "best_in": runs.eq(runs.max(axis=1), axis=0).mean(),
+    })  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--latents", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("candidates.csv"))
-    parser.add_argument("--summary", type=Path, metavar="CSV", help="print the means of a table and do nothing else")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = parser_of(__doc__)
+    parser.add_argument("--latents", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("readout.csv"))
     args = parser.parse_args()
-    if args.summary:
-        print(summary(pd.read_csv(args.summary)).round(3).to_string())
-        return
-    if args.data is None or args.latents is None:
-        parser.error("give the folder of the data sets and the folder of the latent vectors")
-    torch.set_num_threads(args.threads)
-    done = set()
-    if args.out.exists():
-        done = set(pd.read_csv(args.out)[["variant", "dataset", "seed"]].itertuples(index=False, name=None))
-    spaces: dict[str, dict[str, Tensor]] = {}
-    for path in sorted(args.latents.glob("*.npy")):
-        variant, name, number = path.stem.split("~")
-        if (variant, name, int(number)) in done:
-            continue
-        adata = ad.read_h5ad(args.data / f"{name}.h5ad")
-        if name not in spaces:
-            spaces[name] = comparison_spaces(sp.csr_matrix(adata.X, dtype=np.float32))
-        z = torch.from_numpy(np.load(path))
-        rows = candidates(z, spaces[name], adata.obs["cell_type"].to_numpy(), int(number))
-        rows = rows.assign(variant=variant, dataset=name, seed=int(number)).round(5)
-        rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
+
+    def run(variant: str, name: str, seed: int) -> list[dict[str, Any]]:
+        truth = ad.read_h5ad(args.data / f"{name}.h5ad").obs["cell_type"].to_numpy()
+        draws = torch.from_numpy(np.load(args.latents / f"{variant}~{name}~{seed}.npy"))
+        return scored(draws, truth, seed=seed)
+
+    table = run_study(
+        args,
+        (
+            (variant, name, int(seed))
+            for variant, name, seed in (path.stem.split("~") for path in sorted(args.latents.glob("*.npy")))
+        ),
+        run,
+        keys=KEYS,
+        columns=[*KEYS, "readout", "ari", "smallest"],
+        text=["variant", "dataset", "readout"],
+    )
+    print(summary(table).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables and figure of docs/reproduction.md.
+"""How do results compare with the published ones? Tables and figure of docs/reproduction.md.
 
     scgpcl benchmark DATA_DIR --methods scgpcl --seeds 3 --threads 1 --out OUT           # and scgpcl-paper
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_neighbors no_instance no_prototype \\
@@ -7,7 +7,7 @@
     python -m benchmarks.reproduction --quality OUT/results.csv --ablations search.csv --weights lambda2.csv
     python -m benchmarks.reproduction --losses DATA_DIR --figure losses.png              # trains four sets
 
-The published figures and those of an independent replication are written here; the rest is read from tables.
+The published figures and those of an independent replication are constants in this file; the others are read from tables.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import pandas as pd
 import torch
 
 import scgpcl
+from scgpcl.benchmark._tables import markdown
 
 SCORES = ["nmi", "acc", "ari"]
-#: Sets that the paper used as well: NMI, ACC, ARI of the saved ZINB weights of the authors, of the mean of three runs of an
-#: independent replication, and what differs from the authors' cells.
+#: Data sets that the paper used as well: NMI, ACC, ARI of the authors' saved ZINB weights, the means of three runs of an
+#: independent replication, and differences from the authors' cells.
 PUBLISHED = {
     "mouse_bladder_2100": ((0.7501, 0.6806, 0.5869), (0.7296, 0.6022, 0.4562), "2100 of 2746 cells"),
     "worm_neuron": ((0.7563, 0.7040, 0.5400), (0.7550, 0.7258, 0.5848), ""),
@@ -36,28 +37,22 @@ def _three(values: pd.Series | tuple[float, ...]) -> str:
 
 
 def published_table(quality: pd.DataFrame) -> list[str]:
-    """Rows of the sets that the paper used as well: NMI / ACC / ARI."""
-    lines = [
-        "| data set | published, one run | replication, three runs | `PAPER` here | default here |",
-        "|" + " --- |" * 5,
-    ]
+    """NMI / ACC / ARI on the data sets that the paper used as well."""
+    rows = []
     for name, (published, replicated, note) in PUBLISHED.items():
         cells = [f"{name} ({note})" if note else name, _three(published), _three(replicated)]
         for method in ("scgpcl-paper", "scgpcl"):
             runs = quality[(quality["dataset"] == name) & (quality["method"] == method)]
             seeds = f" ({len(runs)})" if len(runs) else ""
             cells.append(_three(runs[SCORES].mean()) + seeds if len(runs) else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown(["data set", "published, one run", "replication, three runs", "`PAPER` here", "default here"], rows)
 
 
 def ablation_table(search: pd.DataFrame) -> list[str]:
-    """Mean over sets of both stages of each variant, and of its difference from the default with standard error."""
+    """Mean ARI over data sets of each variant after both stages, and its difference from the default with standard error."""
     runs = search.pivot_table(index=["dataset", "seed"], columns=["variant", "stage"], values="ari").dropna()
-    lines = [
-        f"| variant ({len(runs)} runs each) | ARI after pre-training | ARI after clustering | difference from the default |",
-        "|" + " --- |" * 4,
-    ]
+    rows = []
     default = runs[("default", "cluster")]
     means = runs.mean().unstack("stage")
     for variant in means.sort_values("cluster", ascending=False).index:
@@ -65,37 +60,35 @@ def ablation_table(search: pd.DataFrame) -> list[str]:
         error = change.std() / len(change) ** 0.5
         shown = "" if variant == "default" else f"{change.mean():+.3f} ± {error:.3f}"
         pretrain, cluster = means.loc[variant, ["pretrain", "cluster"]]
-        lines.append(f"| {variant} | {pretrain:.3f} | {cluster:.3f} | {shown} |")
-    return lines
+        rows.append([variant, f"{pretrain:.3f}", f"{cluster:.3f}", shown])
+    heads = ["ARI after pre-training", "ARI after clustering", "difference from the default"]
+    return markdown([f"variant ({len(runs)} runs each)", *heads], rows)
 
 
 def weight_table(search: pd.DataFrame) -> list[str]:
-    """Epoch at which pre-training stops and ARI after clustering, by weight of the prototype loss."""
+    """Last epoch of pre-training and ARI after clustering, by weight of the prototype loss."""
     runs = search.pivot_table(index="variant", columns=["dataset", "stage"], values=["epochs", "ari"])
     runs = runs.reindex([name for name in dict.fromkeys(search["variant"]) if name in runs.index])
     datasets = list(dict.fromkeys(search["dataset"]))
-    lines = ["| variant | " + " | ".join(f"{name}: epochs | ARI" for name in datasets) + " |"]
-    lines.append("|" + " --- |" * (2 * len(datasets) + 1))
+    rows = []
     for variant, row in runs.iterrows():
-        cells = [f"{row['epochs', n, 'pretrain']:.0f} | {row['ari', n, 'cluster']:.3f}" for n in datasets]
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    return lines
+        cells = [[f"{row['epochs', n, 'pretrain']:.0f}", f"{row['ari', n, 'cluster']:.3f}"] for n in datasets]
+        rows.append([variant, *sum(cells, [])])
+    return markdown(["variant", *sum(([f"{name}: epochs", "ARI"] for name in datasets), [])], rows)
 
 
 def time_table(search: pd.DataFrame) -> list[str]:
-    """Seconds of both stages with the read-out after each, by variant and data set."""
-    rows = search[
+    """Seconds of both stages, each including the read-out, by variant and data set."""
+    part = search[
         search["dataset"].isin(PUBLISHED) & search["variant"].isin(["default", "paper", "paper_lambda2_0.05"])
     ]
-    table = rows.pivot_table(index=["dataset", "variant"], columns="stage", values="seconds")
-    lines = ["| data set | variant | pre-training, s | clustering, s |", "|" + " --- |" * 4]
-    for (dataset, variant), row in table.iterrows():
-        lines.append(f"| {dataset} | {variant} | {row['pretrain']:.0f} | {row['cluster']:.0f} |")
-    return lines
+    table = part.pivot_table(index=["dataset", "variant"], columns="stage", values="seconds")
+    rows = [[*names, f"{row['pretrain']:.0f}", f"{row['cluster']:.0f}"] for names, row in table.iterrows()]
+    return markdown(["data set", "variant", "pre-training, s", "clustering, s"], rows)
 
 
 def draw_losses(data: Path, figure: Path, threads: int) -> None:
-    """Losses of both stages of the sets that the paper used as well, seed 0, drawn by `scgpcl.pl.history`."""
+    """Draw the losses of both stages on the data sets that the paper used as well, with seed 0."""
     import matplotlib
 
     matplotlib.use("Agg")

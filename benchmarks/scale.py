@@ -1,14 +1,14 @@
-"""How an epoch, inference and their memory grow with the number of cells.
+"""How do time and memory of an epoch and of inference grow with the number of cells?
 
     python -m benchmarks.scale --cells 10000 30000 100000 --threads 2
 
-Counts are drawn on the fly (2000 genes, about 7 % not zero) and kept as CSR, in blocks, so that no dense array is made.
-Each size runs in a process of its own: one pre-training epoch of the default configuration after its first prototypes (all
-mini-batches with all three losses, and then gene states, latent vectors of all cells and k-means for K and three
-granularities), and inference of all cells. With `--steps N` the mini-batches beyond the first N are left out and their
-time is extrapolated, which the table marks by `~`; what is done with all cells is always done with all.
+Counts are simulated in blocks (2000 genes, about 7 % nonzero) and stored as CSR, without a dense array. Each size runs in its
+own process: one pre-training epoch of the default configuration after its first prototypes (all mini-batches with all three
+losses, then gene states, latent vectors of all cells and k-means for K and three granularities), and inference of all cells.
+With ``--steps N`` only the first N mini-batches are run and the time of the others is extrapolated, which the table marks with
+``~``; steps that involve all cells are always run on all cells.
 
-Memory is the rise of resident memory above what the process holds once the counts are there (`benchmarks/_memory.py`).
+Memory is the rise of resident memory above that of the process with the counts loaded (``benchmarks/_memory.py``).
 """
 
 import argparse
@@ -28,14 +28,15 @@ from benchmarks._memory import peak_increase
 from benchmarks._runs import CLOCKS, Data, PackageRun, simulate
 from threadpoolctl import threadpool_limits
 
+from scgpcl.benchmark._tables import markdown
 from scgpcl.pp import gene_statistics, library_sizes
 
-#: Cells drawn at a time.
+#: Cells simulated at a time.
 BLOCK = 20_000
 
 
 def simulate_many(n_cells: int) -> Data:
-    """Counts of any number of cells of ten groups; blocks differ by their seed, groups have the same genes in all."""
+    """Counts of any number of cells in ten groups; blocks differ in their seed but share the profiles of the groups."""
     sizes = [min(BLOCK, n_cells - start) for start in range(0, n_cells, BLOCK)]
     blocks = [simulate(size, seed=0, cell_seed=i) for i, size in enumerate(sizes)]
     indptr = np.concatenate([[0], np.concatenate([np.diff(b.indptr) for b in blocks]).cumsum()])
@@ -57,7 +58,7 @@ class ScaleRun:
     """Seconds of the parts of one epoch and of inference."""
 
     def __init__(self, data: Data, n_steps: int | None, clock: str) -> None:
-        # neighbours are sought in 50 dimensions; which ones does not matter for time
+        # neighbours are searched in 50 dimensions; random ones take the same time
         axes = np.random.default_rng(0).standard_normal((data.counts.shape[1], 50)).astype(np.float32)
         self.run = PackageRun(data, "default", CLOCKS[clock], components=data.counts.log1p() @ axes)
         self.n_steps = n_steps
@@ -85,7 +86,7 @@ class ScaleRun:
 
 
 def prepare(n_cells: int, n_steps: int | None, threads: int, clock: str, out: str) -> Callable[[], Any]:
-    """What the measured process does first; gives the call whose memory counts and which writes its seconds."""
+    """Set up the measured process; returns the call that is measured and that writes its seconds."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     run = ScaleRun(simulate_many(n_cells), n_steps, clock)
@@ -99,9 +100,9 @@ def prepare(n_cells: int, n_steps: int | None, threads: int, clock: str, out: st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
-    parser.add_argument("--steps", type=int, help="mini-batches that are run; all by default")
+    parser.add_argument("--steps", type=int, help="number of mini-batches to run; all by default")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: CPU time of all threads")
     args = parser.parse_args()
     head = [
         "cells",
@@ -112,7 +113,7 @@ def main() -> None:
         "inference s",
         "extra MB",
     ]
-    print("| " + " | ".join(head) + " |\n|" + " ---: |" * len(head), flush=True)
+    rows = []
     for n_cells in args.cells:
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder) / "seconds.npy")
@@ -124,7 +125,9 @@ def main() -> None:
         about = "" if seconds["done"] == 1 else "~"
         cells = [n_cells, f"{about}{epoch:.1f}", f"{seconds['all']:.1f}", f"{about}{1e3 * epoch / n_cells:.3f}"]
         cells += [f"{seconds['first']:.1f}", f"{seconds['infer']:.1f}", f"{extra / 1e6:.0f}"]
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        rows.append([str(cell) for cell in cells])
+        print(dict(zip(head, rows[-1], strict=True)), flush=True)
+    print("\n".join(markdown(head, rows)))
 
 
 if __name__ == "__main__":

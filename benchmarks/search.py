@@ -1,15 +1,13 @@
-"""Designed study of the configuration: one factor at a time over data sets and seeds, resumable.
+"""What does each factor of the configuration change, one at a time, over data sets and seeds?
 
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_graph --seeds 0 1 2
-    python -m benchmarks.search --summary search.csv
 
-Each row of the table is one (variant, data set, seed, stage). Labels are read by the scorer only. `--latents FOLDER`
-keeps the latent vectors after pre-training for `benchmarks.readout`.
+The table has one row per (variant, data set, seed, stage); an interrupted study resumes where it stopped. Labels are used for
+scoring only. ``--latents FOLDER`` stores the latent vectors after pre-training, of the whole cells and of draws of their
+molecules, for ``benchmarks.readout``.
 """
 
-import argparse
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,20 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks._sets import REAL
+from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scgpcl
 from scgpcl import presets
+from scgpcl.data import thinned
 
-#: Agreement that no two clusterings exceed: pre-training then runs all its epochs.
-NEVER = 2.0
+#: Draws of the molecules whose latent vectors are stored, and the share of the molecules in each, as in training.
+N_DRAWS = 5
+DRAWN_SHARE = 0.7
+#: Cells encoded at a time.
+ROWS = 4096
 WEIGHTS = (0.001, 0.005, 0.05, 0.5, 1.0, 10.0)
-#: What each variant changes of the default: arguments of the model, of the pre-training plan, and of train().
+#: Changes of each variant to the default: arguments of the model, of the pre-training plan, and of ``train``.
 VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "default": ({}, {}, {}),
     "no_instance": ({}, {"lambda_instance": 0.0}, {}),
@@ -37,10 +39,15 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "random_start": ({"start": "random"}, {}, {}),
     "no_projection": ({}, {"projection": False}, {}),
     "gene_cell": ({"dispersion": "gene-cell"}, {}, {}),
+    "seurat_genes": ({"gene_flavor": "seurat"}, {}, {}),
+    "variance_genes": ({"gene_flavor": "variance"}, {}, {}),
+    **{f"gene_scaling_{power:g}": ({"gene_scaling": power}, {}, {}) for power in (0.0, 0.5, 1.0)},
+    "self_training": ({}, {}, {"clustering": "self_training"}),
     "whole_length": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.0}}),
     "shrinkage_.4": ({}, {}, {"cluster_plan_kwargs": {"shrinkage": 0.4}}),
+    "not_thinned": ({}, {}, {"cluster_plan_kwargs": {"depth": 1.0}}),
+    "depth_.2": ({}, {}, {"cluster_plan_kwargs": {"depth": 0.2}}),
     "constant_rate": ({}, {"one_cycle": False}, {}),
-    "encoder_rate_1": ({}, {"encoder_lr": 1.0}, {}),
     "encoder_rate_.1": ({}, {"encoder_lr": 0.1}, {}),
     "neighbors_5": ({}, {"n_neighbors": 5}, {}),
     "neighbors_30": ({}, {"n_neighbors": 30}, {}),
@@ -52,25 +59,22 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "hidden_256": ({"n_hidden": 256}, {}, {}),
     "batch_128": ({}, {}, {"batch_size": 128}),
     "batch_512": ({}, {}, {"batch_size": 512}),
-    **{
-        f"decoded_{share:g}": ({}, {"decoded_genes": share}, {"cluster_plan_kwargs": {"decoded_genes": share}})
-        for share in (0.1, 0.25, 0.5)
-    },
-    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n, "agreement": NEVER}) for n in (6, 12, 20, 40)},
+    "stopped": ({}, {}, {"agreement": 0.99}),
+    **{f"decoded_{share:g}": ({}, {"decoded_genes": share}, {}) for share in (0.25, 0.5, 1.0)},
+    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n}) for n in (6, 12, 40)},
     **{f"lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
-    **{f"lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": NEVER}) for w in WEIGHTS},
 }
 #: The same for the published configuration.
 PAPER_VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "paper": ({}, {}, {}),
     **{f"paper_lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
-    **{f"paper_lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": NEVER}) for w in WEIGHTS},
+    **{f"paper_lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": None}) for w in WEIGHTS},
 }
 KEYS = ["variant", "dataset", "seed"]
 
 
-def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arguments of the model, of both stages, and of the clustering stage's plan."""
+def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the model and of ``train``."""
     preset = presets.PAPER if variant in PAPER_VARIANTS else {"model": {}, "train": {}}
     model_kwargs, plan_kwargs, train_kwargs = (PAPER_VARIANTS | VARIANTS)[variant]
     train = {**preset["train"], **train_kwargs}
@@ -91,20 +95,32 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
         seconds = time.perf_counter() - begun
         labels = model.predict()
         rows.append({
-            "variant": variant, "dataset": path.stem, "seed": seed, "stage": stage,
+            "stage": stage,
             "epochs": int((model.history_["stage"].iloc[:, 0] == len(rows) + 1).sum()),
             "seconds": round(seconds, 1),
             "ari": round(adjusted_rand_score(truth, labels), 4),
             "nmi": round(normalized_mutual_info_score(truth, labels), 4),
         })  # fmt: skip
         if stage == "pretrain" and latents is not None:
-            model.module.shrinkage.zero_()  # whole lengths; the clustering stage chooses anew
-            np.save(latents / f"{variant}~{path.stem}~{seed}.npy", model.get_latent_representation())
+            np.save(latents / f"{variant}~{path.stem}~{seed}.npy", latents_of_draws(model, seed))
     return rows
 
 
+def latents_of_draws(model: scgpcl.SCGPCL, seed: int) -> np.ndarray:
+    """Latent vectors of whole length (1 + N_DRAWS, n_cells, n_latent): of the whole cells, then of draws of their molecules."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for draw in range(1 + N_DRAWS):
+        parts = []
+        for batch in model._read(None, None, ROWS):
+            share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
+            parts.append(model.module.encode(thinned(batch, share, generator) if draw else batch))
+        draws.append(torch.cat(parts))
+    return torch.stack(draws).numpy()
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over data sets of each variant's mean over seeds, on the sets and seeds that all variants have."""
+    """Mean over data sets of each variant's mean over seeds, for the runs that all variants have."""
     runs = table.pivot_table(index=["dataset", "seed"], columns=["variant", "stage"], values="ari").dropna()
     per_set = runs.groupby("dataset").mean()
     spread = runs.groupby("dataset").std().mean()
@@ -120,34 +136,22 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--summary", type=Path, metavar="CSV", help="print the means of a table and do nothing else")
+    parser = parser_of(__doc__, seeds=(0,))
     parser.add_argument("--out", type=Path, default=Path("search.csv"))
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, *PAPER_VARIANTS])
-    parser.add_argument("--datasets", nargs="+", default=list(REAL))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    if args.summary:
-        print(summary(pd.read_csv(args.summary)).round(3).to_string())
-        return
-    if args.data is None:
-        parser.error("give the folder of the data sets")
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(args.threads)
     if args.latents:
         args.latents.mkdir(parents=True, exist_ok=True)
-    done = set()
-    if args.out.exists():
-        done = set(pd.read_csv(args.out)[KEYS].itertuples(index=False, name=None))
-    for seed in args.seeds:
-        for variant in args.variants:
-            for name in args.datasets:
-                if (variant, name, seed) not in done:
-                    rows = pd.DataFrame(run(args.data / f"{name}.h5ad", variant, seed, args.latents))
-                    rows.to_csv(args.out, mode="a", header=not args.out.exists(), index=False)
+    table = run_study(
+        args,
+        ((variant, name, seed) for seed in args.seeds for variant in args.variants for name in args.datasets),
+        lambda variant, name, seed: run(args.data / f"{name}.h5ad", variant, seed, args.latents),
+        keys=KEYS,
+        columns=[*KEYS, "stage", "epochs", "seconds", "ari", "nmi"],
+        text=["variant", "dataset", "stage"],
+    )
+    print(summary(table).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Does `scgpcl.simulate` make data like those of Splatter itself?
+"""Does ``scgpcl.simulate`` generate data like Splatter itself?
 
     python -m benchmarks.simulator DATA_DIR --figure simulator.png
 
-DATA_DIR holds sets of the R package (`simulated/*.h5ad`) with their parameters in `uns["source"]`. Each is simulated
-again with the same parameters, another seed and so other genes, and compared by what a method sees: the variance and the
-share of zeros of genes by their mean, library sizes, zeros per cell, and how well PCA and k-means find the groups.
+DATA_DIR contains data sets from the R package (``simulated/*.h5ad``) with their parameters in ``uns["source"]``. Each is
+simulated again with the same parameters but another seed, and compared by properties that matter to a method: the variance and
+the share of zeros of genes as functions of their mean, library sizes, zeros per cell, and how well PCA and k-means recover the
+groups.
 """
 
 import argparse
@@ -20,13 +21,14 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
 from scgpcl import simulate
+from scgpcl.benchmark._tables import markdown
 from scgpcl.benchmark.methods.pca_kmeans import components, kmeans
 
 SETS = ("SimT6_5", "Sig1", "Imb1", "Batch8")
-#: Splatter's names of the parameters that have another name here.
+#: Parameters whose names differ from Splatter's.
 RENAMED = {"nGenes": "n_genes", "batchCells": "batch_cells"}
 LEFT_OUT = ("nCells", "nGroups", "nBatches", "dropout.type", "lib.norm", "batch.rmEffect", "seed")
-#: Bins of the mean within which genes are compared, and the genes that both sets need in a bin.
+#: Bins of the mean within which genes are compared, and the fewest genes of both data sets in a bin.
 N_BINS, MIN_GENES = 12, 40
 
 
@@ -46,7 +48,7 @@ class Cells(NamedTuple):
 
 
 def parameters_of(source: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `simulate.splatter` for the parameters of a set of the R package."""
+    """Arguments of ``simulate.splatter`` for the parameters of a data set from the R package."""
     result = {}
     for name, value in source["params"].items():
         if name in LEFT_OUT or name.startswith("path."):
@@ -54,12 +56,12 @@ def parameters_of(source: dict[str, Any]) -> dict[str, Any]:
         words = RENAMED.get(name) or "".join("_" + c.lower() if c.isupper() else c for c in name).replace(".", "_")
         result[words] = np.asarray(value).tolist()
     if np.ndim(result["batch_cells"]) == 0:
-        result["batch_fac_loc"], result["batch_fac_scale"] = 0.1, 0.1  # act on nothing
+        result["batch_fac_loc"], result["batch_fac_scale"] = 0.1, 0.1  # unused with one batch
     return result
 
 
 def like(reference: ad.AnnData, *, seed: int) -> ad.AnnData:
-    """Another draw with the parameters of a set, and as there without genes and cells that have no counts."""
+    """Simulate with the parameters of a data set; as there, genes and cells without counts are removed."""
     adata = simulate.splatter(**parameters_of(reference.uns["source"]), seed=seed, true_counts=False)
     cells, genes = (np.asarray((adata.X > 0).sum(axis)).ravel() > 0 for axis in (1, 0))
     return adata[cells, genes].copy()
@@ -77,13 +79,13 @@ def cell_statistics(x: sp.csr_matrix) -> Cells:
 
 
 def curve_distance(reference: Genes, other: Genes) -> dict[str, float]:
-    """Largest difference of log variance and of zeros from the curve of the reference, medians in bins of the mean."""
+    """Largest difference of log variance and of zeros from the reference curve, as medians in bins of the mean."""
     edges = np.linspace(*np.quantile(reference.log_mean, [0.01, 0.99]), N_BINS + 1)
     bins = [np.digitize(genes.log_mean, edges) for genes in (reference, other)]
     used = [k for k in range(1, N_BINS + 1) if min((b == k).sum() for b in bins) >= MIN_GENES]
     worst = {}
     for name in ("log_variance", "zeros"):
-        # The curve is taken out before medians are compared: within a bin the means differ a little.
+        # subtract the curve before comparing medians, because means differ slightly within a bin
         middle = [np.median(reference.log_mean[bins[0] == k]) for k in used]
         curve = [np.median(getattr(reference, name)[bins[0] == k]) for k in used]
         left = [getattr(genes, name) - np.interp(genes.log_mean, middle, curve) for genes in (reference, other)]
@@ -92,7 +94,7 @@ def curve_distance(reference: Genes, other: Genes) -> dict[str, float]:
 
 
 def compare(reference: ad.AnnData, other: ad.AnnData) -> dict[str, float]:
-    """Distances of what a method sees; shares and Kolmogorov distances lie between 0 and 1."""
+    """Differences of summary statistics; shares and Kolmogorov-Smirnov distances lie between 0 and 1."""
     genes = [gene_statistics(a.X) for a in (reference, other)]
     cells = [cell_statistics(a.X) for a in (reference, other)]
     curve = curve_distance(*genes)
@@ -155,9 +157,8 @@ def main() -> None:
         if args.figure is not None:
             draw(pairs, args.figure)
     table = pd.DataFrame(rows)
-    lines = ["| | " + " | ".join(table) + " |", "| --- |" + " ---: |" * table.shape[1]]
-    lines += [f"| {label} | " + " | ".join(f"{v:.3f}" for v in values) + " |" for label, values in table.iterrows()]
-    print("\n".join(lines))
+    rows = [[str(label), *(f"{value:.3f}" for value in values)] for label, values in table.iterrows()]
+    print("\n".join(markdown(["", *table], rows)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Train, annotate, save, load and predict many times on small random data, and watch the memory.
+"""Do many rounds of training, annotating, saving, loading and predicting fail, or need more and more memory?
 
     python -m benchmarks.soak --rounds 200 --out soak.csv
 
-Every round draws its own data, storage and options from its number, so a round that fails can be run again with ``--only``.
+Each round draws its data, storage and options at random, seeded with its number, so a failed round can be repeated with ``--only``.
 """
 
 import argparse
@@ -23,13 +23,13 @@ import torch
 
 import scgpcl
 
-#: Rounds before the memory is taken as settled.
+#: Rounds before memory is expected to be stable.
 SETTLE = 50
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def draw_cells(rng, n_cells, n_genes):
-    """Negative binomial counts of a few groups in a random storage."""
+    """Negative binomial counts of a few groups of cells, in a random storage format."""
     n_groups = int(rng.integers(1, 6))
     group = rng.integers(n_groups, size=n_cells)
     mean = rng.gamma(0.6, 1.0, n_genes) * rng.lognormal(0.0, 1.5, (n_groups, n_genes))[group]
@@ -51,7 +51,8 @@ def draw_options(rng):
     model = {
         "n_clusters": pick(None, 2, 2, 3, 3, 5, 5, 9),
         "n_top_genes": pick(None, 0.5, 20),
-        "gene_flavor": pick("seurat", "variance"),
+        "gene_flavor": pick("pearson_residuals", "pearson_residuals", "seurat", "variance"),
+        "gene_scaling": pick(0.75, 0.75, 0.0, 1.0),
         "dispersion": pick("gene", "gene-cell"),
         "use_graph": pick(True, True, False),
         "start": pick("pca", "random"),
@@ -69,13 +70,14 @@ def draw_options(rng):
             "one_cycle": pick(True, False),
             "projection": pick(True, False),
         },
-        "cluster_plan_kwargs": {"shrinkage": pick("auto", 0.0, 0.5)},
+        "clustering": pick("distillation", "self_training"),
+        "cluster_plan_kwargs": {"shrinkage": pick(0.0, 0.5, 1.0)},
     }
     return setup, model, train
 
 
 def run(number, folder):
-    """One round; raises where anything is not as it should be."""
+    """One round; raises if anything goes wrong."""
     rng = np.random.default_rng(number)
     cells = draw_cells(rng, int(rng.integers(25, 150)), int(rng.integers(30, 90)))
     setup, arguments, train = draw_options(rng)
@@ -83,7 +85,7 @@ def run(number, folder):
     scgpcl.SCGPCL.setup_anndata(cells, **setup)
     model = scgpcl.SCGPCL(cells, n_clusters, **arguments)
     checkpoint = folder / "run.ckpt" if rng.random() < 0.5 else None
-    (folder / "run.ckpt").unlink(missing_ok=True)  # of the round before: without epochs none is written
+    (folder / "run.ckpt").unlink(missing_ok=True)  # from the previous round; none is written without epochs
     model.train(**train, checkpoint=checkpoint, **QUIET)
     if checkpoint is not None and checkpoint.exists():
         again = scgpcl.SCGPCL(cells, n_clusters, **arguments)
@@ -102,7 +104,7 @@ def run(number, folder):
     model.save(folder / "m", overwrite=True, safe=safe, save_anndata=bool(rng.random() < 0.3))
     loaded = scgpcl.SCGPCL.load(folder / "m", cells, accelerator="cpu")
     np.testing.assert_array_equal(loaded.predict(query, soft=True).to_numpy(), wanted)
-    # scvi-tools keeps every AnnData of every model, also of models that are gone
+    # scvi-tools keeps every AnnData of every model, even of deleted models
     type(model)._per_instance_manager_store.clear()
     type(model)._setup_adata_manager_store.clear()
     return {"cells": cells.n_obs, "genes": cells.n_vars, "clusters": model.n_clusters_, "safe": safe}
@@ -130,7 +132,7 @@ def main():
             start = time.perf_counter()
             try:
                 row = {**run(number, Path(folder)), "error": ""}
-            except Exception as error:  # noqa: BLE001  (a soak test goes on and counts)
+            except Exception as error:  # noqa: BLE001  (failures are counted)
                 row = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
                 failed += 1
             gc.collect()
@@ -144,7 +146,7 @@ def main():
 
 
 def report(rows, failed):
-    """Say what came of it."""
+    """Print the failures and the trend of the memory."""
     memory = np.array([row["resident_mb"] for row in rows[SETTLE:]])
     sys.stdout.write(f"{len(rows)} rounds, {failed} failed, {sum(row['seconds'] for row in rows):.0f} s\n")
     if len(memory) > 20:

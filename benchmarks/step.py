@@ -1,19 +1,18 @@
-"""Time of one mini-batch step against its floor, and where the time goes.
+"""How close is a pre-training step to the time of its dense products, and where does the rest of the time go?
 
     python -m benchmarks.step --threads 1 --clock cpu
 
-The floor is the time of the dense matrix products of the step alone, with the sizes that they have in the step, one after
-the other on operands that lie ready, on the same threads and in the same round. A product cannot be left out without
-another method: they are those of the decoder (its output layer forward, and the gradients to its weights and its input,
-for both views), of the gene and cell layers, of the projection head, and of all pairs of rows in the instance loss.
-Products of the sparse graph are not in the floor. The table gives the median over rounds, each of which runs
-every mini-batch of an epoch, and the ratio with its range over the rounds.
+The floor is the time of the dense matrix products of the step alone, with their sizes in the step, one after the other on
+existing operands, with the same threads and in the same round. The method requires all of these products: those of the
+decoder (its output layer, and the gradients of its weights and its input, for both views), of the gene and cell layers, of
+the projection head, and of all pairs of rows in the instance loss. Products of the sparse graph are not included. The table
+gives the median over rounds, each of which runs every mini-batch of an epoch, and the ratio with its range over the rounds.
 
-Parts are those of `PretrainPlan.training_step`, timed by wrapping the functions that it calls: `batch` is cutting out the
-rows and turning them round, done in a thread of its own in training but here by itself; `encoder` includes the
-features; `likelihood` is the decoder, loss and, since the loss computes them with its value, the gradients to the
-decoder's output layer; `contrast` is the projection head with both contrastive losses; `backward` is all other
-gradients; `optimiser` is AdamW; `rest` is drawing views and summing up losses. Lightning's loop is left out.
+Parts are those of ``PretrainPlan.training_step``, timed by wrapping the functions that it calls: ``batch`` selects and
+transposes rows, which training does in a separate thread; ``encoder`` includes the features; ``likelihood`` is the decoder, the
+loss and, because the loss computes them with its value, the gradients of the decoder's output layer; ``contrast`` is the
+projection head with both contrastive losses; ``backward`` is all other gradients; ``optimiser`` is AdamW; ``rest`` is drawing
+views and adding up losses. Lightning's loop is left out.
 """
 
 import argparse
@@ -35,6 +34,7 @@ from benchmarks._products import ProductTimer, products_of
 from benchmarks._runs import CLOCKS, CONFIGURATIONS, Data, PackageRun, measure_features, simulate
 from threadpoolctl import threadpool_limits
 
+from scgpcl.benchmark._tables import markdown
 from scgpcl.train import _plans
 
 PARTS = ("batch", "encoder", "likelihood", "contrast", "backward", "optimiser", "rest")
@@ -102,8 +102,8 @@ class StepRun:
         return call
 
 
-def row_of(name: str, configuration: str, run: StepRun, rounds: int) -> str:
-    """Line of the table for one data set and configuration."""
+def row_of(name: str, configuration: str, run: StepRun, rounds: int) -> list[str]:
+    """Row of the table for one data set and configuration."""
     found = [run.measure() for _ in range(rounds)]
     steps = [sum(parts.values()) for parts, _ in found]
     ratios = [step / floor for step, (_, floor) in zip(steps, found, strict=True)]
@@ -118,7 +118,7 @@ def row_of(name: str, configuration: str, run: StepRun, rounds: int) -> str:
     ]
     for part in PARTS:
         cells.append(f"{statistics.median(p[part] / step for (p, _), step in zip(found, steps, strict=True)):.0%}")
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def main() -> None:
@@ -127,18 +127,19 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=2048, help="simulated cells; 0 leaves them out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu", help="cpu: seconds of all threads")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu", help="cpu: CPU time of all threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sources = {f"simulated {args.cells}": lambda: simulate(args.cells)} if args.cells else {}
     sources |= {path.stem: lambda path=path: ad.read_h5ad(path).X for path in args.data}
     head = ["data", "configuration", "step ms", "floor ms", "GFLOP/s of the floor", "ratio (range)", *PARTS]
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * 2 + " ---: |" * (len(head) - 2))
+    rows = []
     with threadpool_limits(args.threads):
         for name, read in sources.items():
             data = measure_features(read())
             for configuration in CONFIGURATIONS:
-                print(row_of(name, configuration, StepRun(data, configuration, CLOCKS[args.clock]), args.rounds))
+                rows.append(row_of(name, configuration, StepRun(data, configuration, CLOCKS[args.clock]), args.rounds))
+    print("\n".join(markdown(head, rows)))
 
 
 if __name__ == "__main__":

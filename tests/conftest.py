@@ -41,6 +41,12 @@ def make_counts(n_cells=120, n_genes=60, n_groups=3, seed=0, density_scale=1.0) 
 
 
 @pytest.fixture
+def draw_counts():
+    """Maker of counts of groups of cells, and of the groups."""
+    return make_counts
+
+
+@pytest.fixture
 def counts():
     return make_counts()[0]
 

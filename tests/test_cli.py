@@ -1,6 +1,8 @@
 """The command line: what it writes, and what it says to bad input."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,8 @@ import pytest
 from scipy import sparse
 from typer.testing import CliRunner
 
-from scgpcl import _files, _keys, _summary, _workflow, datasets, metrics, presets, tl
+from scgpcl import _files, _keys, _workflow, datasets, metrics, presets, tl
+from scgpcl._report import _describe
 from scgpcl.cli import app
 
 
@@ -160,7 +163,7 @@ def test_demo_leaves_its_files_and_shows_scores(run, stub, cells, tmp_path, monk
     assert stub.init["n_clusters"] == cells.obs["cell_type"].nunique()
     assert stub.init["seed"] == 3
     assert stub.setup["layer"] == "counts"
-    names = ["clusters.csv", "history.png", "markers.png", "pbmc3k_scgpcl.h5ad", "umap.png"]
+    names = ["clusters.csv", "comparison.png", "history.png", "markers.png", "pbmc3k_scgpcl.h5ad", "umap.png"]
     assert sorted(path.name for path in out.iterdir()) == names
 
     written = ad.read_h5ad(out / "pbmc3k_scgpcl.h5ad")
@@ -197,6 +200,14 @@ def test_figures_of_very_few_cells(run, stub, cells, tmp_path, n_cells):
     result = run(*words, "--figures", tmp_path / "figures")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "figures" / "umap.png").exists()
+
+
+def test_two_cells_have_no_map(run, stub, cells, tmp_path):
+    cells[:2].copy().write_h5ad(tmp_path / "in.h5ad")
+    words = ("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", "--n-clusters", 2)
+    result = run(*words, "--figures", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["clusters.csv", "history.png"]
 
 
 # what it refuses
@@ -340,8 +351,8 @@ def typed(cells):
 
 
 def test_table_has_the_markers_of_the_published_types(typed):
-    genes = tl.top_markers(_summary.rank(typed, "group", layer="counts"))
-    table = _summary.cluster_table(typed, "group", "cell_type", genes=genes).set_index("closest_type")
+    genes = tl.top_markers(_describe.rank(typed, "group", layer="counts"))
+    table = _describe.cluster_table(typed, "group", "cell_type", genes=genes).set_index("closest_type")
     assert (table["share"] == 1).all()
     assert table["size"].to_dict() == typed.obs["cell_type"].value_counts().to_dict()
     assert {"CD79A", "CD79B"} & set(table.loc["B", "markers"].split(", "))
@@ -352,10 +363,10 @@ def test_table_has_the_markers_of_the_published_types(typed):
 def test_a_single_cell_and_a_single_cluster_have_no_markers(typed):
     adata = typed.copy()
     adata.obs["group"] = pd.Categorical(["1"] + ["0"] * (adata.n_obs - 1))
-    assert tl.top_markers(_summary.rank(adata, "group"))["1"] == []
+    assert tl.top_markers(_describe.rank(adata, "group"))["1"] == []
     adata.obs["group"] = pd.Categorical(["0"] * adata.n_obs)
-    assert _summary.rank(adata, "group") is None
-    assert _summary.cluster_table(adata, "group", genes={}).to_dict("records") == [
+    assert _describe.rank(adata, "group") is None
+    assert _describe.cluster_table(adata, "group", genes={}).to_dict("records") == [
         {"cluster": "0", "size": adata.n_obs, "markers": ""}
     ]
 
@@ -365,7 +376,7 @@ def test_table_with_partly_missing_types():
         {"group": pd.Categorical(list("00011")), "type": pd.Categorical(["a", "a", None, None, None])},
         index=list("vwxyz"),
     )
-    table = _summary.cluster_table(ad.AnnData(sparse.csr_matrix((5, 1)), obs=obs), "group", "type")
+    table = _describe.cluster_table(ad.AnnData(sparse.csr_matrix((5, 1)), obs=obs), "group", "type")
     assert table["closest_type"].tolist() == ["a", None]
     assert table["share"].tolist() == pytest.approx([2 / 3, 0])
 
@@ -379,3 +390,49 @@ def test_names_with_brackets_are_shown_as_they_are(capsys):
     assert "[bold]T" in shown
     assert "x[red].h5ad" in shown
     assert "a[1].h5ad" in shown
+
+
+# what a shell says
+
+
+def test_errors_name_options_and_not_arguments(run, stub, input_path, tmp_path):
+    words = ("cluster", input_path, "-o", tmp_path / "out.h5ad")
+    assert_refused(run(*words, "--layer", "raw"), "layers['raw']", "found layers 'counts'", "Leave out --layer")
+    assert_refused(run(*words, "--batch-key", "plate"), "--batch-key 'plate'", "found columns 'cell_type', 'batch'")
+
+
+def test_too_few_cells_are_one_line(run, cells, tmp_path):
+    cells[:2].copy().write_h5ad(tmp_path / "in.h5ad")
+    result = run("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad")
+    assert_refused(result, "at least 3 cells", "found 2", "--n-clusters 2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Expected `n_clusters` of at least 2. Pass None to have it", "Expected --n-clusters of at least 2. Leave it out to have it"),
+        ("Pass `layer=None` to use X, or name one with `layer=`.", "Leave out --layer to use X, or name one with --layer."),
+        ("Name one, or pass `batch_key=None`.", "Name one, or leave out --batch-key."),
+        ("found 1. Pass `n_clusters=2`.", "found 1. Pass --n-clusters 2."),
+        ("Call `adata.obs_names_make_unique()`, `scib` or `x`.", "Call `adata.obs_names_make_unique()`, --scib or `x`."),
+    ],
+)  # fmt: skip
+def test_arguments_become_options(message, shown):
+    from scgpcl import cli
+
+    assert cli._for_shell(message) == shown
+
+
+@pytest.mark.parametrize("words", [("cluster", "no.h5ad", "-o", "out.h5ad"), ("benchmark", "no.h5ad")])
+def test_a_missing_input_is_told_before_the_slow_imports(words, tmp_path):
+    code = (
+        "import sys; from scgpcl.cli import app\n"
+        f"try: app({list(words)})\n"
+        "finally: print(sorted({'anndata', 'torch', 'scvi', 'scanpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Expected an h5ad file")
+    assert "found nothing at no.h5ad. Check the path." in done.stderr
+    assert done.stdout.strip() == "[]"

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "tl": {"_input"},
     "pl": {"metrics", "tl"},
     "benchmark": {"model", "metrics", "_files"},
-    "_report": {"model", "data", "pp", "pl", "tl", "_input", "_summary", "_files"},
+    "_report": {"model", "data", "pp", "pl", "tl", "metrics", "_input", "_files"},
 }
 PLAIN = {"_atomic", "_keys", "_random", "_rules", "presets", "__version__"}
 

@@ -1,4 +1,4 @@
-"""What the command line does, on files: read, cluster, describe, draw, write."""
+"""The work behind the command line, file to file: read, cluster, describe, draw, write."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scgpcl._files import (
     read,
     write,
 )
-from scgpcl._report import report as write_report
-from scgpcl._summary import FIGURE_FILES, cluster_table, rank, write_figures, write_table
+from scgpcl._report import _describe
+from scgpcl._report._page import write_page
 from scgpcl.model import SCGPCL
 
 if TYPE_CHECKING:
@@ -33,19 +33,7 @@ CELL_TYPE = "cell_type"
 
 
 class Result(NamedTuple):
-    """What a command has done.
-
-    Parameters
-    ----------
-    table
-        One row per cluster, see `cluster_table`.
-    files
-        Files written.
-    seconds
-        Time for model and training.
-    scores
-        Agreement with published labels, by name; empty where there are none.
-    """
+    """Clusters (one row each), files written, seconds of set-up and training, and scores by name if types are known."""
 
     table: pd.DataFrame
     files: list[Path]
@@ -66,39 +54,11 @@ def cluster_file(
     preset: str = "default",
     force: bool = False,
 ) -> Result:
-    """Cluster the cells of an h5ad file and write them with the results to another one.
+    """Cluster the cells of an h5ad file and write them, with the results, to another file.
 
-    Parameters
-    ----------
-    input_path
-        File with raw counts; not changed.
-    output_path
-        File to write, ending in `.h5ad`. It appears, or replaces an older one, when it is complete.
-    n_clusters
-        Number of clusters; `None` estimates it.
-    layer
-        Layer with the counts; `None` is `X`.
-    batch_key
-        Column of `obs` with batches.
-    seed
-        Seed of everything random.
-    figures
-        Folder for figures and the table of clusters with marker genes, made if missing; `None` makes none.
-    report
-        HTML page to write, see `scgpcl.report`; `None` writes none.
-    preset
-        `"default"` or `"paper"`.
-    force
-        Replace files that are there.
-
-    Returns
-    -------
-    The clusters, with marker genes if figures or a report were asked for, the files and the training time.
-
-    Raises
-    ------
-    InputError
-        If a path, the file or an argument cannot be used. No file is written then.
+    Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
+    are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
+    requested. Nothing is written if a path, the file or an option is refused (``InputError``).
     """
     check_input_path(input_path)
     check_output_path(output_path, input_path)
@@ -110,82 +70,99 @@ def cluster_file(
     if report is not None:
         check_report_path(report)
     written = [output_path, *([] if report is None else [report])]
-    check_free(written if figures is None else [*written, *(figures / name for name in FIGURE_FILES)], force=force)
+    check_free(
+        written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
+    )
     adata = read(input_path)
     model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
     write(adata, output_path)
     files = [output_path]
     if figures is None and report is None:
-        return Result(cluster_table(adata, _keys.CLUSTER), files, seconds, {})
-    markers = rank(adata, _keys.CLUSTER, layer=layer)
-    table = cluster_table(adata, _keys.CLUSTER, genes={} if markers is None else tl.top_markers(markers))
+        return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})
+    columns: dict[str, str | None] = {"layer": layer, "batch_key": batch_key, "label_key": None}
+    table, markers, pictures = _described(adata, model, **columns, seed=seed)
     if figures is not None:
         figures.mkdir(exist_ok=True)
-        files += write_figures(adata, model, figures, markers=markers, layer=layer, seed=seed)
-        files.append(write_table(table, figures))
+        files += _describe.write_folder(pictures, table, figures)
     if report is not None:
-        files.append(write_report(adata, model, report, title=input_path.stem, markers=markers, seed=seed))
+        title = input_path.stem
+        page = write_page(
+            adata, model, report, _keys.CLUSTER, **columns, title=title, markers=markers, pictures=pictures
+        )
+        files.append(page)
     return Result(table, files, seconds, {})
 
 
 def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
-    """Cluster the bundled blood cells and leave results, figures and a table in a folder.
+    """Cluster the bundled blood cells and write results, figures and a table to a folder, created if missing.
 
-    Parameters
-    ----------
-    out_dir
-        Folder, made if missing.
-    seed
-        Seed of everything random.
-    force
-        Replace the files of an earlier run.
-
-    Returns
-    -------
-    The clusters with marker genes and closest published types, the files, the training time and ARI, NMI and ACC.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be made or written to, or holds files of an earlier run.
+    The table has marker genes and the closest published types; the scores are ARI, NMI and ACC.
     """
     check_folder(out_dir)
     output_path = out_dir / "pbmc3k_scgpcl.h5ad"
-    check_free([output_path, *(out_dir / name for name in FIGURE_FILES)], force=force)
+    check_free([output_path, *(out_dir / name for name in _describe.FOLDER_FILES)], force=force)
     adata = datasets.pbmc3k()
     n_types = adata.obs[CELL_TYPE].nunique()
     model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default")
     out_dir.mkdir(exist_ok=True)
     write(adata, output_path)
-    markers = rank(adata, _keys.CLUSTER, layer=COUNTS)
-    genes = {} if markers is None else tl.top_markers(markers)
-    table = cluster_table(adata, _keys.CLUSTER, CELL_TYPE, genes=genes)
-    drawn = write_figures(adata, model, out_dir, CELL_TYPE, markers=markers, layer=COUNTS, seed=seed)
+    table, _, pictures = _described(adata, model, layer=COUNTS, batch_key=None, label_key=CELL_TYPE, seed=seed)
     labels, clusters = adata.obs[CELL_TYPE], adata.obs[_keys.CLUSTER]
     scores = {
         "ARI": metrics.ari(labels, clusters),
         "NMI": metrics.nmi(labels, clusters),
         "ACC": metrics.accuracy(labels, clusters),
     }
-    return Result(table, [output_path, *drawn, write_table(table, out_dir)], seconds, scores)
+    return Result(table, [output_path, *_describe.write_folder(pictures, table, out_dir)], seconds, scores)
+
+
+def _described(
+    adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
+    """Table of clusters, marker genes and figures, for the folder and the page alike."""
+    markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
+    genes = {} if markers is None else tl.top_markers(markers)
+    table = _describe.cluster_table(adata, _keys.CLUSTER, label_key, genes=genes)
+    columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
+    pictures = _describe.figures(adata, model, _keys.CLUSTER, **columns, markers=markers, seed=seed)
+    return table, markers, pictures
 
 
 def _fit(
     adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None, seed: int, preset: str
 ) -> tuple[SCGPCL, float]:
-    """Train a model, which annotates `adata`; also the seconds this took."""
+    """Train a model, which annotates ``adata``; also returns the seconds this took."""
+    _check_options(adata, n_clusters, layer=layer, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
     try:
         SCGPCL.setup_anndata(adata, layer=layer, batch_key=batch_key)
         model = SCGPCL(adata, n_clusters, seed=seed, **PRESETS[preset]["model"])
     except (KeyError, TypeError, ValueError) as error:
-        # Up to here the model only looks at its input. A KeyError's own text has quotation marks around it.
+        # so far the model has only checked its input; ``str`` of a KeyError would add quotation marks
         raise InputError(str(error.args[0]) if error.args else repr(error)) from error
     model.train(**PRESETS[preset]["train"])
     seconds = time.perf_counter() - start
-    # The registration of the model means nothing to whoever opens the file.
+    # the model's registration is of no use to readers of the file
     for mapping in (adata.obs, adata.uns):
         for name in [name for name in mapping if name.startswith("_scvi") and name not in before]:
             del mapping[name]
     return model, seconds
+
+
+def _check_options(adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None) -> None:
+    """Refuse options that do not fit the file; the model would refuse them too, in terms of Python arguments."""
+    if layer is not None and layer not in adata.layers:
+        layers = ", ".join(repr(str(name)) for name in adata.layers if name is not None) or "none"
+        msg = f"Expected raw counts in layers[{layer!r}], found layers {layers}. Leave out --layer to use X."
+        raise InputError(msg)
+    if batch_key is not None and batch_key not in adata.obs:
+        names = ", ".join(repr(str(name)) for name in adata.obs) or "none"
+        msg = f"Expected --batch-key {batch_key!r} to be a column of obs, found columns {names}. Name one of these."
+        raise InputError(msg)
+    if n_clusters is None and adata.n_obs < 3:
+        msg = (
+            f"Expected at least 3 cells to estimate the number of clusters from, found {adata.n_obs}. "
+            "Pass --n-clusters 2, or choose a file with more cells."
+        )
+        raise InputError(msg)

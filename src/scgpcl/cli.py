@@ -1,7 +1,8 @@
-"""The `scgpcl` command: arguments, printing and exit codes; the work is in `_workflow`."""
+"""The ``scgpcl`` command: options, printing and exit codes; the work is done in ``_workflow`` and ``benchmark``."""
 
 import logging
 import os
+import re
 import signal
 import threading
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -25,12 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: Largest seed that everything random takes.
+#: Largest seed that numpy, torch and scanpy all accept.
 MAX_SEED = 2**32 - 1
+#: Arguments of the Python functions that are options here, for messages that name them.
+OPTIONS = (
+    "batch_key", "datasets", "labels", "layer", "methods", "n_clusters", "preset", "retry_errors", "scib", "seed", "seeds",
+    "threads", "timeout",
+)  # fmt: skip
 
 
 class Preset(StrEnum):
-    """Configurations to choose from."""
+    """Names of the configurations."""
 
     default = "default"
     paper = "paper"
@@ -56,10 +62,10 @@ def main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results and figures.")] = Path("scgpcl_demo"),
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier run.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files of an earlier run.")] = False,
 ) -> None:
-    """Cluster 2638 blood cells that come with the package and compare with their published types."""
+    """Cluster 2638 bundled blood cells and compare the clusters with the published types."""
     with _command():
         from scgpcl import _workflow
 
@@ -69,18 +75,20 @@ def demo(
 
 @app.command()
 def cluster(
-    input_path: Annotated[Path, typer.Argument(metavar="IN.h5ad", readable=False, help="Cells with raw counts.")],
+    input_path: Annotated[Path, typer.Argument(metavar="IN.h5ad", readable=False, help="File with raw counts.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated if not given.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; X if not given.")] = None,
+    n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; X by default.")] = None,
     batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="One HTML page with everything.")] = None,
-    preset: Annotated[Preset, typer.Option(help="Configuration: ours, or the published one.")] = Preset.default,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
+    preset: Annotated[Preset, typer.Option(help="Default or published configuration.")] = Preset.default,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Cluster the cells of an h5ad file and write them, with the results, to another one."""
+    """Cluster the cells of an h5ad file and write them, with the results, to another file."""
+    if not input_path.exists():
+        _refuse(f"Expected an h5ad file, found nothing at {input_path}. Check the path.")
     with _command():
         from scgpcl import _workflow
 
@@ -101,25 +109,34 @@ def cluster(
 
 @app.command()
 def benchmark(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Files ending in .h5ad, or folders of such.")],
-    methods: Annotated[
-        str | None, typer.Option(help="Methods, separated by commas; those of this package if not given.")
-    ] = None,
-    labels: Annotated[str, typer.Option(help="Column of obs with published types, for the scorer only.")] = "cell_type",
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="h5ad files, or folders with h5ad files.")],
+    methods: Annotated[str | None, typer.Option(help="Comma-separated methods; by default all built-in ones.")] = None,
+    labels: Annotated[
+        str, typer.Option(help="Column of obs with published types; used for scoring only.")
+    ] = "cell_type",
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for results; runs that are in it are not repeated.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for results; finished runs are not repeated.")] = Path(
         "scgpcl_benchmark"
     ),
     batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
-    n_clusters: Annotated[str, typer.Option(help="known: methods are told it. auto: they are not.")] = "known",
-    datasets: Annotated[str | None, typer.Option(help="Names of the sets to take, separated by commas.")] = None,
-    register: Annotated[list[Path] | None, typer.Option(help="Python file with methods of your own.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of a run; all processors if not given.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a run is stopped.")] = None,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run again what failed before.")] = False,
-    scib: Annotated[bool, typer.Option("--scib", help="Score latent spaces with scib-metrics too.")] = False,
+    n_clusters: Annotated[
+        str, typer.Option(help="known: pass the true number; auto: let each method estimate it.")
+    ] = "known",
+    datasets: Annotated[
+        str | None, typer.Option(help="Comma-separated names of the data sets; by default all.")
+    ] = None,
+    register: Annotated[list[Path] | None, typer.Option(help="Python file that registers your own methods.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per run; by default all processors.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a run is stopped; no limit by default.")
+    ] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Repeat runs that failed.")] = False,
+    scib: Annotated[bool, typer.Option("--scib", help="Also score latent spaces with scib-metrics.")] = False,
 ) -> None:
-    """Compare methods on labelled data sets: scores, seconds and memory, a summary and figures."""
+    """Compare methods on labelled data sets: scores, run time and memory, a summary and figures."""
+    for path in data:
+        if not path.exists():
+            _refuse(f"Expected an h5ad file or a folder, found nothing at {path}. Check the path.")
     with _command(), _shown_log("scgpcl.benchmark"):
         from scgpcl.benchmark import _registry, _run
 
@@ -132,7 +149,7 @@ def benchmark(
             labels=labels,
             seeds=seeds,
             batch_key=batch_key,
-            n_clusters=n_clusters,  # type: ignore[arg-type]  # checked there
+            n_clusters=n_clusters,  # type: ignore[arg-type]  # checked by run
             datasets=None if datasets is None else _words(datasets),
             threads=threads,
             timeout=timeout,
@@ -148,7 +165,7 @@ def _words(text: str) -> list[str]:
 
 @contextmanager
 def _shown_log(name: str) -> Iterator[None]:
-    """Show what a logger says, above a progress bar if there is one."""
+    """Print the messages of a logger to standard error, above a progress bar if there is one."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -165,16 +182,34 @@ def _shown_log(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _refuse(message: str) -> NoReturn:
+    """Print an error in one line and exit with code 2."""
+    typer.echo(f"Error: {' '.join(_for_shell(message).split())}", err=True)
+    raise typer.Exit(2)
+
+
+def _for_shell(message: str) -> str:
+    """Replace Python arguments by options: "Pass ``layer=None``" becomes "Leave out --layer"."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        return f"--{name.replace('_', '-')} {value or ''}".rstrip() if name in OPTIONS else match[0]
+
+    message = re.sub(r"Pass `(\w+)=None`", r"Leave out `\1`", message)
+    message = re.sub(r"pass `(\w+)=None`", r"leave out `\1`", message)
+    return re.sub(r"`(\w+)(?:=(\w*))?`", option, message.replace("Pass None to", "Leave it out to"))
+
+
 def _end(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
 @contextmanager
 def _command() -> Iterator[None]:
-    """Run a command: figures without a display, no messages meant for programmers, one line for an error."""
+    """Run a command: no display for figures, no warnings meant for programmers, one line for an error."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     main = threading.current_thread() is threading.main_thread()
-    # SIGTERM as an exception, so that unfinished files are removed
+    # turn SIGTERM into an exception, so that unfinished files are removed
     before = signal.signal(signal.SIGTERM, _end) if main else None
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
@@ -188,11 +223,10 @@ def _command() -> Iterator[None]:
             try:
                 yield
             except KeyboardInterrupt:
-                typer.echo("Interrupted; nothing half-written was left behind.", err=True)
+                typer.echo("Interrupted; no incomplete files were left behind.", err=True)
                 raise typer.Exit(130) from None
             except InputError as error:
-                typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-                raise typer.Exit(2) from None
+                _refuse(str(error))
     finally:
         lightning.setLevel(level)
         if main:
@@ -200,11 +234,12 @@ def _command() -> Iterator[None]:
 
 
 def _report(result: "Result", *, title: str) -> None:
+    """Print the table of clusters, the scores and the files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Text: a name with square brackets would be read as a style.
+    # as Text, because rich reads square brackets in a string as a style
     table = Table(title=Text(title), title_justify="left")
     for column in map(str, result.table):
         table.add_column(column.replace("_", " "), justify="right" if column in ("size", "share") else "left")
@@ -214,7 +249,7 @@ def _report(result: "Result", *, title: str) -> None:
     console.print(table)
     if result.scores:
         console.print("  ".join(f"{name} {value:.3f}" for name, value in result.scores.items()))
-    console.print(f"{result.seconds:.0f} s to train. Written:")
+    console.print(f"{result.seconds:.0f} s to train. Files written:")
     for path in result.files:
         typer.echo(f"  {path}")
 
@@ -224,14 +259,15 @@ def _shown(value: float, digits: int) -> str:
 
 
 def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
+    """Print the means over data sets, and the files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from scgpcl.benchmark import _summary
+    from scgpcl.benchmark._tables import method_table
 
-    methods = _summary.method_table(runs)
-    table = Table(title=Text(f"Means over {runs['dataset'].nunique()} sets"), title_justify="left")
+    methods = method_table(runs)
+    table = Table(title=Text(f"Means over {runs['dataset'].nunique()} data sets"), title_justify="left")
     table.add_column("method")
     digits = {"sets": 0, "ari": 3, "nmi": 3, "acc": 3, "wins": 0, "seconds": 1, "failed": 0}
     for column in digits:
@@ -239,6 +275,6 @@ def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
     for row in methods.itertuples():
         table.add_row(Text(str(row.Index)), *(_shown(getattr(row, column), n) for column, n in digits.items()))
     Console().print(table)
-    typer.echo("Written:")
+    typer.echo("Files written:")
     for path in sorted(path for path in out.iterdir() if path.is_file()):
         typer.echo(f"  {path}")

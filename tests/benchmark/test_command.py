@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from scgpcl import benchmark
-from scgpcl.benchmark import _figures, _scib, _summary
+from scgpcl.benchmark import _plots, _scores, _tables
 
 CHEAP = Path(__file__).with_name("cheap.py")
 FILES = ["bars.png", "box.png", "results.csv", "settings.json", "summary.md", "time.png"]
@@ -93,7 +93,7 @@ def test_wrong_paths_are_one_line(command, data, tmp_path):
 
 
 def test_scib_without_its_package_is_refused(command, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(_scib, "find_spec", lambda name: None)
+    monkeypatch.setattr(_scores, "find_spec", lambda name: None)
     result = command(data, "--methods", "svd", "--out", tmp_path / "out", "--scib")
     assert_refused(result, "pip install 'scgpcl[benchmark]'")
     assert not list(tmp_path.iterdir())
@@ -131,7 +131,7 @@ def table() -> pd.DataFrame:
 
 
 def test_method_table_is_that_of_a_slow_loop(table):
-    result = _summary.method_table(table)
+    result = _tables.method_table(table)
     good = table[table["error"] == ""]
     sets = sorted(set(table["dataset"]))
     of = lambda d, m, c="ari": good[(good["dataset"] == d) & (good["method"] == m)][c].tolist()
@@ -155,7 +155,7 @@ def test_method_table_is_that_of_a_slow_loop(table):
 
 
 def test_summary_shows_each_mean_and_spread(table):
-    text = _summary.summary(table, {"labels": "cell_type", "batch_key": None})
+    text = _tables.summary(table, {"labels": "cell_type", "batch_key": None})
     assert "labels: cell_type." in text
     section = dict(zip(*[iter(re.split(r"^## (.+)\n", text, flags=re.M)[1:])] * 2, strict=True))
     assert list(section) == ["Methods", "ARI", "NMI", "ACC", "Failed runs"]
@@ -177,13 +177,13 @@ def test_summary_shows_each_mean_and_spread(table):
 
 def test_summary_without_any_result(table):
     failed = table[table["error"] != ""]
-    text = _summary.summary(failed, {})
+    text = _tables.summary(failed, {})
     assert "pca-leiden" in text
     assert "nan" not in text
 
 
 def test_bars(table):
-    figure = _figures.draw_bars(table)
+    figure = _plots.draw_bars(table)
     (ax,) = figure.axes
     mean = table.groupby(["dataset", "method"])["ari"].mean().unstack()
     assert len(ax.patches) == 49
@@ -194,7 +194,7 @@ def test_bars(table):
 
 
 def test_box(table):
-    figure = _figures.draw_box(table)
+    figure = _plots.draw_box(table)
     assert [ax.get_title() for ax in figure.axes] == ["ARI over sets", "NMI over sets", "ACC over sets"]
     for ax, column in zip(figure.axes, ("ari", "nmi", "acc"), strict=True):
         assert len(ax.patches) == 5
@@ -205,14 +205,14 @@ def test_box(table):
 
 
 def test_time(table):
-    figure = _figures.draw_time(table)
+    figure = _plots.draw_time(table)
     (ax,) = figure.axes
     assert ax.get_xscale() == "log"
     assert len(ax.collections) == 10
     means = [c.get_offsets()[0] for c in ax.collections[1::2]]
-    expected = _summary.method_table(table)[["seconds", "ari"]].to_numpy()
+    expected = _tables.method_table(table)[["seconds", "ari"]].to_numpy()
     np.testing.assert_allclose(means, expected)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(_summary.method_table(table).index)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(_tables.method_table(table).index)
     assert_legible(figure)
 
 
@@ -235,7 +235,7 @@ def assert_legible(figure):
 def test_figures_are_the_same_each_time(table, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        _figures.write_figures(table, tmp_path / name)
+        _plots.write_figures(table, tmp_path / name)
     for name in ("bars.png", "box.png", "time.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -247,11 +247,11 @@ def test_small_benchmarks_are_drawn_too(table, tmp_path, shape):
         small = small[small["dataset"].str.endswith("0")]
     if shape != "one set":
         small = small[small["method"] == "scgpcl"]
-    _figures.write_figures(small, tmp_path)
+    _plots.write_figures(small, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 3
-    assert "nan" not in _summary.summary(small, {})
+    assert "nan" not in _tables.summary(small, {})
 
 
 def test_nothing_to_draw(table, tmp_path):
-    _figures.write_figures(table[table["error"] != ""], tmp_path)
+    _plots.write_figures(table[table["error"] != ""], tmp_path)
     assert not list(tmp_path.iterdir())

@@ -224,7 +224,7 @@ def test_goes_on_where_it_stopped(data, tmp_path, caplog):
     marked.to_csv(out / "results.csv", index=False)
     caplog.set_level(logging.INFO, logger="scgpcl.benchmark")
     table = go(data, ["svd", "fails"], out, seeds=2)
-    assert "2 of 8 runs are done already." in caplog.text
+    assert "2 of 8 runs are already done." in caplog.text
     assert len(caplog.messages) == 1 + 6
     assert "three / svd / seed 1: ARI" in caplog.text
     assert len(table) == 8
@@ -234,7 +234,7 @@ def test_goes_on_where_it_stopped(data, tmp_path, caplog):
 
     caplog.clear()
     assert len(go(data, ["svd", "fails"], out, seeds=2)) == 8
-    assert caplog.messages == ["8 of 8 runs are done already."]
+    assert caplog.messages == ["8 of 8 runs are already done."]
     caplog.clear()
     table = go(data, ["svd", "fails"], out, seeds=2, retry_errors=True)
     assert len(caplog.messages) == 1 + 4
@@ -268,7 +268,7 @@ def test_results_of_other_settings_are_refused(data, tmp_path):
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     changes = [{"labels": "also"}, {"batch_key": "batch"}, {"n_clusters": "auto"}, {"threads": 2}]
     for change in changes:
-        with pytest.raises(ValueError, match=rf"same settings, found one of {next(iter(change))}="):
+        with pytest.raises(ValueError, match=rf"same settings, found {next(iter(change))}="):
             go(data, ["one"], out, **change)
     settings = json.loads((out / "settings.json").read_text())
     (out / "settings.json").write_text(json.dumps({**settings, "scgpcl": "0.0.1"}))

@@ -12,6 +12,7 @@ from scgpcl.cluster import kmeans
 from scgpcl.data import bipartite_batch
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import View, clustering_loss, instance_loss, prototype_loss, target_distribution
+from scgpcl.train import PretrainPlan
 
 N_CLUSTERS = 3
 
@@ -53,9 +54,9 @@ def copy_weights(ours, theirs):
     encoder, decoder = ours.encoder, ours.decoder
     theirs.gene_embedding.data.copy_(encoder.gene_embedding)
     for conv, source in (
-        (theirs.cell_conv1, encoder.cell_convs[0]),
-        (theirs.gene_conv1, encoder.gene_convs[0]),
-        (theirs.cell_conv2, encoder.cell_convs[1]),
+        (theirs.cell_conv1, encoder.cell1),
+        (theirs.gene_conv1, encoder.gene1),
+        (theirs.cell_conv2, encoder.cell2),
         (theirs.hidden, decoder.hidden.linear),
     ):
         conv.load_state_dict(source.state_dict())
@@ -72,7 +73,7 @@ def close(ours, theirs):
 
 def test_pretraining_losses_and_their_gradients(pair):
     ours, theirs, batch, dense = pair
-    view = View(*(mask.double() for mask in ours.draw_view(torch.Generator().manual_seed(0))))
+    view = View(*(mask.double() for mask in PretrainPlan(ours, seed=0, n_clusters=N_CLUSTERS).views()))
     z = ours.inference(batch, view)["z"]
     z1, z2 = (theirs.encode(dense, literal.Masks(*(mask[:, i] > 0 for mask in view))) for i in range(2))
     close(z, torch.stack([z1, z2], 1))
@@ -91,7 +92,7 @@ def test_pretraining_losses_and_their_gradients(pair):
     )
     for got, want in zip(mine, others, strict=True):
         close(got, want)
-    got = torch.autograd.grad(sum(mine), [ours.encoder.gene_embedding, ours.encoder.cell_convs[0].lin_r.weight])
+    got = torch.autograd.grad(sum(mine), [ours.encoder.gene_embedding, ours.encoder.cell1.lin_r.weight])
     want = torch.autograd.grad(sum(others), [theirs.gene_embedding, theirs.cell_conv1.lin_r.weight])
     close(got, want)
 

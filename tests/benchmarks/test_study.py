@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import inspect
 from pathlib import Path
@@ -6,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
-from scgpcl.train import PretrainPlan
+from scgpcl.cluster import consensus, kmeans
+from scgpcl.nn import shrink_length
+from scgpcl.train import ClusterPlan, DistillationPlan, PretrainPlan
 
 
 @pytest.fixture
@@ -29,14 +32,18 @@ def test_every_variant_changes_something_that_exists(search):
     module = inspect.signature(scgpcl.SCGPCL(_cells(20), n_clusters=2).module.__class__).parameters
     train = inspect.signature(scgpcl.SCGPCL.train).parameters
     plan = inspect.signature(PretrainPlan).parameters
-    plain = {name: search.settings(name) for name in ("default", "paper")}
+    defaults = {name: each.default for name, each in plan.items() if each.default is not each.empty}
+    whole = lambda m, t: (m, {**t, "pretrain_plan_kwargs": {**defaults, **t["pretrain_plan_kwargs"]}})
+    plain = {name: whole(*search.settings(name)) for name in ("default", "paper")}
     for name in [*search.VARIANTS, *search.PAPER_VARIANTS]:
         for_model, for_train = search.settings(name)
         assert set(for_model) <= set(model) | set(module)
         assert set(for_train) <= set(train)
         known = {"n_neighbors"} | set(plan) | set(inspect.signature(PretrainPlan.__mro__[1]).parameters)
         assert set(for_train["pretrain_plan_kwargs"]) <= known
-        same = (for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
+        second = ClusterPlan if for_train.get("clustering") == "self_training" else DistillationPlan
+        assert set(for_train.get("cluster_plan_kwargs", {})) <= set(inspect.signature(second).parameters)
+        same = whole(for_model, for_train) == plain["paper" if name in search.PAPER_VARIANTS else "default"]
         assert same == (name in {"default", "paper", "lambda2_0.5", "paper_lambda2_0.05"})
 
 
@@ -53,8 +60,13 @@ def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeyp
     model.train(pretrain_max_epochs=2, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     assert rows[1]["ari"] == round(adjusted_rand_score(truth, model.predict()), 4)
     z = np.load(tmp_path / "short~cells~0.npy")
-    assert z.shape == (120, 64)
-    assert np.linalg.norm(z, axis=1).std() > 0.05  # vectors shortened to unit length would all be alike
+    assert z.shape == (1 + search.N_DRAWS, 120, 64)
+    length = np.linalg.norm(z, axis=2)
+    assert length.std(1).min() > 0.05  # vectors shortened to unit length would all be alike
+    directions = z / length[..., None]
+    similarity = (directions[0] * directions[1:]).sum(-1).mean(1)
+    assert ((similarity > 0.5) & (similarity < 0.999)).all()  # every draw has some molecules of the same cells
+    assert not np.array_equal(z[1], z[2])
 
 
 def test_summary_uses_the_runs_that_all_variants_have(search):
@@ -67,34 +79,90 @@ def test_summary_uses_the_runs_that_all_variants_have(search):
     assert means.loc[("a", "cluster"), "runs"] == 2
 
 
-def test_candidates_of_separate_groups(readout):
+def test_every_readout_finds_separate_groups(readout):
     rng = np.random.default_rng(0)
     truth = np.repeat(list("abc"), 40)
-    z = torch.from_numpy(np.repeat(10 * np.eye(3), 40, 0) + rng.normal(size=(120, 3))).float()
-    table = readout.candidates(z, {"other": z}, truth, seed=0)
-    assert len(table) == len(readout.POWERS) * readout.N_KEPT
-    best = table.loc[table["latent"].idxmax()]
-    assert best["ari"] == 1.0
-    assert best["other"] == best["latent"] == pytest.approx(silhouette_score(z, truth, metric="cosine"), abs=1e-4)
+    z = torch.from_numpy(np.repeat(10 * np.eye(3), 40, 0) + rng.normal(size=(2, 120, 3))).float()
+    rows = readout.scored(z, truth, seed=0)
+    assert [row["readout"] for row in rows] == list(readout.READOUTS)
+    assert all(row["ari"] == 1.0 and row["smallest"] == 40 for row in rows)
+
+
+def test_the_consensus_is_that_of_all_draws(readout):
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.normal(size=(3, 90, 4))).float()
+    found = readout.readouts(z, 4, seed=2)
+    np.testing.assert_array_equal(found["consensus"], consensus(z, 4, seed=2).argmax(1))
+    np.testing.assert_array_equal(found["consensus, whole cells"], consensus(z[:1], 4, seed=2).argmax(1))
+    np.testing.assert_array_equal(
+        found["k-means, power 1"], kmeans(shrink_length(z[0], 1.0), 4, n_init=5, seed=2).labels
+    )
 
 
 def test_readout_summary_equals_a_slow_loop(readout):
     rng = np.random.default_rng(0)
-    parts = []
-    for dataset in "xy":
-        for seed in (0, 1):
-            part = pd.DataFrame({"run": rng.permutation(120), "rank": np.arange(120), "ari": rng.random(120)})
-            part = part.assign(variant="default", dataset=dataset, seed=seed, power=0.0)
-            parts.append(part.assign(**{name: rng.random(120) for name in readout.SPACES}))
-    table = pd.concat(parts, ignore_index=True)
-    found = readout.summary(table)
-    for n_runs, n_compared in readout.RULES:
-        wanted = []
-        for part in parts:
-            rows = [row for row in part.to_dict("records") if row["run"] < n_runs]
-            rows = sorted(rows, key=lambda row: row["rank"])[:n_compared]
-            wanted.append(max(rows, key=lambda row: row["half"])["ari"])
-        assert found.loc["half", ("ari", f"{n_compared} of {n_runs}")] == pytest.approx(np.mean(wanted))
+    keys = [("default", dataset, seed) for dataset in "xy" for seed in (0, 1, 2)]
+    score = {(*key, name): rng.random() for key in keys for name in readout.READOUTS}
+    table = pd.DataFrame([(*key, ari) for key, ari in score.items()], columns=[*readout.KEYS, "readout", "ari"])
+    found = readout.summary(table.sample(frac=1.0, random_state=0))
+    for name in readout.READOUTS:
+        sets = [[score["default", dataset, seed, name] for seed in (0, 1, 2)] for dataset in "xy"]
+        assert found.loc[name, "ari"] == pytest.approx(np.mean([np.mean(values) for values in sets]))
+        assert found.loc[name, "seed_sd"] == pytest.approx(np.mean([np.std(values, ddof=1) for values in sets]))
+        best = [max(readout.READOUTS, key=lambda other: score[(*key, other)]) == name for key in keys]
+        assert found.loc[name, "best_in"] == pytest.approx(np.mean(best))
+
+
+def test_a_study_resumes_and_records_failures(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    run_study = importlib.import_module("benchmarks._study").run_study
+    calls = []
+
+    def run(name, seed):
+        calls.append((name, seed))
+        if seed == 1:
+            msg = "first\nsecond"
+            raise ValueError(msg)
+        return [{"arm": arm, "ari": value} for arm, value in (("NA", 0.5), ("b", 1.0))]
+
+    arguments = argparse.Namespace(out=tmp_path / "study.csv", threads=torch.get_num_threads())
+    table = {
+        "keys": ["dataset", "seed"],
+        "columns": ["dataset", "seed", "arm", "ari", "error"],
+        "text": ["dataset", "arm", "error"],
+    }
+    tasks = [("simulated/NA", 0), ("b_.4", 0), ("b_.4", 1)]
+    with pytest.raises(ValueError, match="first"):
+        run_study(arguments, tasks, run, **table)
+    found = run_study(arguments, tasks, run, **table, failure="error")
+    assert calls == [*tasks, tasks[-1]]  # what was done before the failure is not repeated
+    again = run_study(arguments, tasks, run, **table, failure="error")
+    assert len(calls) == 4
+    pd.testing.assert_frame_equal(found, again)
+    assert found["dataset"].tolist() == ["NA", "NA", "b_.4", "b_.4", "b_.4"]
+    assert found["arm"].tolist() == ["NA", "b", "NA", "b", ""]
+    assert found["ari"].tolist()[:4] == [0.5, 1.0, 0.5, 1.0]
+    assert found["error"].tolist() == ["", "", "", "", "ValueError: first second"]
+
+
+def test_batches_are_scored_from_the_public_runner(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    batches = importlib.import_module("benchmarks.batches")
+    adata = _cells(60)
+    adata.obs["batch"] = ["a", "b"] * 30
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    np.savez(out / "runs" / "cells__pca-kmeans__0.npz", labels=adata.obs["batch"].to_numpy(dtype=str))
+    table = pd.DataFrame(
+        {"dataset": "cells", "method": ["pca-kmeans", "fails"], "seed": 0, "error": ["", "ValueError: no"]}
+    )
+    table = table.assign(**dict.fromkeys(("ari", "nmi", "acc", "train_seconds"), 0.5))
+    found = batches.scored(table, out, [tmp_path / "cells.h5ad"], scib=False)
+    assert found["method"].tolist() == ["pca-kmeans"]
+    assert found["batch_ari"].tolist() == [1.0]
+    assert "| cells | pca-kmeans | 0.500" in batches.summary(found)
+    assert set(batches.METHODS) <= set(scgpcl.benchmark.method_names())
 
 
 def _cells(n):

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import make_blobs
-from sklearn.metrics import adjusted_rand_score, jaccard_score
+from sklearn.metrics import adjusted_rand_score, jaccard_score, silhouette_score
 
-from scgpcl.cluster import _n_clusters, estimate_n_clusters
+from scgpcl.cluster import _n_clusters, cosine_silhouette, estimate_n_clusters
 
 
 def blobs(k, seed=0, n=400, sizes=None, std=0.6):
@@ -159,3 +159,13 @@ def test_bad_input_is_refused(change, message):
     kwargs = {"latent": blobs(3, n=50), **change}
     with pytest.raises(ValueError, match=message):
         estimate_n_clusters(kwargs.pop("latent"), **kwargs)
+
+
+def test_cosine_silhouette_equals_scikit_learn():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(150, 6, generator=g, dtype=torch.float64)
+    labels = torch.randint(4, (150,), generator=g)
+    labels[labels == 3] = torch.where(torch.arange(int((labels == 3).sum())) == 0, 3, 0)  # a cluster of one cell
+    wanted = silhouette_score(z.numpy(), labels.numpy(), metric="cosine")
+    assert cosine_silhouette(z, labels, 4) == pytest.approx(wanted, abs=1e-10)
+    assert cosine_silhouette(z, labels, 6) == pytest.approx(wanted, abs=1e-10)  # empty clusters do not count

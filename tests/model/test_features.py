@@ -2,45 +2,51 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from scgpcl.pp import _axes
+from scgpcl.pp import _axes, components
 
 
-def test_axes_space_is_dense_pca_of_half_scaled_features(adata, fit):
-    model = fit(adata)
-    selected = adata[:, model.selected_genes_]
-    counts = selected.X.toarray()
+@pytest.mark.parametrize("gene_scaling", [0.0, 0.75, 1.0])
+def test_features_divide_log_counts_by_a_power_of_their_deviation(adata, fit, gene_scaling):
+    model = fit(adata, n_top_genes=40, gene_scaling=gene_scaling)
     library = np.asarray(adata.X.sum(1))
-    scale = model.module.feature_scale.item()
-    log = np.log1p(counts / (library / np.median(library)) * scale)
-    half = (log - log.mean(0)) / np.sqrt(np.maximum(log.std(0), 1e-12))
-    wanted = PCA(_axes.N_AXES, svd_solver="full").fit_transform(half)
+    log = np.log1p(adata[:, model.selected_genes_].X.toarray().astype(float) / (library / np.median(library)))
+    scaled = (log - log.mean(0)) / log.std(0) ** gene_scaling
+    scaled /= np.median(log.std(0) ** (1.0 - gene_scaling))  # the median gene has a deviation of one
+    moments = model.module.moments
+    cells = model._prepare()
+    found = cells.features(moments, np.arange(adata.n_obs)).toarray() + moments.offset
+    np.testing.assert_allclose(found, np.minimum(scaled, 10.0), rtol=1e-4, atol=1e-4)
+    assert np.median(scaled.std(0)) == pytest.approx(1.0)
 
-    source = model._prepare()
-    found = _axes.ComparisonSpace(source, model.module.moments, seed=0).all().numpy()
+
+def test_components_are_those_of_dense_pca(adata, fit):
+    model = fit(adata)
+    moments, cells = model.module.moments, model._prepare()
+    dense = cells.features(moments, np.arange(adata.n_obs)).toarray() + moments.offset
+    wanted = PCA(_axes.N_AXES, svd_solver="full").fit_transform(dense)
+    found = components(cells, moments, seed=0)
     n = 30  # later components are nearly alike in variance
     np.testing.assert_allclose(np.abs(found[:, :n]), np.abs(wanted[:, :n]), rtol=0.02, atol=0.02)
 
 
-def test_axes_of_a_sample_place_all_cells(adata, fit, monkeypatch):
+def test_components_of_a_sample_place_all_cells(adata, fit, monkeypatch):
     model = fit(adata)
-    source = model._prepare()
-    whole = _axes.ComparisonSpace(source, model.module.moments, seed=0).all().numpy()
-    monkeypatch.setattr(_axes, "MAX_COMPARED_CELLS", adata.n_obs - 40)
-    monkeypatch.setattr("scgpcl.pp._axes.MAX_AXES_CELLS", 30)  # scores are made in blocks
-    found = _axes.ComparisonSpace(source, model.module.moments, seed=0).all().numpy()
+    cells = model._prepare()
+    whole = components(cells, model.module.moments, seed=0)
+    monkeypatch.setattr(_axes, "MAX_AXES_CELLS", adata.n_obs - 40)  # scores are made in blocks
+    found = components(cells, model.module.moments, seed=0)
     assert found.shape == whole.shape
-    n = 2  # the cells are of three groups
-    cosine = np.corrcoef(found[:, :n].T, whole[:, :n].T)[:n, n:]
-    assert (np.abs(np.diag(cosine)) > 0.9).all()
+    n = 2  # the cells are of three groups; the plane they span is found, axes of nearly the same variance may turn in it
+    bases = [np.linalg.qr(scores[:, :n])[0] for scores in (found, whole)]
+    assert (np.linalg.svd(bases[0].T @ bases[1])[1] > 0.9).all()
 
 
-def test_many_cells_are_sampled(monkeypatch):
-    monkeypatch.setattr(_axes, "MAX_COMPARED_CELLS", 50)
-    index = _axes.comparison_sample(200, seed=1)
-    assert len(np.unique(index)) == 50
-    assert (np.diff(index) > 0).all()
-    np.testing.assert_array_equal(index, _axes.comparison_sample(200, seed=1))
-    np.testing.assert_array_equal(_axes.comparison_sample(30, seed=1), np.arange(30))
+def test_cells_that_are_all_alike_have_one_component_of_zeros(adata, fit):
+    model = fit(adata)
+    cells = model._prepare()
+    cells.rows = lambda index, rows=cells.rows: rows(np.zeros(len(index), dtype=int))
+    cells.size_factor = np.ones_like(cells.size_factor)
+    np.testing.assert_array_equal(components(cells, model.module.moments, seed=0), np.zeros((adata.n_obs, 1)))
 
 
 @pytest.mark.parametrize("n_cells", [20, 120])

@@ -42,7 +42,7 @@ def test_missing_genes_take_the_training_mean_and_send_no_messages(adata, model,
     x = query.to_df()[list(model.selected_genes_)].to_numpy()
     absent = np.isin(model.selected_genes_, missing)
     mean, std = model.module.gene_mean.numpy(), model.module.gene_std.numpy()
-    features = np.minimum((np.log1p(x * model.module.feature_scale.item() / factor[:, None]) - mean) / std, 10.0)
+    features = np.minimum((np.log1p(x / factor[:, None]) - mean) / std, 10.0)
     features[:, absent] = 0.0
     neighbors = (x > 0) & ~absent
     encoder = model.module.encoder

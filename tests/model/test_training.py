@@ -14,18 +14,21 @@ STAGE1 = {f"{n}_train" for n in (_keys.RECONSTRUCTION_LOSS, _keys.INSTANCE_LOSS,
     _keys.LABEL_AGREEMENT
 }
 STAGE2 = {f"{_keys.CLUSTERING_LOSS}_train", _keys.LABEL_CHANGE}
+BOTH = pytest.mark.parametrize("clustering", ["distillation", "self_training"])
 
 
-def test_finds_the_groups(adata, fit):
-    model = fit(adata, train={"pretrain_max_epochs": 8})
+@BOTH
+def test_finds_the_groups(adata, fit, clustering):
+    model = fit(adata, train={"pretrain_max_epochs": 8, "clustering": clustering})
     assert adjusted_rand_score(adata.obs["group"], adata.obs["scgpcl_cluster"]) > 0.9
     assert model.is_trained_
 
 
-def test_same_seed_same_labels_bit_for_bit(adata, fit):
+@BOTH
+def test_same_seed_same_labels_bit_for_bit(adata, fit, clustering):
     results = []
     for seed in (1, 1, 2):
-        model = fit(adata.copy(), seed=seed)
+        model = fit(adata.copy(), seed=seed, train={"clustering": clustering})
         results.append((model.get_latent_representation(), model.predict(soft=True).to_numpy()))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
@@ -64,8 +67,9 @@ def test_result_does_not_depend_on_the_users_random_state(adata, fit):
     np.testing.assert_array_equal(first, fit(adata.copy()).get_latent_representation())
 
 
-def test_history_has_every_metric_of_both_stages(adata, fit, tmp_path):
-    model = fit(adata, train={"pretrain_max_epochs": 5, "agreement": 2.0, "label_tol": 0.0})
+@BOTH
+def test_history_has_every_metric_of_both_stages(adata, fit, tmp_path, clustering):
+    model = fit(adata, train={"pretrain_max_epochs": 5, "label_tol": 0.0, "clustering": clustering})
     model.save(tmp_path / "m")
     for history in (model.history_, scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu").history_):
         assert set(history) == STAGE1 | STAGE2 | {_keys.STAGE, _keys.TRAIN_LOSS}
@@ -73,13 +77,13 @@ def test_history_has_every_metric_of_both_stages(adata, fit, tmp_path):
         assert stage.tolist() == [1] * 5 + [2] * 2
         assert stage.index.tolist() == list(range(7))
         assert history[_keys.TRAIN_LOSS].index.tolist() == list(range(7))
-        assert history[_keys.LABEL_CHANGE].index.tolist() == [5, 6]
+        assert history[_keys.LABEL_CHANGE].index.tolist() == ([5, 6] if clustering == "self_training" else [6])
         assert history[_keys.LABEL_AGREEMENT].index.tolist() == [1, 2, 3, 4]
         assert all(np.isfinite(table.to_numpy()).all() for table in history.values())
 
 
 def test_losses_fall(adata, fit):
-    model = fit(adata, train={"pretrain_max_epochs": 10, "agreement": 2.0})
+    model = fit(adata, train={"pretrain_max_epochs": 10, "pretrain_plan_kwargs": {"decoded_genes": 1.0}})
     for name in (f"{_keys.RECONSTRUCTION_LOSS}_train", f"{_keys.INSTANCE_LOSS}_train"):
         loss = model.history_[name][name][:10]
         assert loss.iloc[-3:].mean() < loss.iloc[:3].mean()
@@ -97,7 +101,8 @@ def test_training_goes_on_from_where_it_stopped(adata, fit):
     np.testing.assert_array_equal(genes, model.selected_genes_)
 
 
-def test_stages_stop_by_themselves(adata, fit):
+@pytest.mark.parametrize(("clustering", "n_epochs"), [("distillation", 2), ("self_training", 1)])
+def test_stages_stop_by_themselves(adata, fit, clustering, n_epochs):
     model = fit(
         adata,
         train={
@@ -106,12 +111,20 @@ def test_stages_stop_by_themselves(adata, fit):
             "agreement": -0.0,
             "agreement_patience": 1,
             "label_tol": 1.0,
+            "clustering": clustering,
         },
     )
     stage = model.history_[_keys.STAGE][_keys.STAGE]
     warmup = inspect.signature(scgpcl.train.PretrainPlan).parameters["warmup_epochs"].default
     assert (stage == 1).sum() == max(2, warmup)
-    assert (stage == 2).sum() == 1
+    assert (stage == 2).sum() == n_epochs
+
+
+def test_pre_training_runs_all_epochs_unless_an_agreement_is_given(adata, fit):
+    train = {"pretrain_max_epochs": 6, "pretrain_plan_kwargs": {"warmup_epochs": 0, "lr": 1e-9}}  # labels never change
+    assert (fit(adata, train=train).history_[_keys.STAGE][_keys.STAGE] == 1).sum() == 6
+    stopped = fit(adata.copy(), train={**train, "agreement": 0.99})
+    assert (stopped.history_[_keys.STAGE][_keys.STAGE] == 1).sum() == 2
 
 
 def test_failure_in_stage_two_keeps_stage_one(adata, fit):
@@ -135,10 +148,26 @@ def test_failure_in_stage_two_keeps_stage_one(adata, fit):
     assert "scgpcl_cluster" in adata.obs
 
 
-def test_without_clustering_epochs_labels_are_those_of_k_means(adata, fit):
+def test_without_clustering_epochs_cells_go_to_the_nearest_centre_of_the_consensus(adata, fit):
+    from scgpcl.cluster import consensus
+
+    model = fit(
+        adata, train={"cluster_max_epochs": 0, "pretrain_max_epochs": 8, "cluster_plan_kwargs": {"shrinkage": 0.0}}
+    )
+    z = torch.from_numpy(model.get_latent_representation())  # of whole length without shrinkage
+    support = consensus([z], 3, seed=0)
+    assert adjusted_rand_score(model.predict(), support.argmax(1)) > 0.95
+    centers = model.module.centers.detach()
+    labels = torch.cdist(z, centers).argmin(1)
+    np.testing.assert_array_equal(model.predict(), labels.numpy().astype(str))
+    wanted = (support.t() @ z) / support.sum(0)[:, None]
+    assert torch.cdist(centers, wanted).min(1).values.max() < 0.1 * torch.cdist(centers, centers).max()
+
+
+def test_without_epochs_of_self_training_labels_are_those_of_k_means(adata, fit):
     from sklearn.cluster import KMeans
 
-    model = fit(adata, train={"cluster_max_epochs": 0})
+    model = fit(adata, train={"cluster_max_epochs": 0, "clustering": "self_training"})
     z = model.get_latent_representation()
     wanted = KMeans(3, n_init=20, random_state=0).fit_predict(z)
     assert adjusted_rand_score(model.predict(), wanted) > 0.95
@@ -202,12 +231,13 @@ def test_options_train(adata, fit, option):
 
 
 def test_finds_the_groups_from_the_reconstruction_of_random_genes(adata, fit):
-    part = {"decoded_genes": 0.25}
-    train = {"pretrain_max_epochs": 8, "pretrain_plan_kwargs": part, "cluster_plan_kwargs": part}
+    part, all_of_them = {"decoded_genes": 0.25}, {"decoded_genes": 1.0}
+    train = {"pretrain_max_epochs": 8, "clustering": "self_training"}
+    whole = fit(adata.copy(), train={**train, "pretrain_plan_kwargs": all_of_them, "cluster_plan_kwargs": all_of_them})
+    train |= {"pretrain_plan_kwargs": part, "cluster_plan_kwargs": part}
     models = [fit(adata.copy(), train=train) for _ in range(2)]
     assert adjusted_rand_score(adata.obs["group"], models[0].predict()) > 0.9
     np.testing.assert_array_equal(*(model.get_latent_representation() for model in models))
-    whole = fit(adata.copy(), train={"pretrain_max_epochs": 8})
     assert not np.array_equal(whole.get_latent_representation(), models[0].get_latent_representation())
 
 

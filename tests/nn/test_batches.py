@@ -34,9 +34,9 @@ def case(batch):
     mean_share = adjacency / adjacency.sum(1, keepdim=True).clamp(min=1.0)
     share = torch.stack([mean_share[index == b].mean(0) for b in range(N_BATCH)])
     links = BatchLinks(index, share)
-    size = batch.size_factor.double()
-    sparse = standardized_counts(batch.graph, batch.counts.double(), size, mean, std, scale=0.5, clip=4.0, links=links)
-    features = ((torch.log1p(0.5 * dense / size[:, None]) - mean[index]) / std[index]).clamp(max=4.0)
+    size = 2.0 * batch.size_factor.double()
+    sparse = standardized_counts(batch.graph, batch.counts.double(), size, mean, std, clip=4.0, links=links)
+    features = ((torch.log1p(dense / size[:, None]) - mean[index]) / std[index]).clamp(max=4.0)
     return sparse, features, adjacency
 
 

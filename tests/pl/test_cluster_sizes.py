@@ -31,7 +31,7 @@ def test_colors_of_a_missing_category_are_skipped(clustered):
 
 
 def test_default_colors_are_the_distinct_ones(clustered):
-    from scgpcl.pl._palette import DISTINCT
+    from scgpcl.pl._style import DISTINCT
 
     assert _colors(pl.cluster_sizes(clustered)) == [to_hex(color) for color in DISTINCT[:3]]
 

@@ -33,7 +33,7 @@ def test_one_violin_per_cluster_with_its_median(sure):
 
 
 def test_takes_the_colors_scanpy_stored(sure):
-    from scgpcl.pl._palette import DISTINCT
+    from scgpcl.pl._style import DISTINCT
 
     assert _colors(pl.confidence(sure)) == [to_hex(color) for color in DISTINCT[:3]]
     sure.uns["scgpcl_cluster_colors"] = ["#ff0000", "#00ff00", "#0000ff"]

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from scanpy.plotting import palettes
 
-from scgpcl.pl._palette import DISTINCT
+from scgpcl.pl._style import DISTINCT
 
 #: Severity 1.0 of table 1 in Machado, Oliveira and Fernandes (2009), on linear sRGB.
 VISION = {

@@ -15,14 +15,14 @@ def make(n_cells=300, n_genes=12, n_batch=3, n_groups=4, seed=0):
     return Cells(x, rng.uniform(0.5, 2.0, n_cells), batch_index=batch), x.toarray().astype(float), batch, group
 
 
-def logs(source, x, scale):
-    return np.log1p(scale * x / source.size_factor[:, None].astype(float))
+def logs(source, x):
+    return np.log1p(x / source.size_factor[:, None].astype(float))
 
 
 def test_one_group_without_prior_gives_each_batchs_own_moments():
     source, x, batch, _ = make()
-    moments = batch_moments(source, 3, scale=0.7, prior=1e-9)
-    log = logs(source, x, 0.7)
+    moments = batch_moments(source, 3, prior=1e-9)
+    log = logs(source, x)
     share = (x > 0) / (x > 0).sum(1, keepdims=True)
     norm = x / source.size_factor[:, None].astype(float)
     for b in range(3):
@@ -37,7 +37,7 @@ def test_shifts_within_groups_are_those_of_least_squares():
     source, x, batch, group = make()
     moments = batch_moments(source, 3, groups=group, prior=1e-9)
     design = np.concatenate([np.eye(3)[batch][:, 1:], np.eye(4)[group]], 1)
-    fitted = LinearRegression(fit_intercept=False).fit(design, logs(source, x, 1.0)).coef_.T
+    fitted = LinearRegression(fit_intercept=False).fit(design, logs(source, x)).coef_.T
     np.testing.assert_allclose(moments.mean[1] - moments.mean[0], fitted[0], atol=1e-5)
     np.testing.assert_allclose(moments.mean[2] - moments.mean[0], fitted[1], atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_shifts_are_those_of_the_mixed_model_equations():
     groups, batches = np.eye(4)[group], np.eye(3)[batch]
     both = np.concatenate([groups, batches], 1)
     left = both.T @ both + np.diag([0.0] * 4 + [prior] * 3)
-    log = logs(source, x, 1.0)
+    log = logs(source, x)
     shift = np.linalg.solve(left, both.T @ log)[4:]
     moments = batch_moments(source, 3, groups=group, prior=prior)
     np.testing.assert_allclose(moments.mean, (log - shift[batch]).mean(0) + shift, atol=1e-10)
@@ -72,7 +72,7 @@ def test_batches_that_share_no_group_are_not_moved():
     source, x, _, group = make(n_batch=2)
     source.batch_index = (group < 2).astype(np.int64)
     moments = batch_moments(source, 2, groups=group)
-    log = logs(source, x, 1.0)
+    log = logs(source, x)
     np.testing.assert_allclose(moments.mean, np.repeat(log.mean(0)[None], 2, 0), atol=1e-10)
     np.testing.assert_allclose(moments.std, np.repeat(log.std(0)[None], 2, 0), atol=1e-10)
 
@@ -83,7 +83,7 @@ def test_small_batches_and_constant_genes_shrink_to_the_rest(grouped):
     source, x, _, group = make()
     source.batch_index = np.r_[0, np.ones(299, dtype=np.int64)]
     moments = batch_moments(source, 3, groups=group if grouped else None)  # the third batch has no cells at all
-    log = logs(source, x, 1.0)
+    log = logs(source, x)
     rest = log[1:] if not grouped else log[1:][group[1:] == group[0]]
     np.testing.assert_allclose(moments.mean[0] - moments.mean[1], (log[0] - rest.mean(0)) / 6, rtol=0.05, atol=1e-6)
     assert (moments.std[0] > 0.8 * log.std(0)).all()
@@ -110,6 +110,7 @@ def test_statistics_within_batches():
     np.testing.assert_allclose(within.norm_var, (residual(norm) ** 2).sum(0) / (300 - 3), rtol=1e-8)
     np.testing.assert_allclose(within.raw_var, (residual(x) ** 2).mean(0), rtol=1e-8)
     np.testing.assert_array_equal(within.norm_mean, plain.norm_mean)
+    np.testing.assert_allclose(within.totals, [x[batch == b].sum(0) for b in range(3)])
     one = gene_statistics(sparse, size, batch_index=np.zeros(300, dtype=int))
     for a, b in zip(plain, one, strict=True):
         np.testing.assert_array_equal(a, b)

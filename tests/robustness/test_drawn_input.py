@@ -48,9 +48,10 @@ NOTHING = st.one_of(
     st.integers(max_value=-1),
     st.just(object),
 )
-OF_MODEL = ("n_clusters", "n_hidden", "n_latent", "seed", "n_top_genes", "use_graph", "dispersion", "start", "gene_flavor")  # fmt: skip
+OF_MODEL = ("n_clusters", "n_hidden", "n_latent", "seed", "n_top_genes", "use_graph", "dispersion", "start", "gene_flavor", "gene_scaling")  # fmt: skip
 OF_TRAINING = ("max_epochs", "pretrain_max_epochs", "cluster_max_epochs", "batch_size", "train_size", "validation_size",
-               "agreement_patience", "label_tol", "callbacks", "pretrain_plan_kwargs", "datasplitter_kwargs")  # fmt: skip
+               "agreement", "agreement_patience", "label_tol", "clustering", "callbacks", "pretrain_plan_kwargs",
+               "cluster_plan_kwargs", "datasplitter_kwargs")  # fmt: skip
 EMPTY = ([], {})
 
 

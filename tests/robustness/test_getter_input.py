@@ -10,8 +10,6 @@ import torch
 import scgpcl
 from scgpcl import cluster, data, metrics, pl, tl
 from scgpcl._files import InputError
-from scgpcl.datasets import DownloadError, load
-from scgpcl.datasets._sources import SOURCES
 
 GETTERS = (
     "predict",
@@ -306,37 +304,3 @@ def test_reports_are_refused_and_older_ones_stay(trained, refused, tmp_path, cas
     (tmp_path / "r.html").write_text("older")
     with refused([trained.adata, tmp_path], error, *words):
         act(trained, tmp_path)
-
-
-# name: (load from a folder, error, words)
-DATA_SETS = {
-    "unknown": (lambda f: load("nothing", cache_dir=f), ValueError, "'pbmc3k'", "found 'nothing'", "available()"),
-    "empty name": (lambda f: load("", cache_dir=f), ValueError, "found ''", "available()"),
-    "path as name": (lambda f: load("../pbmc3k", cache_dir=f), ValueError, "found '../pbmc3k'"),
-    "number as name": (lambda f: load(3, cache_dir=f), TypeError, "`name`", "found 3", "available()"),
-    "names": (lambda f: load(["pbmc3k"], cache_dir=f), TypeError, "`name`", "['pbmc3k']", "one by one"),
-    "number as folder": (lambda f: load("camp", cache_dir=3), TypeError, "`cache_dir`", "found 3", "path"),
-    "file as folder": (lambda f: load("camp", cache_dir=f / "text"), DownloadError, "cache folder", "Pass `cache_dir`"),
-    "folder in a file": (
-        lambda f: load("camp", cache_dir=f / "text" / "a"),
-        DownloadError,
-        "cache folder",
-        "SCGPCL_CACHE",
-    ),
-    "damaged record": (lambda f: load("camp", cache_dir=f / "damaged"), DownloadError, "checksums", "Remove that file"),
-    "text as data": (lambda f: load("camp", cache_dir=f / "texts"), ValueError, "published format", "try again"),
-    "empty data": (lambda f: load("camp", cache_dir=f / "empty"), ValueError, "published format", "try again"),
-}
-
-
-@pytest.mark.parametrize("case", DATA_SETS)
-def test_data_sets_are_refused_and_nothing_is_written(refused, tmp_path, case):
-    act, error, *words = DATA_SETS[case]
-    (tmp_path / "text").write_text("no folder")
-    for name, content in {"damaged": "{", "texts": "hello", "empty": ""}.items():
-        (tmp_path / name).mkdir()
-        for file in SOURCES["camp"].files.values():
-            (tmp_path / name / file.name).write_text(content)
-    (tmp_path / "damaged" / "checksums.json").write_text("{")
-    with refused(tmp_path, error, *words):
-        act(tmp_path)

@@ -21,7 +21,6 @@ RUN = {
     "pretrain_max_epochs": 3,
     "cluster_max_epochs": 3,
     "batch_size": 32,
-    "agreement": 2.0,
     "label_tol": 0.0,
     "accelerator": "cpu",
     "enable_progress_bar": False,
@@ -49,10 +48,23 @@ def interrupt():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cells, build):
-    model = build(cells())
-    model.train(**RUN)
-    return model
+def trained_whole(cells, build):
+    """Models of whole runs by the name of the second stage."""
+    models = {}
+    for clustering in ("distillation", "self_training"):
+        models[clustering] = build(cells())
+        models[clustering].train(**RUN, clustering=clustering)
+    return models
+
+
+@pytest.fixture
+def uninterrupted(trained_whole):
+    return trained_whole["distillation"]
+
+
+STAGES = pytest.mark.parametrize(
+    ("stage", "clustering"), [(1, "distillation"), (2, "distillation"), (2, "self_training")]
+)
 
 
 def same(model, other) -> None:
@@ -63,20 +75,21 @@ def same(model, other) -> None:
         pd.testing.assert_frame_equal(model.history_[name], table)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@STAGES
 @pytest.mark.parametrize(
     ("act", "error"),
     [(fail, RuntimeError), (interrupt, KeyboardInterrupt), (lambda: os.kill(os.getpid(), signal.SIGTERM), SystemExit)],
     ids=["exception", "Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupted_run_annotates_nothing_and_goes_on_bit_for_bit(
-    cells, build, uninterrupted, refused, tmp_path, act, error, stage
+    cells, build, trained_whole, tmp_path, act, error, stage, clustering
 ):
+    run = {**RUN, "clustering": clustering}
     adata, path = cells(), tmp_path / "run.ckpt"
     model = build(adata)
     columns, handler = (list(adata.obs), list(adata.obsm), list(adata.uns)), signal.getsignal(signal.SIGINT)
     with pytest.raises(error):
-        model.train(**RUN, checkpoint=path, callbacks=[At(stage, 1, act)])
+        model.train(**run, checkpoint=path, callbacks=[At(stage, 1, act)])
     assert (list(adata.obs), list(adata.obsm), list(adata.uns)) == columns
     assert signal.getsignal(signal.SIGINT) is handler  # Ctrl-C still works
     done = model.history_[_keys.STAGE][_keys.STAGE].tolist()
@@ -85,14 +98,15 @@ def test_an_interrupted_run_annotates_nothing_and_goes_on_bit_for_bit(
     assert [p.name for p in tmp_path.iterdir()] == ["run.ckpt"]
 
     again = build(cells())
-    again.train(**RUN, resume_from=path)
-    same(again, uninterrupted)
+    again.train(**run, resume_from=path)
+    same(again, trained_whole[clustering])
 
 
-def test_a_finished_stage_one_is_not_repeated(cells, build, uninterrupted, tmp_path):
-    path = tmp_path / "run.ckpt"
+@pytest.mark.parametrize("clustering", ["distillation", "self_training"])
+def test_a_finished_stage_one_is_not_repeated(cells, build, trained_whole, tmp_path, clustering):
+    path, run = tmp_path / "run.ckpt", {**RUN, "clustering": clustering}
     with pytest.raises(RuntimeError):
-        build(cells()).train(**RUN, checkpoint=path, callbacks=[At(2, 0, fail)])
+        build(cells()).train(**run, checkpoint=path, callbacks=[At(2, 0, fail)])
     seen = []
 
     class Watch(pl.Callback):
@@ -100,9 +114,9 @@ def test_a_finished_stage_one_is_not_repeated(cells, build, uninterrupted, tmp_p
             seen.append((pl_module.stage, trainer.current_epoch))
 
     again = build(cells())
-    again.train(**RUN, resume_from=path, callbacks=[Watch()])
+    again.train(**run, resume_from=path, callbacks=[Watch()])
     assert seen == [(2, 0), (2, 1), (2, 2)]
-    same(again, uninterrupted)
+    same(again, trained_whole[clustering])
 
 
 def test_a_finished_run_is_not_repeated(cells, build, uninterrupted, tmp_path):
@@ -113,8 +127,16 @@ def test_a_finished_run_is_not_repeated(cells, build, uninterrupted, tmp_path):
     same(again, uninterrupted)
 
 
-def test_stages_that_stopped_by_themselves_stay_stopped(cells, build, tmp_path):
-    run = {**RUN, "agreement": 0.0, "agreement_patience": 1, "pretrain_max_epochs": 9, "label_tol": 1.0}
+@pytest.mark.parametrize("clustering", ["distillation", "self_training"])
+def test_stages_that_stopped_by_themselves_stay_stopped(cells, build, tmp_path, clustering):
+    run = {
+        **RUN,
+        "clustering": clustering,
+        "agreement": 0.0,
+        "agreement_patience": 1,
+        "pretrain_max_epochs": 9,
+        "label_tol": 1.0,
+    }
     whole = build(cells())
     whole.train(**run)
     assert (whole.history_[_keys.STAGE][_keys.STAGE] == 1).sum() < 9
@@ -129,7 +151,12 @@ def test_stages_that_stopped_by_themselves_stay_stopped(cells, build, tmp_path):
 @pytest.mark.filterwarnings("ignore:No number of clusters")
 def test_an_estimated_number_and_the_published_optimiser_go_on(cells, build, tmp_path):
     plan = {"optimizer": "Adadelta", "lr": 1.0}
-    run = {**RUN, "cluster_plan_kwargs": plan, "pretrain_plan_kwargs": {"one_cycle": False, "warmup_epochs": 0}}
+    run = {
+        **RUN,
+        "clustering": "self_training",
+        "cluster_plan_kwargs": plan,
+        "pretrain_plan_kwargs": {"one_cycle": False, "warmup_epochs": 0},
+    }
     whole = build(cells(), None)
     whole.train(**run)
     path = tmp_path / "run.ckpt"
@@ -292,8 +319,8 @@ def test_a_failing_update_and_decoder_leave_the_model_as_it_was(cells, build):
 
 def test_files_of_the_command_are_whole_or_absent(tmp_path, monkeypatch):
     """A table that fails half-way leaves the older one; pictures and h5ad files are written the same way."""
-    from scgpcl import _summary
     from scgpcl._files import InputError
+    from scgpcl._report import _describe
 
     (tmp_path / "clusters.csv").write_text("older")
     table = pd.DataFrame({"cluster": ["0"]})
@@ -304,7 +331,7 @@ def test_files_of_the_command_are_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", half)
     with pytest.raises(InputError, match="No space left"):
-        _summary.write_table(table, tmp_path)
+        _describe.write_table(table, tmp_path)
     assert (tmp_path / "clusters.csv").read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["clusters.csv"]
 
@@ -314,7 +341,7 @@ def test_files_of_a_benchmark_are_whole_or_absent(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     from scgpcl._files import InputError
-    from scgpcl.benchmark import _figures, _results, _summary
+    from scgpcl.benchmark import _plots, _results, _tables
 
     row = {"dataset": "d", "method": "m", "seed": 0, "error": "", "ari": 0.5, "nmi": 0.5, "acc": 0.5, "seconds": 1.0}
     table = pd.DataFrame([row]).reindex(columns=_results.COLUMNS)
@@ -332,7 +359,7 @@ def test_files_of_a_benchmark_are_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="Expected to write .*summary.md, found: .*No space left.*Check the free space"
     ):
-        _summary.write_summary(table, {}, tmp_path)
+        _tables.write_summary(table, {}, tmp_path)
     with pytest.raises(InputError, match="Expected to write .*bars.png, found: .*No space left"):
-        _figures.write_figures(table, tmp_path)
+        _plots.write_figures(table, tmp_path)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(names, "older")

@@ -138,10 +138,10 @@ def test_says_which_genes_are_unknown(cells):
         ([("B", ["CD79A"])], TypeError, "dictionary"),
         ({"B": "CD79A"}, TypeError, "lists of genes"),
         ({"B": None}, TypeError, "lists of genes"),
-        ({1: ["CD79A"]}, TypeError, "by name of type"),
+        ({1: ["CD79A"]}, TypeError, "map type names to lists"),
         ({"B": []}, ValueError, "an empty set"),
         ({"B": ["Cd79a", "Cd79b"]}, ValueError, r"none of 'Cd79a', 'Cd79b'.*spelling"),
-        ({"unknown": ["CD79A"]}, ValueError, "kept for clusters"),
+        ({"unknown": ["CD79A"]}, ValueError, "reserved for unnamed clusters"),
     ],
 )
 def test_refuses_bad_sets_and_changes_nothing(cells, untouched, markers, error, words):

@@ -1,5 +1,5 @@
-"""One page about a clustering, for people who do not program."""
+"""One HTML page, or a folder of figures, about a clustering."""
 
-from ._report import report
+from scgpcl._report._page import report
 
 __all__ = ["report"]

@@ -1,4 +1,4 @@
-"""Labelled data sets: files, and what a method may see of them."""
+"""Labelled data sets: finding and reading files, and hiding the labels from the methods."""
 
 from __future__ import annotations
 
@@ -17,18 +17,9 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """A set in two parts: what methods see, and what only the scorer sees.
+    """A data set: what methods see, and the types, which only the scorer sees.
 
-    Parameters
-    ----------
-    counts
-        Counts, CSR of float32, shape (n_cells, n_genes).
-    genes
-        Names of the genes, shape (n_genes,).
-    batch
-        Batch of each cell, shape (n_cells,), or `None`.
-    types
-        Published type of each cell, shape (n_cells,). For the scorer only.
+    Counts are CSR float32 (n_cells, n_genes), gene names (n_genes,), batches and types (n_cells,) as text; batches may be ``None``.
     """
 
     counts: sparse.csr_matrix
@@ -38,20 +29,7 @@ class Dataset(NamedTuple):
 
 
 def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[str, Path]:
-    """Files by the name of their set, which is that of the file without `.h5ad`.
-
-    Parameters
-    ----------
-    data
-        Files, and folders whose files that end in `.h5ad` are taken.
-    wanted
-        Names to keep; `None` keeps all.
-
-    Raises
-    ------
-    InputError
-        If a path or a name does not exist, two files have one name, or nothing is left.
-    """
+    """Files by name of the data set (file name without ``.h5ad``), from files and folders; ``wanted`` selects names."""
     files: list[Path] = []
     for path in data:
         if not path.exists():
@@ -75,22 +53,7 @@ def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[st
 
 
 def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
-    """Read a set and part what methods may see from what they may not.
-
-    Parameters
-    ----------
-    path
-        File with counts in `X`.
-    labels
-        Column of `obs` with the published types.
-    batch_key
-        Column of `obs` with batches, or `None`.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, a column is missing or has gaps, there is no `X`, or less than two types.
-    """
+    """Read counts (from ``X``), types and batches (columns of ``obs`` without missing values) of a data set."""
     adata = read(path)
     if adata.X is None:
         msg = f"Expected counts in `X` of {path}, found none."
@@ -105,18 +68,19 @@ def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
 
 
 def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
+    """Column of ``obs`` as text, shape (n_cells,); refused if it is missing or has missing values."""
     if key not in obs:
         msg = f"Expected {what} in `obs[{key!r}]`, found the columns {list(map(str, obs.columns))}."
         raise InputError(msg)
     n_missing = int(obs[key].isna().sum())
     if n_missing:
-        msg = f"Expected every cell to have an entry in `obs[{key!r}]`, found {n_missing} without. Drop them first."
+        msg = f"Expected every cell to have an entry in `obs[{key!r}]`, found {n_missing} without. Remove these cells first."
         raise InputError(msg)
     return obs[key].to_numpy(dtype=str)
 
 
 def write_visible(dataset: Dataset, path: Path) -> None:
-    """Write what methods may see, for the processes they run in."""
+    """Write the part that methods may see, for the processes in which they run."""
     x = dataset.counts
     parts = {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": x.shape, "genes": dataset.genes}
     if dataset.batch is not None:

@@ -1,4 +1,4 @@
-"""The process of one run, seen from outside."""
+"""Start and supervise the process of one run."""
 
 from __future__ import annotations
 
@@ -7,40 +7,28 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ._worker import Job, Outcome, serve
+from scgpcl.benchmark._worker import Job, Outcome, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NAME = "scgpcl-benchmark-run"
-#: Seconds that a process has to end by itself once its answer is here.
+#: Seconds that a process has to exit by itself after its result has arrived.
 _FAREWELL = 10.0
 
 
 def prepare(modules: Iterable[str]) -> None:
-    """Import modules once for all runs, where processes can share them.
+    """Import modules once for all runs, on platforms where processes can share them.
 
-    On Linux each run is forked from a server that has imported the modules and has done nothing else, so that a run has
-    a clean state and memory of its own without the seconds that the imports take. Elsewhere each run starts afresh.
+    On Linux each run is forked from a server that has imported the modules and done nothing else, so that it starts with a
+    clean state and its own memory but without the cost of the imports. On other platforms each run imports them again.
     """
     if sys.platform == "linux":
         multiprocessing.get_context("forkserver").set_forkserver_preload([serve.__module__, *modules])
 
 
 def run_job(job: Job, *, timeout: float | None) -> Outcome | str:
-    """Run a job in a process of its own.
-
-    Parameters
-    ----------
-    job
-        What to run.
-    timeout
-        Seconds after which the process is killed; `None` waits for ever.
-
-    Returns
-    -------
-    What the method has done, or one line about what went wrong.
-    """
+    """Run a job in its own process, killed after ``timeout`` seconds; returns the outcome, or one line about the failure."""
     job.log.unlink(missing_ok=True)
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -63,11 +51,12 @@ def run_job(job: Job, *, timeout: float | None) -> Outcome | str:
 
 
 def in_run() -> bool:
-    """Whether this is the process of a run, which imports the user's script again."""
+    """Whether this is the process of a run, in which the user's script is imported again."""
     return multiprocessing.current_process().name == NAME
 
 
 def _death(code: int | None, *, started: bool) -> str:
+    """One line about a process that ended without a result."""
     if not started:
         rule = 'A script must call `run` under `if __name__ == "__main__":`.'
         return f"ProcessError: The process of the run ended with exit code {code} before the method started. {rule}"

@@ -1,4 +1,4 @@
-"""Methods by name. One file each: those of this package in `methods/`, those of users anywhere."""
+"""Methods by name, one file each: built-in ones in ``methods/``, those of users anywhere."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 class Clustering(NamedTuple):
-    """Result of a method that also has a latent space.
+    """Result of a method, optionally with a latent space.
 
     Parameters
     ----------
     labels
-        Cluster of each cell, of any kind that can be compared, shape (n_cells,).
+        Cluster of each cell, of any type that supports comparison, shape (n_cells,).
     latent
-        Cell vectors, shape (n_cells, n_latent); `None` if there are none.
+        Latent vectors, shape (n_cells, n_latent), or ``None``.
     """
 
     labels: ArrayLike
@@ -38,7 +38,7 @@ class Clustering(NamedTuple):
 
 
 class Method(Protocol):
-    """What a method is: a function of counts that gives clusters."""
+    """Signature of a method: a function from counts to clusters."""
 
     def __call__(
         self, adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None
@@ -47,17 +47,7 @@ class Method(Protocol):
 
 
 class Source(NamedTuple):
-    """Where another process finds a method.
-
-    Parameters
-    ----------
-    name
-        Name of the method.
-    module
-        Module to import, or `""` to run `path` instead.
-    path
-        The file.
-    """
+    """Where another process can import a method from: a module, or if that is empty, the file ``path``."""
 
     name: str
     module: str
@@ -68,27 +58,26 @@ _registered: dict[str, tuple[Method, Source, Callable[[], object] | None]] = {}
 
 
 def register(name: str, *, prepare: Callable[[], object] | None = None) -> Callable[[Method], Method]:
-    """Decorator that makes a function a method of the benchmark.
+    """Register a function as a benchmark method (decorator).
 
-    Each run has a process of its own, which imports the file of the function again. So the function must stand at the
-    top level of a file.
+    Each run has its own process, which imports the file of the function again. The function must therefore be defined at
+    the top level of a file.
 
     Parameters
     ----------
     name
-        Name in the tables: letters, digits, points and hyphens. An earlier method of this name is replaced.
+        Name in the tables: letters, digits, dots and hyphens. A previous method with this name is replaced.
     prepare
-        Function to call before the clock starts, for what a user waits for once and not for each set, such as
-        compilation.
+        Function to call before timing starts, for one-off costs such as compilation.
 
     Returns
     -------
-    A decorator that leaves the function as it is.
+    A decorator that returns the function unchanged.
 
     Raises
     ------
     ValueError
-        If the name has other characters, or the function is not at the top level of a file.
+        If the name has other characters, or the function is not defined at the top level of a file.
 
     Examples
     --------
@@ -98,7 +87,7 @@ def register(name: str, *, prepare: Callable[[], object] | None = None) -> Calla
     ...     return Clustering(labels, latent)
     """
     if not _NAME.fullmatch(name):
-        msg = f"Expected the name of a method to be letters, digits, points and hyphens, found {name!r}."
+        msg = f"Expected the name of a method to consist of letters, digits, dots and hyphens, found {name!r}."
         raise ValueError(msg)
 
     def decorator(function: Method) -> Method:
@@ -109,18 +98,12 @@ def register(name: str, *, prepare: Callable[[], object] | None = None) -> Calla
 
 
 def method_names() -> list[str]:
-    """Names of all methods known, those of this package first."""
+    """Names of all registered methods, built-in ones first."""
     return [*_builtin(), *(name for name in _registered if name not in _builtin())]
 
 
 def import_file(path: Path) -> None:
-    """Run a file that registers methods.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it fails.
-    """
+    """Run a user's file that registers methods."""
     if not path.is_file():
         msg = f"Expected a Python file that registers methods, found none at {path}. Check the path."
         raise InputError(msg)
@@ -132,13 +115,7 @@ def import_file(path: Path) -> None:
 
 
 def find_source(name: str) -> Source:
-    """Where a method is, without importing what it needs.
-
-    Raises
-    ------
-    InputError
-        If there is no method of this name.
-    """
+    """Source of a method, without importing its dependencies."""
     if name in _registered:
         return _registered[name][1]
     if name in _builtin():
@@ -148,13 +125,7 @@ def find_source(name: str) -> Source:
 
 
 def load(source: Source) -> Method:
-    """The method, in whatever process, ready to start.
-
-    Raises
-    ------
-    RuntimeError
-        If its file does not register it when it is imported.
-    """
+    """Import a method in the current process and prepare it."""
     if source.name not in _registered:
         if source.module:
             importlib.import_module(source.module)
@@ -170,18 +141,19 @@ def load(source: Source) -> Method:
 
 
 def _builtin() -> dict[str, str]:
-    """Module of each method of this package; `pca_kmeans.py` registers "pca-kmeans"."""
+    """Module of each built-in method; ``pca_kmeans.py`` registers "pca-kmeans"."""
     folder = str(Path(__file__).with_name("methods"))
     return {m.name.replace("_", "-"): f"{_METHODS}.{m.name}" for m in pkgutil.iter_modules([folder])}
 
 
 def _source_of(name: str, function: Method) -> Source:
+    """Source of a function, which must be at the top level of a file."""
     path = getattr(function, "__globals__", {}).get("__file__")
     if path is None or "<locals>" in getattr(function, "__qualname__", ""):
-        msg = f"Expected {name!r} to be a function at the top level of a file, found another. Write it to a file."
+        msg = f"Expected {name!r} to be a function at the top level of a file, found one that other processes cannot import. Move it to a file."
         raise ValueError(msg)
     module = function.__module__
-    # Another process finds a module by its name only if the name leads to the same file.
+    # another process can import the module by name only if the name leads to the same file
     return Source(name, module if _origin(module) == path else "", str(Path(path).resolve()))
 
 

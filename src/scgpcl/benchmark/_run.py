@@ -1,4 +1,4 @@
-"""All runs of a benchmark: what to do, what is done, and what came of it."""
+"""Plan a benchmark, run what is missing, collect the results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from scgpcl._files import InputError, check_folder
-
-from ._datasets import Dataset, find_datasets, read_dataset, write_visible
-from ._figures import write_figures
-from ._process import in_run, prepare, run_job
-from ._registry import Source, find_source
-from ._results import KEYS, Folder
-from ._scores import score
-from ._summary import write_summary
-from ._worker import Job
+from scgpcl.benchmark._datasets import Dataset, find_datasets, read_dataset, write_visible
+from scgpcl.benchmark._plots import write_figures
+from scgpcl.benchmark._process import in_run, prepare, run_job
+from scgpcl.benchmark._registry import Source, find_source
+from scgpcl.benchmark._results import KEYS, Folder
+from scgpcl.benchmark._scores import score
+from scgpcl.benchmark._tables import write_summary
+from scgpcl.benchmark._worker import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +30,7 @@ METHODS = ("scgpcl", "scgpcl-paper", "pca-kmeans", "pca-leiden", "scvi-kmeans")
 
 
 class Plan(NamedTuple):
-    """What a benchmark is made of, checked."""
+    """The validated arguments of a benchmark."""
 
     datasets: dict[str, Path]
     methods: dict[str, Source]
@@ -44,7 +43,7 @@ class Plan(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all runs of one folder have in common."""
+        """Settings that all runs in one folder share."""
         from scgpcl import __version__
 
         mode = "known" if self.given else "auto"
@@ -52,7 +51,7 @@ class Plan(NamedTuple):
         return {**settings, "threads": self.threads, "scgpcl": __version__}
 
     def missing(self, done: set[tuple[str, str, int]]) -> dict[str, list[tuple[str, int]]]:
-        """Method and seed of the runs that are left, by set."""
+        """Method and seed of the remaining runs, by data set."""
         left = {
             name: [(method, seed) for method in self.methods for seed in self.seeds if (name, method, seed) not in done]
             for name in self.datasets
@@ -76,61 +75,60 @@ def run(
     scib: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run clustering methods on labelled data sets and score them; only the scorer sees the labels.
+    """Run clustering methods on labelled data sets and score them; the labels are used for scoring only.
 
-    Each run has a process of its own, which gets the counts, the names of the genes and, if asked for, the batches.
-    A run that fails is a row with its error, and the others go on. The results are on disk after each run: called
-    again with the same folder, it goes on where it stopped.
+    Each run has its own process, which receives the counts, the gene names and, if requested, the batches. If a run fails, its
+    error is recorded and the other runs continue. Results are written after each run: called again with the same folder, the
+    benchmark resumes where it stopped.
 
     Parameters
     ----------
     data
-        One or several h5ad files, or folders whose h5ad files are taken, with counts in `X`.
+        One or several h5ad files with counts in ``X``, or folders with such files.
     methods
         Names, see :func:`method_names` and :func:`register`.
     out
-        Folder for the results, made if missing.
+        Folder for the results, created if missing.
     labels
-        Column of `obs` with the published types.
+        Column of ``obs`` with the published types.
     seeds
         Number of seeds, counted from 0, or the seeds themselves.
     batch_key
-        Column of `obs` with batches, for the methods that use them.
+        Column of ``obs`` with batches, for methods that use them.
     n_clusters
-        `"known"`: methods are told the number of types. `"auto"`: they get `None`; those that cannot find the number by
-        themselves give an error.
+        ``"known"``: methods are given the number of types. ``"auto"``: they are given ``None``; methods that cannot estimate
+        the number record an error.
     datasets
-        Names of the sets to take, those of the files without `.h5ad`; `None` takes all.
+        Names of the data sets to use, which are the file names without ``.h5ad``; ``None`` uses all.
     threads
-        Threads of a run; `None` takes as many as there are processors.
+        Threads per run; ``None`` uses all processors.
     timeout
-        Seconds after which a run is stopped and recorded as an error; `None` never stops one.
+        Seconds after which a run is stopped and recorded as an error; ``None`` means no limit.
     retry_errors
-        Run again what has failed before.
+        Repeat runs that failed before.
     scib
-        Score the latent spaces with scib-metrics too, into `scib.csv`. It comes with the extra `benchmark`.
+        Also score the latent spaces with scib-metrics (``scib.csv``), which the extra ``benchmark`` installs.
     progress
         Show a progress bar.
 
     Returns
     -------
-    All rows of `results.csv`, also those of earlier calls: `dataset`, `method`, `seed`, `n_cells`, `n_genes`, `n_types`,
-    `n_clusters` (found), `ari`, `nmi`, `acc`, `macro_f1`, `silhouette` (of the types in the latent space),
-    `train_seconds` (the method's, on the wall clock, without reading data and importing libraries), `peak_memory_mb`
-    (rise of the resident memory of its process above what it was before the method, in 1e6 bytes) and `error` (one line,
-    empty after success).
+    All rows of ``results.csv``, including those of earlier calls: ``dataset``, ``method``, ``seed``, ``n_cells``, ``n_genes``, ``n_types``,
+    ``n_clusters`` (found), ``ari``, ``nmi``, ``acc``, ``macro_f1``, ``silhouette`` (of the types in the latent space),
+    ``train_seconds`` (wall time of the method, without reading data and importing libraries), ``peak_memory_mb`` (increase of
+    the resident memory of its process during the method, in units of 1e6 bytes) and ``error`` (one line, empty on success).
 
     Raises
     ------
     ValueError
-        If an argument cannot be used, or the folder holds results of other settings. Nothing is written then.
+        If an argument is not valid, or the folder contains results with other settings. Nothing is written in that case.
 
     Notes
     -----
-    Writes `results.csv`, `settings.json`, `summary.md`, the figures `bars.png`, `box.png` and `time.png`, and in `runs/`
-    labels and latent space of each run (see :func:`load_run`), or the log of one that failed.
+    Writes ``results.csv``, ``settings.json``, ``summary.md``, the figures ``bars.png``, ``box.png`` and ``time.png``, and in ``runs/``
+    the labels and latent space of each run (see :func:`load_run`), or its log if it failed.
 
-    A script that calls this needs `if __name__ == "__main__":` around the call.
+    A script must call this function under ``if __name__ == "__main__":``.
     """
     plan = _plan(
         data, methods, seeds, datasets, labels=labels, batch_key=batch_key, n_clusters=n_clusters, threads=threads,
@@ -140,7 +138,7 @@ def run(
     check_folder(folder.path)
     folder.check(plan.settings)
     if scib:
-        from ._scib import check_installed
+        from scgpcl.benchmark._scores import check_installed
 
         check_installed()
     folder.open(plan.settings)
@@ -149,7 +147,7 @@ def run(
     write_summary(table, plan.settings, folder.path)
     write_figures(table, folder.path)
     if scib:
-        from ._scib import score_all
+        from scgpcl.benchmark._scores import score_all
 
         score_all(folder, plan.datasets, labels=labels, batch_key=batch_key)
     return table
@@ -167,7 +165,7 @@ def _plan(
     threads: int | None,
     timeout: float | None,
 ) -> Plan:
-    """Check the arguments of `run`."""
+    """Validate the arguments of ``run``."""
     if in_run():
         msg = 'Expected a script to call `run` under `if __name__ == "__main__":`, found a call outside of it.'
         raise InputError(msg)
@@ -194,13 +192,14 @@ def _plan(
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds themselves, given their number or a list."""
     if isinstance(seeds, int):
         if seeds < 1:
             msg = f"Expected at least one seed, found {seeds}."
             raise InputError(msg)
         return list(range(seeds))
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        msg = f"Expected one or more different seeds of 0 or above, found {list(seeds)}."
+        msg = f"Expected one or more different seeds, each 0 or greater, found {list(seeds)}."
         raise InputError(msg)
     return list(seeds)
 
@@ -210,6 +209,7 @@ def _n_processors() -> int:
 
 
 def _run_missing(plan: Plan, folder: Folder, *, retry_errors: bool, progress: bool) -> None:
+    """Run everything that is not in the folder yet, with a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -219,7 +219,7 @@ def _run_missing(plan: Plan, folder: Folder, *, retry_errors: bool, progress: bo
     n_left = sum(map(len, left.values()))
     n_all = len(plan.datasets) * len(plan.methods) * len(plan.seeds)
     if n_left < n_all:
-        logger.info("%d of %d runs are done already.", n_all - n_left, n_all)
+        logger.info("%d of %d runs are already done.", n_all - n_left, n_all)
     prepare(source.module for source in plan.methods.values() if source.module)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with (
@@ -240,7 +240,7 @@ def _run_dataset(
     bar: Progress,
     task: TaskID,
 ) -> None:
-    """Runs of one set."""
+    """All remaining runs on one data set."""
     visible = scratch / "visible.npz"
     dataset: Dataset | InputError
     try:
@@ -261,7 +261,7 @@ def _run_dataset(
 
 
 def _one_run(plan: Plan, folder: Folder, dataset: Dataset, visible: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Sizes, scores and error of one run."""
+    """Run one method; returns sizes, scores and cost, or the error."""
     n_cells, n_genes = dataset.counts.shape
     n_types = len(set(dataset.types))
     key = (row["dataset"], row["method"], row["seed"])

@@ -1,4 +1,4 @@
-"""The process of one run, seen from inside: it has the counts and never the labels."""
+"""What the process of one run does; it receives the counts but never the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._registry import Clustering, Source, load
+from scgpcl.benchmark._registry import Clustering, Source, load
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -25,24 +25,10 @@ _MB = 1e6
 
 
 class Job(NamedTuple):
-    """One run.
+    """One run: the method, the file of ``write_visible``, and the arguments of the method.
 
-    Parameters
-    ----------
-    source
-        The method.
-    data
-        File of `write_visible`.
-    n_clusters
-        Number of clusters to look for; `None` leaves it to the method.
-    seed
-        Seed for the method.
-    batch_key
-        Column of `obs` for the batches, or `None`.
-    threads
-        Largest number of threads of the numerical libraries.
-    log
-        File for what the method prints, and for the traceback of a failure.
+    ``n_clusters=None`` leaves the number to the method; ``threads`` limits the numerical libraries; ``log`` is a file for the output
+    and the traceback of the method.
     """
 
     source: Source
@@ -55,18 +41,10 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a method has done.
+    """Result and cost of a method.
 
-    Parameters
-    ----------
-    labels
-        Whole numbers or strings, shape (n_cells,).
-    latent
-        Float32, shape (n_cells, n_latent), or `None`.
-    seconds
-        Time of the method on the wall clock, without reading the data and importing the method.
-    peak_memory_mb
-        Megabytes (1e6 bytes) by which the resident memory of the process rose above that just before the method.
+    Labels (n_cells,) are whole numbers or text; latent vectors (n_cells, n_latent) are float32, or ``None``. ``seconds`` is wall time
+    without reading data and importing the method; ``peak_memory_mb`` the increase of resident memory in units of 1e6 bytes.
     """
 
     labels: np.ndarray
@@ -76,20 +54,21 @@ class Outcome(NamedTuple):
 
 
 def serve(link: Connection, job: Job) -> None:
-    """Run a job and send its `Outcome`, or one line about what went wrong."""
+    """Run a job and send its ``Outcome``, or one line that describes the failure."""
     with job.log.open("w") as log:
-        # The file descriptors, not only Python's streams: libraries print too.
+        # redirect the file descriptors, because compiled libraries write to them directly
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
             link.send(_run(job))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a method raises belongs to its row)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (any error of a method is recorded in its row)
             traceback.print_exc(file=log)
             link.send(f"{type(error).__name__}: {error}")
     link.close()
 
 
 def _run(job: Job) -> Outcome:
+    """Call the method between two readings of clock and memory."""
     warnings.simplefilter("ignore")
     _limit_threads(job.threads)
     method = load(job.source)
@@ -106,7 +85,7 @@ def _run(job: Job) -> Outcome:
 
 
 def _visible(job: Job) -> ad.AnnData:
-    """Counts, gene names and batches; cells are named by their number."""
+    """AnnData with counts, gene names and batches; cells are named by number."""
     with np.load(job.data) as file:
         counts = sparse.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
         obs = pd.DataFrame(index=[str(i) for i in range(counts.shape[0])])
@@ -116,7 +95,7 @@ def _visible(job: Job) -> ad.AnnData:
 
 
 def _limit_threads(threads: int) -> None:
-    """Limit the libraries that are loaded, and by the environment those that will be."""
+    """Limit the threads of libraries that are loaded, and through the environment those of libraries loaded later."""
     from threadpoolctl import threadpool_limits
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -129,12 +108,12 @@ def _limit_threads(threads: int) -> None:
     if numba is None:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
     else:
-        # Numba has read its variable by now and refuses another value.
+        # numba reads its variable at import and refuses other values later
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
 def _mark_memory() -> float:
-    """Bytes in memory; where the kernel allows it, its high-water mark starts again from here."""
+    """Bytes in memory now; resets the kernel's high-water mark if possible."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -143,12 +122,12 @@ def _mark_memory() -> float:
 
 
 def _peak_memory() -> float:
-    """Largest number of bytes in memory since the mark, or since the process began."""
+    """Maximum bytes in memory since the mark was reset, or since the process started."""
     if (_PROCESS / "status").exists():
         return _status("VmHWM")
     try:
         import resource
-    except ImportError:  # Windows has no such number
+    except ImportError:  # not available on Windows
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -162,10 +141,10 @@ def _status(name: str) -> float:
 def _checked_labels(labels: Any, n_cells: int) -> np.ndarray:
     array = np.asarray(labels)
     if array.shape != (n_cells,):
-        msg = f"Expected the method to give one label per cell, shape ({n_cells},), found shape {array.shape}."
+        msg = f"Expected the method to return one label per cell, shape ({n_cells},), found shape {array.shape}."
         raise ValueError(msg)
     if pd.isna(array).any():
-        msg = f"Expected the method to give every cell a label, found {int(pd.isna(array).sum())} missing."
+        msg = f"Expected the method to label every cell, found {int(pd.isna(array).sum())} missing."
         raise ValueError(msg)
     return array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else str)
 

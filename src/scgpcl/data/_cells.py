@@ -90,7 +90,7 @@ def thinned(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) ->
     n_cells, n_genes = len(batch.size_factor), len(batch.graph.t_indptr) - 1
     counts = torch.binomial(batch.counts, share[batch.graph.rows], generator=generator)
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
-    block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes))
+    block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes), copy=True)  # edges go from it in place
     fewer = bipartite_batch(block, (batch.size_factor * share).numpy(), batch.cell_index.numpy())
     return fewer._replace(batch_index=batch.batch_index, measured=batch.measured)
 

@@ -1,7 +1,5 @@
-"""Labelled data sets: two that come with the package, and those that are downloaded."""
+"""Two labelled data sets, bundled with the package."""
 
-from ._bundled import pbmc3k, worm_neurons
-from ._download import DownloadError
-from ._load import available, load
+from scgpcl.datasets._bundled import pbmc3k, worm_neurons
 
-__all__ = ["DownloadError", "available", "load", "pbmc3k", "worm_neurons"]
+__all__ = ["pbmc3k", "worm_neurons"]

@@ -1,5 +1,3 @@
-"""Data sets whose files come with the package."""
-
 from importlib.resources import as_file, files
 
 import anndata as ad
@@ -10,29 +8,29 @@ from scipy import sparse
 def pbmc3k() -> ad.AnnData:
     """Peripheral blood mononuclear cells of a healthy donor, with published cell types.
 
-    The file comes with the package; nothing is downloaded. Every call reads it anew, so the result is the caller's own.
+    The file is bundled with the package, so nothing is downloaded. Each call returns a new object.
 
     Returns
     -------
-    AnnData of 2638 cells and 13714 genes: those seen in at least three of the 2700 cells before quality control, so one
-    has no count left.
+    AnnData with 2638 cells and 13714 genes. The genes were detected in at least three of the 2700 cells before quality
+    control; one of them has no counts in the remaining cells.
 
-    `.X`
+    ``.X``
         Raw UMI counts, CSR float32.
-    `.layers["counts"]`
-        A copy of the same counts, to keep while `.X` is normalised.
-    `.obs["cell_type"]`
-        Nine published types (categorical). They come from clustering and marker genes, not from an independent
-        measurement, so perfect agreement is neither expected nor proof of quality.
-    `.obs_names`, `.var_names`
+    ``.layers["counts"]``
+        A copy of the same counts, which stays raw when you normalise ``.X``.
+    ``.obs["cell_type"]``
+        Nine published types (categorical). They were assigned from clusters and marker genes, not measured
+        independently, so perfect agreement is neither expected nor proof of quality.
+    ``.obs_names``, ``.var_names``
         Cell barcodes and gene symbols.
-    `.uns["source"]`
+    ``.uns["source"]``
         Origin, licence and protocol of counts and labels.
 
     Notes
     -----
     Counts: 10x Genomics, "3k PBMCs from a Healthy Donor", Chromium v1 chemistry, Cell Ranger 1.1.0, licence CC BY 4.0.
-    Labels: the guided clustering tutorial of Seurat (Satija lab), also followed by the scanpy tutorial.
+    Labels: the guided clustering tutorial of Seurat (Satija lab), which the scanpy tutorial follows.
 
     Examples
     --------
@@ -46,29 +44,29 @@ def pbmc3k() -> ad.AnnData:
 def worm_neurons() -> ad.AnnData:
     """Neurons of worm larvae: very sparse counts with ten published types.
 
-    Second larval stage of *Caenorhabditis elegans*; the complete set of the papers of scDeepCluster and scGPCL. The file
-    comes with the package; nothing is downloaded. Every call reads it anew, so the result is the caller's own.
+    Second larval stage of *Caenorhabditis elegans*; the complete data set used in the scDeepCluster and scGPCL papers. The
+    file is bundled with the package, so nothing is downloaded. Each call returns a new object.
 
     Returns
     -------
-    AnnData of 4186 cells and 13488 genes.
+    AnnData with 4186 cells and 13488 genes.
 
-    `.X`
-        Raw UMI counts, CSR float32. A cell has a median of 246.
-    `.layers["counts"]`
-        A copy of the same counts, to keep while `.X` is normalised.
-    `.obs["cell_type"]`
-        Ten published types (categorical) as codes, `type1` to `type10`.
-    `.obs_names`, `.var_names`
-        Made up: the file has no names of types, genes or cells, so markers cannot be looked up.
-    `.uns["source"]`
+    ``.X``
+        Raw UMI counts, CSR float32. The median cell has 246 counts.
+    ``.layers["counts"]``
+        A copy of the same counts, which stays raw when you normalise ``.X``.
+    ``.obs["cell_type"]``
+        Ten published types (categorical), coded as ``type1`` to ``type10``.
+    ``.obs_names``, ``.var_names``
+        Placeholders: the original file names neither types nor genes nor cells, so markers cannot be looked up.
+    ``.uns["source"]``
         Origin, licence and protocol of counts and labels.
 
     Notes
     -----
     Counts: GEO series GSE98561, sci-RNA-seq (Cao et al. 2017). The neurons with a published type were collected by Tian et
-    al. (2019); their file, from a repository under the Apache licence 2.0, is stored here in another format. The licence
-    text is beside the file.
+    al. (2019); their file, from a repository under the Apache licence 2.0, is stored here in another format, together with
+    the text of the licence.
 
     References
     ----------
@@ -89,7 +87,7 @@ def worm_neurons() -> ad.AnnData:
 def _read(name: str) -> ad.AnnData:
     with as_file(files(__package__) / "data" / name) as path:
         adata = ad.read_h5ad(path)
-    # The file stores small integers column-wise, which makes it half the size; users expect CSR float32.
+    # the file stores small integers by column, which halves its size; users expect CSR float32
     counts = sparse.csr_matrix(adata.X, dtype=np.float32)
     adata.X = counts
     adata.layers["counts"] = counts.copy()

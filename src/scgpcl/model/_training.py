@@ -478,7 +478,9 @@ class Training:
         cells = Cells(found.counts, features.size_factor, columns, batch_index=found.batch_index)
         moments, share, ratio = features.moments, None, None
         if cells.batch_index is not None:
-            moments, share, ratio = fit_batches(cells, self.module.n_batch, gene_scaling=self.gene_scaling, seed=self.seed_)
+            moments, share, ratio = fit_batches(
+                cells, self.module.n_batch, gene_scaling=self.gene_scaling, seed=self.seed_
+            )
         self.module.set_moments(moments, share)
         moments = self.module.moments
         if self.start == "pca":

@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 
 from scgpcl import _keys
-
-from ._map import METHODS, latent_map, positions_at
-from ._obs import categories_of, colors_of
-from ._text import shown
+from scgpcl.pl._map import METHODS, latent_map, positions_at
+from scgpcl.pl._style import categories_of, colors_of, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 _TITLES = {"umap": "UMAP", "tsne": "t-SNE"}
 _MISSING = "lightgrey"
-#: Entries of a legend before it gets another column.
+#: Entries in a column of the legend.
 _LEGEND_ROWS = 16
 
 
@@ -33,28 +31,28 @@ def latent(
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of the cells by their latent vectors, coloured by a column of `adata.obs`.
+    """Draw a two-dimensional map of the latent vectors, coloured by a column of ``adata.obs``.
 
-    The map is made by scanpy and stored in `obsm["X_scgpcl_umap"]` or `obsm["X_scgpcl_tsne"]`, with the seed and a digest
-    of the latent vectors in `uns` under the same name; the next call takes it from there as long as both are the same.
-    Nothing is stored in a view. Distances between far groups mean little in such a map, and neither do their sizes.
+    The map is computed with scanpy and stored in ``obsm["X_scgpcl_umap"]`` or ``obsm["X_scgpcl_tsne"]``, with the seed and a
+    digest of the latent vectors in ``uns`` under the same name. Later calls reuse it if both are unchanged. Nothing is stored
+    in a view. In such a map, the sizes of groups and the distances between distant groups are not meaningful.
 
     Parameters
     ----------
     adata
         Cells with latent vectors.
     key
-        Column of `adata.obs`. Text, categories and booleans are drawn in the colours of `uns[f"{key}_colors"]` if
-        there are any, numbers in a continuous scale, and cells without a value in grey.
+        Column of ``adata.obs``. Text, categories and booleans are drawn in the colours of ``uns[f"{key}_colors"]`` if
+        present, numbers on a continuous scale, and cells without a value in grey.
     method
-        `"umap"` or `"tsne"`.
+        ``"umap"`` or ``"tsne"``.
     basis
-        Draw these positions of `adata.obsm` instead, for example `"X_umap"`; nothing is made or stored then.
+        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_umap"``; nothing is computed or stored then.
     use_rep
-        Key of the latent vectors in `adata.obsm`.
+        Key of the latent vectors in ``adata.obsm``.
     label
-        Write the groups on the map too, so that no reader depends on colours. Names of more than three characters are
-        replaced by numbers that the legend explains.
+        Also write the groups on the map, for readers who cannot tell the colours apart. If a name has more than three
+        characters, numbers are written instead and explained in the legend.
     seed
         Seed of the map.
     ax
@@ -62,14 +60,14 @@ def latent(
 
     Returns
     -------
-    The axes with the map; of numbers, with a colour bar beside it.
+    The axes with the map, with a colour bar for numbers.
 
     Raises
     ------
     KeyError
-        If `adata` lacks the column, the latent vectors or the basis.
+        If ``adata`` lacks the column, the latent vectors or the basis.
     ValueError
-        If no cell has a value, or there are fewer than three cells, or `method` or `seed` is another.
+        If no cell has a value, there are fewer than three cells, or ``method`` or ``seed`` is not valid.
     """
     import matplotlib.pyplot as plt
 
@@ -80,7 +78,8 @@ def latent(
         msg = f"Expected `seed` to be a whole number from 0 to {2**32 - 1}, found {seed!r}."
         raise ValueError(msg)
     groups = categories_of(adata, key)
-    continuous = _is_continuous(adata.obs[key])
+    column = adata.obs[key]
+    continuous = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if basis is None:
         positions = latent_map(adata, use_rep=use_rep, method=method, seed=seed)
     else:
@@ -89,22 +88,19 @@ def latent(
         width = 5.2 if continuous else 4.4 + _legend_width(groups, label=label)
         _, ax = plt.subplots(figsize=(width, 4.4), layout="constrained")
     if continuous:
-        _draw_numbers(ax, positions, adata.obs[key])
+        _draw_numbers(ax, positions, column)
     else:
         _draw_groups(ax, positions, groups, colors_of(adata, key), label=label)
     axis = _TITLES[method] if basis is None else shown(basis.removeprefix("X_"))
     ax.set(title=shown(key, 60), xticks=[], yticks=[], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
     ax.set_box_aspect(1)
-    ax.set_anchor("W")  # what a square leaves of its place goes to the legend
+    ax.set_anchor("W")  # leave the remaining space to the legend
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def _is_continuous(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
 def _point_size(n_cells: int) -> float:
+    """Area of a point in square typographic points."""
     return min(40.0, max(1.0, 15000 / n_cells))
 
 
@@ -114,6 +110,7 @@ def _order(n_cells: int) -> np.ndarray:
 
 
 def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
+    """Points (n_cells, 2) on a continuous colour scale, missing values below the others."""
     values = column.to_numpy(dtype=float, na_value=np.nan)
     finite = np.isfinite(values)
     size = _point_size(len(values))
@@ -126,6 +123,7 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
 
 
 def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, colors: dict[object, str], *, label: bool) -> None:
+    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend."""
     from matplotlib.lines import Line2D
 
     names = list(groups.cat.categories)
@@ -146,7 +144,7 @@ def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, colors: dic
         handletextpad=0.2,
         columnspacing=1.0,
     )
-    # Written afterwards: matplotlib has a meaning of its own for a first underscore.
+    # set afterwards, because matplotlib drops labels with a leading underscore
     for text, entry in zip(legend.get_texts(), _entries(names, label=label), strict=True):
         text.set_text(entry)
     if label:
@@ -156,13 +154,13 @@ def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, colors: dic
 
 
 def _marks(names: list[object]) -> list[str]:
-    """What stands on the map for each group: its name, or its number where names are long."""
+    """Text on the map for each group: its name, or its number if any name is long."""
     short = [shown(name) for name in names]
     return short if max(map(len, short)) <= 3 else [str(number + 1) for number in range(len(names))]
 
 
 def _entries(names: list[object], *, label: bool) -> list[str]:
-    """Text of the legend."""
+    """Entries of the legend."""
     short, marks = [shown(name) for name in names], _marks(names)
     return [f"{mark}  {name}" if label and mark != name else name for mark, name in zip(marks, short, strict=True)]
 
@@ -172,32 +170,20 @@ def _n_columns(names: list[object]) -> int:
 
 
 def _legend_width(groups: pd.Series, *, label: bool) -> float:
-    """Inches that the legend takes beside the map."""
+    """Width of the legend in inches."""
     names = list(groups.cat.categories)
     longest = max(map(len, _entries(names, label=label)))
     return _n_columns(names) * (0.4 + 0.078 * longest)
 
 
 def _center(positions: np.ndarray) -> np.ndarray:
-    """Cell of a group next to its median: the median itself may lie where the group has no cell."""
+    """Position of the cell closest to the median of its group; the median itself may lie outside the group."""
     distance = np.abs(positions - np.median(positions, axis=0)).sum(1)
     return positions[distance.argmin()]
 
 
 def _write_marks(ax: Axes, centers: np.ndarray, marks: list[str], *, extent: np.ndarray) -> None:
-    """Write the marks, moved apart where they would cover each other.
-
-    Parameters
-    ----------
-    ax
-        Axes of the map.
-    centers
-        Centre of each group, shape (n_groups, 2).
-    marks
-        Text of each group.
-    extent
-        Width and height of the map, shape (2,).
-    """
+    """Write the marks at the centres (n_groups, 2), moved apart vertically where they overlap; ``extent`` is (2,)."""
     from matplotlib.patheffects import withStroke
 
     at = centers / np.where(extent > 0, extent, 1.0)
@@ -207,7 +193,7 @@ def _write_marks(ax: Axes, centers: np.ndarray, marks: list[str], *, extent: np.
         close = (np.abs(gap) < reach).all(-1) & ~np.eye(len(at), dtype=bool)
         if not close.any():
             break
-        # Up or down, by half of what is missing; of two at the same height the first goes up.
+        # move each mark up or down by half of the overlap; of two at the same height, the first moves up
         up = np.where(gap[..., 1] != 0, np.sign(gap[..., 1]), np.sign(np.arange(len(at)) - np.arange(len(at))[:, None]))
         at[:, 1] += 0.5 * (close * up * (reach[1] - np.abs(gap[..., 1]))).sum(1)
     for (x, y), mark in zip(at * np.where(extent > 0, extent, 1.0), marks, strict=True):

@@ -1,4 +1,4 @@
-"""Two-dimensional maps of the latent space, made once and kept with the cells."""
+"""Two-dimensional maps of the latent space, computed once and stored with the cells."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ METHODS = ("umap", "tsne")
 
 
 def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
-    """Positions of the cells, shape (n_cells, 2), from `adata` if they are there and up to date.
+    """Positions of the cells, shape (n_cells, 2), taken from ``adata`` if present and up to date.
 
-    Made positions are stored in `obsm[f"{use_rep}_{method}"]`, with the parameters and a digest of the latent vectors in
-    `uns` under the same name, unless `adata` is a view. Positions there without such a record are somebody else's: they
-    are used and not replaced.
+    New positions are stored in ``obsm[f"{use_rep}_{method}"]``, with the seed and a digest of the latent vectors in ``uns``
+    under the same name, unless ``adata`` is a view. Positions without such a record come from elsewhere: they are used and
+    not overwritten.
     """
     if use_rep not in adata.obsm:
         msg = (
@@ -44,15 +44,7 @@ def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) ->
 
 
 def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
-    """First two columns of `adata.obsm[place]`.
-
-    Raises
-    ------
-    KeyError
-        If there is no such entry.
-    ValueError
-        If it has fewer than two columns.
-    """
+    """First two columns of ``adata.obsm[place]``, shape (n_cells, 2)."""
     if place not in adata.obsm:
         msg = f"Expected positions of cells in `adata.obsm[{place!r}]`, found the keys {list(adata.obsm)}."
         raise KeyError(msg)
@@ -64,11 +56,12 @@ def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
 
 
 def _same(stored: Any, record: Mapping[str, object]) -> bool:
-    """Whether a stored record says the same; a file gives numbers and text back as numpy's."""
+    """Whether two records agree; numbers and text read from a file have numpy types."""
     return all(str(stored.get(name)) == str(value) for name, value in record.items())
 
 
 def _make(latent: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
+    """Compute positions (n_cells, 2) from latent vectors (n_cells, n_latent)."""
     import scanpy as sc
 
     cells = ad.AnnData(obsm={"latent": latent}, shape=(len(latent), 0))
@@ -77,6 +70,6 @@ def _make(latent: np.ndarray, *, method: Method, seed: int) -> np.ndarray:
         sc.tl.tsne(cells, use_rep="latent", perplexity=perplexity, random_state=seed)
     else:
         sc.pp.neighbors(cells, use_rep="latent", n_neighbors=min(15, cells.n_obs - 1), random_state=seed)
-        # The spectral start needs more cells than it makes eigenvectors.
+        # spectral initialisation needs more cells than eigenvectors
         sc.tl.umap(cells, random_state=seed, init_pos="spectral" if cells.n_obs > 4 else "random")
     return np.asarray(cells.obsm[f"X_{method}"], dtype=np.float32)

@@ -185,7 +185,11 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray 
 
 
 def select_genes(
-    statistics: GeneStatistics, n_top_genes: int, *, flavor: Literal["seurat", "variance"] = "seurat", scale: float = 1.0
+    statistics: GeneStatistics,
+    n_top_genes: int,
+    *,
+    flavor: Literal["seurat", "variance"] = "seurat",
+    scale: float = 1.0,
 ) -> np.ndarray:
     """Choose the most variable genes.
 
@@ -230,7 +234,7 @@ def pearson_residual_variance(
     the expected count :math:`\mu_{ij} = n_i t_j / \sum_j t_j` of a cell with library :math:`n_i` and a gene with total
     :math:`t_j`, the residual is :math:`(x - \mu) / \sqrt{\mu + \mu^2 / \theta}`, clipped at the square root of the number of
     cells. Zero counts, nearly all of a sparse matrix, enter by two smooth functions of :math:`t_j` alone, which are
-    computed at some totals and interpolated between them.
+    computed at some totals and interpolated between them, or at all totals of so few cells that a zero can be clipped.
 
     Parameters
     ----------
@@ -281,13 +285,17 @@ def pearson_residual_variance(
 
 def _sums_of_zeros(library: np.ndarray, share: np.ndarray, theta: float, clip: float) -> np.ndarray:
     """Sum over cells of the residual of a zero count and of its square, for genes of given shares, (2, n_genes)."""
-    at = np.linspace(np.log(share.min()) - 1e-6, np.log(share.max()) + 1e-6, N_KNOTS)
-    knots = np.empty((2, N_KNOTS))
+    clipped = clip**2 < theta  # no residual of a zero is below the negative root of theta
+    if clipped:
+        at, of_gene = np.unique(np.log(share), return_inverse=True)
+    else:
+        at = np.linspace(np.log(share.min()) - 1e-6, np.log(share.max()) + 1e-6, N_KNOTS)
+    knots = np.empty((2, len(at)))
     for i, value in enumerate(at):
         mean = library * np.exp(value)
         residual = np.maximum(-np.sqrt(mean / (1.0 + mean / theta)), -clip)
         knots[:, i] = residual.sum(), (residual**2).sum()
-    return CubicSpline(at, knots, axis=1)(np.log(share))
+    return knots[:, of_gene] if clipped else CubicSpline(at, knots, axis=1)(np.log(share))
 
 
 def seurat_dispersion(mean: np.ndarray, var: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Simulated counts with known groups, by the model of Splatter."""
+"""Simulated counts with known groups, from the model of Splatter."""
 
-from ._model import splat_model
-from ._parameters import SplatParameters
-from ._settings import dropout, imbalance, signal
-from ._splatter import splatter
+from scgpcl.simulate._model import splat_model
+from scgpcl.simulate._parameters import SplatParameters
+from scgpcl.simulate._settings import dropout, imbalance, signal
+from scgpcl.simulate._splatter import splatter
 
 __all__ = ["SplatParameters", "dropout", "imbalance", "signal", "splat_model", "splatter"]

@@ -10,22 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from ._parameters import SplatParameters
+    from scgpcl.simulate._parameters import SplatParameters
 
 
 class Latents(NamedTuple):
-    """What genes and cells have before counts are drawn; arrays of jax.
+    """Variables of genes and cells that determine the distribution of counts, as arrays.
 
-    Parameters
-    ----------
-    profiles
-        Share of each gene in the expected counts of a cell, by batch and group, shape (n_batches, n_groups, n_genes).
-    bcv_noise
-        Deviation of each gene from the trend of the squared coefficient of variation, shape (n_genes,).
-    batch, group
-        Index of batch and group, shape (n_cells,).
-    lib_size
-        Expected library size, shape (n_cells,).
+    ``profiles`` are fractions of expected counts, shape (n_batches, n_groups, n_genes); ``bcv_noise`` (n_genes,) is the deviation of
+    each gene from the trend of the squared coefficient of variation; ``batch``, ``group`` and ``lib_size`` have shape (n_cells,).
     """
 
     profiles: Any
@@ -36,13 +28,7 @@ class Latents(NamedTuple):
 
 
 def require_numpyro() -> None:
-    """Require jax and numpyro.
-
-    Raises
-    ------
-    ImportError
-        If one is not installed.
-    """
+    """Require jax and numpyro."""
     try:
         import numpyro  # noqa: F401 (needs jax)
     except ImportError as error:
@@ -53,9 +39,9 @@ def require_numpyro() -> None:
 def splat_model(parameters: SplatParameters) -> Any:
     r"""Splatter's model of counts as a numpyro model.
 
-    With genes g, cells i of batch b and group k, and all factors as in `SplatParameters`:
+    For genes g and cells i in batch b and group k, with factors as described in :class:`SplatParameters`:
 
-    - gene means: :math:`m_g \sim \mathrm{Gamma}(\mathrm{shape}, \mathrm{rate})`, for outliers the median of all times a
+    - gene means: :math:`m_g \sim \mathrm{Gamma}(\mathrm{shape}, \mathrm{rate})`, or for outliers the median of all means times a
       log-normal factor;
     - expected counts: :math:`\lambda_{ig} = l_i \, m_g\, \beta_{bg}\, \delta_{kg} / \sum_h m_h\, \beta_{bh}\, \delta_{kh}`
       with library size :math:`l_i \sim \mathrm{LogNormal}`, batch factors :math:`\beta` and group factors :math:`\delta`;
@@ -65,8 +51,8 @@ def splat_model(parameters: SplatParameters) -> Any:
     - true counts: :math:`y_{ig} \sim \mathrm{Poisson}(\mu_{ig})`;
     - dropout: a count is lost with probability :math:`1 / (1 + \exp(-s(\log \mu_{ig} - x_0)))`.
 
-    The sites have one value for each cell and gene, so use it on small sets: to look at the assumptions, to condition on
-    parts of them, or to check `splatter`, which draws the same counts in blocks of cells.
+    Sites have one value per cell and gene, so use the model for small data sets: to inspect its assumptions, to condition on
+    some variables, or to check :func:`splatter`, which samples the same distribution in blocks of cells.
 
     Parameters
     ----------
@@ -75,7 +61,7 @@ def splat_model(parameters: SplatParameters) -> Any:
 
     Returns
     -------
-    Counts, shape (n_cells, n_genes), also the site `counts`.
+    Counts, shape (n_cells, n_genes), which are also the site ``counts``.
 
     References
     ----------
@@ -108,17 +94,7 @@ def splat_model(parameters: SplatParameters) -> Any:
 
 
 def latent_model(parameters: SplatParameters) -> Latents:
-    """The part of the model that has no value per cell and gene.
-
-    Parameters
-    ----------
-    parameters
-        Parameters of the model.
-
-    Returns
-    -------
-    The latents that counts depend on.
-    """
+    """The part of the model without values per cell and gene."""
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -149,7 +125,7 @@ def latent_model(parameters: SplatParameters) -> Latents:
 
 
 def _factors(name: str, prob: Any, down_prob: Any, loc: Any, scale: Any) -> Any:
-    """Site of factors: one, but with `prob` a log-normal value turned above or, with `down_prob`, below one."""
+    """Site of factors: one, or with ``prob`` a log-normal factor above one, or below one with ``down_prob``."""
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -163,42 +139,14 @@ def _factors(name: str, prob: Any, down_prob: Any, loc: Any, scale: Any) -> Any:
 def gamma_shape_scale(base: Any, bcv_noise: Any, bcv_common: float, *, xp: Any) -> tuple[Any, Any]:
     r"""Shape and scale of the gamma distribution of cell means.
 
-    Splatter's shape :math:`1 / B^2` and scale :math:`\lambda B^2`, written without a division by :math:`\lambda`, so
-    that genes with mean zero are allowed.
-
-    Parameters
-    ----------
-    base
-        Expected counts :math:`\lambda`, shape (n_cells, n_genes).
-    bcv_noise
-        As in `Latents`.
-    bcv_common
-        As in `SplatParameters`.
-    xp
-        The module of the arrays, numpy or `jax.numpy`.
-
-    Returns
-    -------
-    Shape and scale, each (n_cells, n_genes).
+    Splatter's shape :math:`1 / B^2` and scale :math:`\lambda B^2`, for expected counts :math:`\lambda` of shape
+    (n_cells, n_genes), written without a division by :math:`\lambda`, so that genes may have mean zero. ``xp`` is numpy or
+    ``jax.numpy``.
     """
     scale = (bcv_common * xp.sqrt(base) + 1) ** 2 * bcv_noise
     return base / scale, scale
 
 
 def dropout_logit(mean: Any, parameters: SplatParameters, *, xp: Any) -> Any:
-    """Logit of the probability that a count is lost.
-
-    Parameters
-    ----------
-    mean
-        Cell means, any shape; above zero.
-    parameters
-        Parameters of the model; the midpoint must be given.
-    xp
-        The module of the arrays, numpy or `jax.numpy`.
-
-    Returns
-    -------
-    Shape of `mean`.
-    """
+    """Logit of the dropout probability, for positive cell means of any shape; ``xp`` is numpy or ``jax.numpy``."""
     return parameters.dropout_shape * (xp.log(mean) - parameters.dropout_mid)

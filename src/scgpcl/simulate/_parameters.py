@@ -10,16 +10,16 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Relative error that is accepted in the sum of the group probabilities.
+#: Accepted error in the sum of the group probabilities.
 _SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplatParameters:
-    """Parameters of Splatter's model, under Splatter's names and with its default values.
+    """Parameters of Splatter's model, with Splatter's names and default values.
 
-    Where "per group" or "per batch" is said, one number stands for all of them. Splatter's simulation of paths, its
-    normally distributed library sizes and its dropout per batch, group or cell are left out.
+    Parameters "per group" or "per batch" take one number for all groups or batches, or one number for each. Splatter's paths,
+    normally distributed library sizes and dropout per batch, group or cell are not implemented.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ class SplatParameters:
     batch_cells
         Number of cells of each batch.
     group_prob
-        Probability that a cell is of each group; the sum is one.
+        Probability of each group; must sum to one.
     mean_shape, mean_rate
         Shape and rate of the gamma distribution of gene means.
     lib_loc, lib_scale
-        Location and scale of the log-normal distribution of expected library sizes. By default cells have about
+        Location and scale of the log-normal distribution of expected library sizes. By default, cells have about
         60,000 counts before dropout.
     out_prob
-        Probability that a gene is an outlier: its mean is the median of all gene means times a factor.
+        Probability that a gene is an outlier, whose mean is the median of all gene means times a factor.
     out_fac_loc, out_fac_scale
         Location and scale of the log-normal distribution of outlier factors.
     de_prob
@@ -43,23 +43,23 @@ class SplatParameters:
     de_down_prob
         Probability that such a gene is down-regulated; per group.
     de_fac_loc, de_fac_scale
-        Location and scale of the log-normal distribution of its factor; per group.
+        Location and scale of the log-normal distribution of differential expression factors; per group.
     bcv_common
-        Biological coefficient of variation that all genes share.
+        Biological coefficient of variation common to all genes.
     bcv_df
-        Degrees of freedom of the spread of that coefficient around its trend; small means wide.
+        Degrees of freedom of the variation around that trend; fewer degrees of freedom give more variation.
     dropout_mid
-        Logarithm of the cell's gene mean at which half of the counts are lost; `None` simulates no dropout.
+        Log of the mean of a gene in a cell at which half of the counts are lost; ``None`` means no dropout.
     dropout_shape
-        Slope of the logistic curve; negative, so that small means are lost more often.
+        Slope of the logistic curve; negative values lose small counts more often.
     batch_fac_loc, batch_fac_scale
-        Location and scale of the log-normal distribution of the factors of a batch on each gene; per batch. They act
-        only if there is more than one batch.
+        Location and scale of the log-normal distribution of batch factors of each gene; per batch. Only used with more than
+        one batch.
 
     Raises
     ------
     ValueError
-        If a value is outside its range, or a sequence has not one value per group or batch.
+        If a value is out of range, or a sequence does not have one value per group or batch.
 
     References
     ----------
@@ -107,7 +107,7 @@ class SplatParameters:
 
     @property
     def n_cells(self) -> int:
-        """Cells of all batches."""
+        """Total number of cells."""
         return int(sum(self.batch_cells))
 
     @property
@@ -134,7 +134,7 @@ class SplatParameters:
             value = np.asarray(getattr(self, name), dtype=np.float64)
         except (TypeError, ValueError):
             value = np.array(np.nan)
-        # A comparison with NaN is false, so that NaN is refused everywhere.
+        # comparisons with NaN are false, so NaN is refused everywhere
         if not (np.isfinite(value) & accepted(value)).all():
             msg = f"Expected `{name}` to be {rule}, found {getattr(self, name)!r}."
             raise ValueError(msg)
@@ -152,5 +152,5 @@ def _check_sizes(name: str, sizes: Any) -> None:
 
 
 def is_whole(n: Any) -> bool:
-    """Whether a value is a whole number; true and false are not."""
+    """Whether a value is a whole number; booleans are not."""
     return isinstance(n, (int, np.integer)) and not isinstance(n, bool)

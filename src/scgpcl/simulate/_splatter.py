@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._model import Latents, dropout_logit, gamma_shape_scale, latent_model, require_numpyro
-from ._parameters import SplatParameters, is_whole
+from scgpcl.simulate._model import Latents, dropout_logit, gamma_shape_scale, latent_model, require_numpyro
+from scgpcl.simulate._parameters import SplatParameters, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Cells times genes of a block, whose arrays take some tens of megabytes.
+#: Entries (cells times genes) per block, whose arrays take some tens of megabytes.
 _BLOCK_SIZE = 2**21
 
 
@@ -31,61 +31,61 @@ def splatter(
     true_means: bool = False,
     **parameters: Any,
 ) -> ad.AnnData:
-    """Simulate counts with known groups by the model of Splatter.
+    """Simulate counts with known groups from the model of Splatter.
 
-    The model is `splat_model`. Its gene and cell variables are drawn with numpyro, the counts given them block by block
-    with numpy, which is some fifteen times faster; so there is no dense array of all cells. One seed gives one data set,
-    whatever the size of the blocks. It is another draw than that of the R package with the same seed.
+    The model is :func:`splat_model`. Gene and cell variables are sampled with numpyro. Given these, counts are sampled with
+    numpy in blocks of cells, which is about fifteen times faster and avoids a dense array of all cells. The data set depends
+    on the seed but not on the block size. The R package gives a different data set for the same seed.
 
     Parameters
     ----------
     n_cells
-        Number of cells in one batch, 1000 by default; leave it out where `batch_cells` is given.
+        Number of cells, in one batch; 1000 by default. Not to be combined with ``batch_cells``.
     n_genes
         Number of genes.
     group_prob
-        Probability that a cell is of each group; the sum is one.
+        Probability of each group; must sum to one.
     batch_cells
         Number of cells of each batch.
     seed
-        Seed.
+        Random seed.
     true_counts
-        Keep the counts before dropout.
+        Store the counts before dropout.
     true_means
-        Keep the expected counts. They have no zeros: this is a dense float32 layer of all cells and genes.
+        Store the expected counts, a dense float32 layer without zeros.
     **parameters
-        Further parameters of `SplatParameters`, such as `de_prob`, `de_fac_scale`, `dropout_mid` or `lib_loc`.
+        Further parameters of :class:`SplatParameters`, such as ``de_prob``, ``de_fac_scale``, ``dropout_mid`` or ``lib_loc``.
 
     Returns
     -------
-    AnnData of all cells and genes, also those without any count.
+    AnnData with all cells and genes, including those without counts.
 
-    `.X`
+    ``.X``
         Counts, CSR int32.
-    `.layers["true_counts"]`
-        Counts before dropout, CSR int32; the same as `.X` without dropout.
-    `.layers["true_means"]`
-        If `true_means`: expected counts given batch, group and library size.
-    `.obs["group"]`, `.obs["batch"]`
-        Names of group and batch (categorical).
-    `.obs["lib_size"]`
+    ``.layers["true_counts"]``
+        Counts before dropout, CSR int32; equal to ``.X`` if there is no dropout.
+    ``.layers["true_means"]``
+        Expected counts given batch, group and library size, if ``true_means``.
+    ``.obs["group"]``, ``.obs["batch"]``
+        Group and batch of each cell (categorical).
+    ``.obs["lib_size"]``
         Expected library size before dropout.
-    `.var["base_mean"]`, `.var["outlier_factor"]`, `.var["mean"]`
-        Mean of each gene before and after outliers are put in, and the factor, one for other genes.
-    `.var["bcv_noise"]`
+    ``.var["base_mean"]``, ``.var["outlier_factor"]``, ``.var["mean"]``
+        Mean of each gene before and after outliers are introduced, and the outlier factor, which is one for other genes.
+    ``.var["bcv_noise"]``
         Deviation from the trend of the squared coefficient of variation.
-    `.varm["de_factors"]`, `.varm["batch_factors"]`
-        Factor on the mean by group and by batch (data frames); one where a gene does not differ. No batch factors with
-        one batch.
-    `.uns["simulation"]`
-        Parameters and seed; no dropout is the text `"none"`.
+    ``.varm["de_factors"]``, ``.varm["batch_factors"]``
+        Factors on the mean by group and by batch (data frames), one for genes that do not differ. There are no batch factors
+        for a single batch.
+    ``.uns["simulation"]``
+        Parameters and seed; missing values are stored as ``"none"``.
 
     Raises
     ------
     ValueError
         If a parameter is outside its range.
     TypeError
-        If there is no such parameter.
+        If a parameter does not exist.
     ImportError
         If jax or numpyro is not installed.
 
@@ -126,8 +126,9 @@ def _parameters(
     batch_cells: Sequence[int] | int | None,
     others: dict[str, Any],
 ) -> SplatParameters:
+    """Parameters from the arguments of ``splatter``."""
     if n_cells is not None and batch_cells is not None:
-        msg = f"Expected `n_cells` or `batch_cells`, found both: {n_cells} and {batch_cells}. Leave one out."
+        msg = f"Expected `n_cells` or `batch_cells`, found both: {n_cells} and {batch_cells}. Pass only one of them."
         raise ValueError(msg)
     names = {field.name for field in fields(SplatParameters)}
     unknown = sorted(set(others) - names)
@@ -135,7 +136,7 @@ def _parameters(
         msg = f"Expected parameters among {sorted(names)}, found {unknown}."
         raise TypeError(msg)
     cells = batch_cells if batch_cells is not None else 1000 if n_cells is None else n_cells
-    # Arrays become lists, so that parameters can be compared and written to files.
+    # lists, so that parameters can be compared and written to files
     plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in others.items()}
     return SplatParameters(
         n_genes=n_genes,
@@ -146,7 +147,7 @@ def _parameters(
 
 
 def _draw_latents(p: SplatParameters, seed: int) -> tuple[Latents, dict[str, np.ndarray]]:
-    """Latents in float64 and the values of all sites."""
+    """Latent variables in float64, and the values of all sites."""
     import jax
     from numpyro import handlers
 
@@ -169,7 +170,7 @@ def _draw_latents(p: SplatParameters, seed: int) -> tuple[Latents, dict[str, np.
 
 
 def _base_means(latents: Latents) -> Iterator[np.ndarray]:
-    """Expected counts of blocks of cells, each (n_block, n_genes)."""
+    """Expected counts of successive blocks of cells, each of shape (n_block, n_genes)."""
     n_cells, n_genes = len(latents.group), latents.profiles.shape[-1]
     n_block = max(1, _BLOCK_SIZE // n_genes)
     for start in range(0, n_cells, n_block):
@@ -181,7 +182,7 @@ def _draw_counts(
     p: SplatParameters, latents: Latents, seed: int, *, keep_true: bool
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix | None]:
     """Counts after and before dropout, CSR int32 (n_cells, n_genes)."""
-    # A stream for each kind of draw, each used cell after cell: the size of the blocks changes nothing.
+    # one stream per kind of draw, used cell by cell, so that the block size does not matter
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     mean_stream, count_stream, dropout_stream = streams
     observed: list[sparse.csr_matrix] = []
@@ -202,17 +203,17 @@ def _draw_counts(
 def _after_dropout(
     block: sparse.csr_matrix, mean: np.ndarray, p: SplatParameters, stream: np.random.Generator
 ) -> sparse.csr_matrix:
-    """Counts that are not lost; the block itself without dropout."""
+    """Counts after dropout; the block itself if there is none."""
     if p.dropout_mid is None:
         return block
-    # A logistic variable lies above a logit with the probability of the complement.
+    # a logistic variable exceeds a logit with the complementary probability
     kept = stream.logistic(size=block.nnz) > dropout_logit(mean[block.nonzero()], p, xp=np)
     indptr = np.concatenate(([0], np.cumsum(kept)))[block.indptr]
     return sparse.csr_matrix((block.data[kept], block.indices[kept], indptr), shape=block.shape)
 
 
 def _stacked(blocks: list[sparse.csr_matrix]) -> sparse.csr_matrix:
-    """Rows of all blocks; the list is emptied, so that they take memory only once."""
+    """Stack all blocks and clear the list, so that they take memory only once."""
     result = sparse.vstack(blocks, format="csr")
     blocks.clear()
     return result

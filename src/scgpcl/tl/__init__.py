@@ -1,6 +1,6 @@
-"""Tools for clusters: marker genes and names. Leaves `X`, `raw` and `layers` as they are."""
+"""Tools for clusters: marker genes and names. Leaves ``X``, ``raw`` and ``layers`` as they are."""
 
-from ._markers import rank_markers, top_markers
-from ._names import name_clusters
+from scgpcl.tl._names import name_clusters
+from scgpcl.tl._ranking import rank_markers, top_markers
 
 __all__ = ["name_clusters", "rank_markers", "top_markers"]

@@ -1,3 +1,5 @@
+"""The expression that marker genes and names are computed from."""
+
 from __future__ import annotations
 
 import anndata as ad
@@ -12,15 +14,7 @@ TARGET_SUM = 1e4
 
 
 def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
-    """Clusters as a categorical of text without unused categories, index `obs_names`.
-
-    Raises
-    ------
-    KeyError
-        If `adata.obs` has no such column.
-    ValueError
-        If there are fewer than two clusters, or two that read the same.
-    """
+    """Clusters as a categorical of text without unused categories; at least two, with different names."""
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -40,25 +34,9 @@ def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
 
 
 def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> ad.AnnData:
-    """Logarithm of one plus counts per 10,000, for all genes and the cells that have a cluster.
+    """log(1 + counts per 10,000) of all genes, for the cells with a cluster.
 
-    Parameters
-    ----------
-    adata
-        Cells with raw counts; not changed.
-    key
-        Column of `adata.obs` with the clusters.
-    layer
-        Layer with the counts; `None` is `X`.
-
-    Returns
-    -------
-    A new AnnData with the expression (CSR float32) and, in `obs[key]`, the clusters as text; its cells have no names.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If there are no two clusters, no counts, or gene names that are not unique.
+    A new AnnData with CSR float32 expression, cells named by number, and the clusters as text in ``obs[key]``.
     """
     import scanpy as sc
 

@@ -10,8 +10,7 @@ import scipy.sparse as sp
 
 from scgpcl import _input as _checks
 from scgpcl import _keys
-
-from ._expression import groups_of, log_normalized
+from scgpcl.tl._expression import groups_of, log_normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 UNKNOWN = "unknown"
-#: Groups of genes of like mean expression: as many as :func:`scanpy.tl.score_genes` makes, and fewer in small panels of
-#: genes, where a group would have too few genes to compare with.
+#: Number of bins of genes with similar mean expression, as in :func:`scanpy.tl.score_genes`, and the fewest genes per bin:
+#: small gene panels get fewer bins.
 MAX_BINS = 25
 MIN_BIN_SIZE = 200
 
@@ -36,53 +35,53 @@ def name_clusters(
     n_random: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Name clusters after cell types by sets of marker genes.
+    """Name clusters after cell types, given sets of marker genes.
 
     The score of a type in a cluster is the mean over its genes of
 
         (mean expression in the cluster - mean expression in the other cells) / standard deviation over all cells,
 
-    where expression is the logarithm of one plus counts per 10,000. Each cluster takes the type with the largest score,
-    unless random sets of genes do as well: their scores come from `n_random` sets in which each gene is replaced by a
-    random one of like mean expression that is no marker of the type (25 bins, as in :func:`scanpy.tl.score_genes` after
-    Tirosh et al. 2016, or fewer with at least 200 genes each). Such a cluster is called `"unknown"`. Two clusters may
-    share a name.
+    where expression is log(1 + counts per 10,000). Each cluster is given the type with the highest score, unless random gene
+    sets score at least as high, in which case it is named ``"unknown"``. For ``n_random`` random sets, each marker gene is
+    replaced by a random gene with similar mean expression that does not mark the type (25 bins, as in
+    :func:`scanpy.tl.score_genes` after Tirosh et al. 2016, or fewer bins with at least 200 genes each). Several clusters may
+    have the same name.
 
     Parameters
     ----------
     adata
         Clustered cells with raw counts of all genes.
     markers
-        Marker genes of each type, `{type: [genes]}`. Genes that `adata` lacks are left out with a warning.
+        Marker genes of each type, ``{type: [genes]}``. Genes that are not in ``adata`` are ignored with a warning.
     key
-        Column of `adata.obs` with the clusters. Cells without one take no part and get no name.
+        Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored and get no name.
     layer
-        Layer with the counts; `None` is `X`.
+        Layer with the counts; ``None`` uses ``X``.
     key_added
-        Column of `adata.obs` for the names: a Categorical in the order of `markers`, `"unknown"` last.
+        Column of ``adata.obs`` for the names, a categorical in the order of ``markers`` with ``"unknown"`` last.
     max_p_value
-        Largest share of random sets that may score as high as the type. It is a cutoff for one type in one cluster, not
-        an error rate over all of them; 1 gives a name to every cluster in which any type has a score above zero.
+        Maximum share of random sets that may score at least as high as the type. This is a threshold for one type in one
+        cluster, not an error rate over all of them; 1 names every cluster in which any type has a positive score.
     n_random
-        Number of random sets. No p-value is below `1 / (n_random + 1)`.
+        Number of random sets. P-values cannot be smaller than ``1 / (n_random + 1)``.
     seed
-        Seed of the random sets.
+        Random seed.
 
     Returns
     -------
-    One row per cluster, in their order: `cluster`, `name`, `size` (cells), `best_type` and its `score` and `p_value`
-    (the name if the p-value is small enough), and `second_type` with `second_score` (missing if there is one type).
-    Close scores mean that the marker sets do not tell the two types apart.
+    One row per cluster: ``cluster``, ``name``, ``size`` (cells), ``best_type`` with its ``score`` and ``p_value`` (this type
+    is the name if the p-value is small enough), and ``second_type`` with ``second_score`` (missing if there is only one
+    type). Close scores mean that the marker sets do not distinguish the two types.
 
     Raises
     ------
     KeyError
-        If `adata` lacks the column or the layer.
+        If ``adata`` lacks the column or the layer.
     TypeError
-        If `markers` is no mapping of names to lists of names.
+        If ``markers`` does not map names to lists of names.
     ValueError
-        If there are fewer than two clusters, no types, a type without genes in `adata`, a type called `"unknown"`, or
-        the counts or another argument break a rule.
+        If there are fewer than two clusters or no types, a type has no genes in ``adata`` or is called ``"unknown"``, the
+        layer does not hold raw counts, or another argument is out of range.
 
     Examples
     --------
@@ -108,7 +107,7 @@ def name_clusters(
 
     used = set(table["name"])
     categories = [name for name in (*columns, UNKNOWN) if name in used]
-    # One more entry for cells without a cluster, whose code is -1.
+    # the last entry is for cells without a cluster, whose code is -1
     name_of_code = np.array([*table["name"], None], dtype=object)
     adata.obs[key_added] = pd.Categorical(name_of_code[groups_of(adata, key).cat.codes], categories=categories)
     return table
@@ -117,7 +116,7 @@ def name_clusters(
 def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
     """Positions of the marker genes of each type, shape (n_markers,) each."""
     if not isinstance(markers, Mapping):
-        msg = f"Expected `markers` to be a dictionary of types and their genes, found {type(markers).__name__}."
+        msg = f"Expected `markers` to be a dictionary from types to genes, found {type(markers).__name__}."
         raise TypeError(msg)
     if not markers:
         msg = "Expected at least one type in `markers`, found none."
@@ -125,10 +124,10 @@ def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
     columns, missing = {}, []
     for name, wanted in markers.items():
         if not isinstance(name, str) or isinstance(wanted, str | bytes) or not hasattr(wanted, "__iter__"):
-            msg = f"Expected `markers` to hold lists of genes by name of type, found {name!r}: {wanted!r}."
+            msg = f"Expected `markers` to map type names to lists of genes, found {name!r}: {wanted!r}."
             raise TypeError(msg)
         if name == UNKNOWN:
-            msg = f"Expected names of types in `markers`, found {UNKNOWN!r}, which is kept for clusters of none."
+            msg = f"Expected names of types in `markers`, found {UNKNOWN!r}, which is reserved for unnamed clusters."
             raise ValueError(msg)
         unique = pd.Index(list(dict.fromkeys(wanted)), dtype=object)
         found = genes.get_indexer(unique)
@@ -136,7 +135,7 @@ def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
             what = f"none of {_checks.listed(unique)}" if len(unique) else "an empty set"
             msg = (
                 f"Expected genes of `adata.var_names` as markers of {name!r}, found {what}. Check their spelling "
-                f"(the first gene of the data is {str(genes[0])!r}) or leave this type out."
+                f"(the first gene of the data is {str(genes[0])!r}) or remove this type."
             )
             raise ValueError(msg)
         missing += list(unique[found < 0])
@@ -148,19 +147,11 @@ def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
 
 
 def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each cluster lies above the other cells.
+    """Standardised difference between each cluster and the other cells.
 
-    Parameters
-    ----------
-    x
-        Expression, shape (n_cells, n_genes).
-    codes
-        Cluster of each cell, shape (n_cells,).
-
-    Returns
-    -------
-    Difference of means in standard deviations over all cells, shape (n_genes, n_clusters), zero for a gene that does
-    not vary; and the mean over all cells, shape (n_genes,).
+    Takes expression (n_cells, n_genes) and the cluster of each cell (n_cells,). Returns the difference of means divided by the
+    standard deviation over all cells, shape (n_genes, n_clusters) and zero for constant genes, and the mean over all cells,
+    shape (n_genes,).
     """
     n_cells = x.shape[0]
     x = x.astype(np.float64)
@@ -170,7 +161,7 @@ def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.nd
     total = inside.sum(0)
     mean = total / n_cells
     variance = np.asarray(x.multiply(x).sum(0)).ravel() / n_cells - mean**2
-    varies = variance > 1e-9 * mean**2  # below that it is the rounding of a constant
+    varies = variance > 1e-9 * mean**2  # smaller values are rounding errors of a constant
     std = np.sqrt(np.where(varies, variance, 1.0))
     outside = (total - inside) / (n_cells - size)[:, None]
     return (np.where(varies, inside / size[:, None] - outside, 0.0) / std).T, mean
@@ -179,24 +170,10 @@ def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.nd
 def _score_sets(
     difference: np.ndarray, mean: np.ndarray, columns: dict[str, np.ndarray], *, n_random: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all types in all clusters and the share of random sets that score as high.
+    """Scores of all types in all clusters, and the share of ``n_random`` random sets that score at least as high.
 
-    Parameters
-    ----------
-    difference
-        Shape (n_genes, n_clusters).
-    mean
-        Mean expression, shape (n_genes,).
-    columns
-        Genes of each type.
-    n_random
-        Random sets per type.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    Scores and p-values, each of shape (n_clusters, n_types).
+    Takes the standardised differences (n_genes, n_clusters), the mean expression (n_genes,) and the genes of each type. Returns
+    two arrays of shape (n_clusters, n_types).
     """
     n_bins = min(MAX_BINS, max(1, len(mean) // MIN_BIN_SIZE))
     rank = pd.Series(mean).rank(method="first").to_numpy() - 1
@@ -207,7 +184,7 @@ def _score_sets(
         null = np.zeros((n_random, difference.shape[1]))
         for gene in genes:
             others = np.setdiff1d(np.flatnonzero(bins == bins[gene]), genes)
-            # A data set of nothing but markers leaves no other gene: the type then is compared with itself.
+            # if every gene in the bin is a marker, the type is compared with itself
             null += difference[rng.choice(others if len(others) else genes, n_random)]
         null /= len(genes)
         as_high = (null >= score - 1e-12).sum(0)

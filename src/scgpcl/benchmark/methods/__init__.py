@@ -1,1 +1,1 @@
-"""The methods of this package, one in each file. A file is imported only where its method runs."""
+"""Built-in methods, one per file. A file is imported only in the process that runs its method."""

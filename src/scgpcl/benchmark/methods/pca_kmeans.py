@@ -1,4 +1,4 @@
-"""Principal components and k-means: the baseline that is hard to beat."""
+"""Principal components and k-means, a strong baseline."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ N_GENES = 2000
 
 @register("pca-kmeans")
 def pca_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """K-means with 20 restarts on 50 principal components. It needs the number of clusters and ignores batches."""
+    """K-means with 20 restarts on 50 principal components; needs the number of clusters and ignores batches."""
     z = components(adata, seed=seed)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
 
 
 def components(adata: ad.AnnData, *, seed: int) -> np.ndarray:
-    """50 principal components of 2000 genes by scanpy's `seurat` dispersion, standardised and clipped at 10.
+    """50 principal components of 2000 genes by scanpy's ``seurat`` dispersion, standardised and clipped at 10.
 
-    Returns
-    -------
-    Shape (n_cells, 50), or fewer columns where there are fewer cells or genes.
+    Shape (n_cells, 50), with fewer columns if there are fewer cells or genes.
     """
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
@@ -41,13 +39,7 @@ def components(adata: ad.AnnData, *, seed: int) -> np.ndarray:
 
 
 def kmeans(z: np.ndarray, n_clusters: int | None, *, seed: int) -> np.ndarray:
-    """K-means with 20 restarts.
-
-    Raises
-    ------
-    ValueError
-        Without a number of clusters.
-    """
+    """K-means with 20 restarts on vectors (n_cells, n_features); labels (n_cells,)."""
     if n_clusters is None:
         msg = "Expected a number of clusters, which k-means needs, found none."
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Principal components and Leiden communities, as many as there are types."""
+"""Principal components and Leiden, at the resolution that gives the wanted number of clusters."""
 
 from __future__ import annotations
 
@@ -10,32 +10,28 @@ import numpy as np
 import scanpy as sc
 
 from scgpcl.benchmark import Clustering, register
-
-from .pca_kmeans import components
+from scgpcl.benchmark.methods.pca_kmeans import components
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 with warnings.catch_warnings():
-    # umap says which packages it could use. scanpy imports it late, and that takes seconds.
+    # scanpy would import umap during the timed run, and umap warns about optional packages
     warnings.simplefilter("ignore")
     import umap  # noqa: F401
 
-#: Resolutions to try.
+#: Number of resolutions to try.
 N_STEPS = 20
 
 
 def compile_neighbors() -> None:
-    """Let umap compile its part of the neighbour graph, which takes longer than the graph of any set here."""
+    """Let umap compile the code of the neighbour graph, which takes longer than the graphs themselves."""
     sc.pp.neighbors(ad.AnnData(obsm={"z": np.eye(20, dtype=np.float32)}, shape=(20, 0)), use_rep="z")
 
 
 @register("pca-leiden", prepare=compile_neighbors)
 def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """Leiden on the 15-neighbour graph of the components of `pca_kmeans`; resolution 1 if no number is given.
-
-    It ignores batches.
-    """
+    """Leiden on the 15-neighbour graph of the components of ``pca_kmeans``; resolution 1 without a number; ignores batches."""
     z = components(adata, seed=seed)
     cells = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(cells, use_rep="z", random_state=seed)
@@ -50,23 +46,14 @@ def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_ke
 
 
 def at_number(cluster: Callable[[float], np.ndarray], n_clusters: int) -> np.ndarray:
-    """Partition with a number of clusters, by bisection of the logarithm of the resolution.
+    """Labels at the resolution with ``n_clusters`` clusters, by bisection of its logarithm, or the closest partition tried.
 
-    Parameters
-    ----------
-    cluster
-        Labels at a resolution; their number grows with it, with exceptions.
-    n_clusters
-        The number that is wanted.
-
-    Returns
-    -------
-    Labels at the first resolution with that number, or else the partition whose number is closest among all tried.
+    ``cluster`` maps a resolution to labels (n_cells,); their number usually increases with the resolution.
     """
     low, high = np.log(1e-3), np.log(20.0)
     best, best_gap = np.empty(0), np.inf
     for step in range(N_STEPS):
-        # The usual resolution first.
+        # start with the usual resolution
         middle = 0.0 if step == 0 else (low + high) / 2
         labels = cluster(float(np.exp(middle)))
         gap = len(np.unique(labels)) - n_clusters

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from scgpcl import presets
 from scgpcl.benchmark import Clustering, register
-
-from .scgpcl import fit
+from scgpcl.benchmark.methods.scgpcl import fit
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -15,5 +14,5 @@ if TYPE_CHECKING:
 
 @register("scgpcl-paper")
 def scgpcl_paper(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """`presets.PAPER`, with one learning rate for all sets. The batches are registered with the model."""
+    """``presets.PAPER``, with one learning rate for all data sets. Batches are registered with the model."""
     return fit(adata, n_clusters, presets.PAPER, seed=seed, batch_key=batch_key)

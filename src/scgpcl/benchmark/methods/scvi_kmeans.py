@@ -1,4 +1,4 @@
-"""Latent space of scVI and k-means."""
+"""k-means on the latent space of scVI."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import scvi
 import torch
 
 from scgpcl.benchmark import Clustering, register
-
-from .pca_kmeans import N_GENES, kmeans
+from scgpcl.benchmark.methods.pca_kmeans import N_GENES, kmeans
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -18,23 +17,7 @@ if TYPE_CHECKING:
 
 
 def scvi_latent(adata: ad.AnnData, *, seed: int, batch_key: str | None, max_epochs: int | None = None) -> np.ndarray:
-    """Latent space of `scvi.model.SCVI` with its defaults on 2000 genes, those of `pca_kmeans`.
-
-    Parameters
-    ----------
-    adata
-        Counts in ``X``.
-    seed
-        Seed of scvi-tools.
-    batch_key
-        Column of ``obs`` with the batches, or `None`.
-    max_epochs
-        Epochs; by default scVI's own number.
-
-    Returns
-    -------
-    Latent vectors, cells x 10.
-    """
+    """Latent vectors (n_cells, 10) of ``scvi.model.SCVI`` with its defaults, on the 2000 genes of ``pca_kmeans``."""
     if adata.n_vars > N_GENES:
         expression = adata.copy()
         sc.pp.normalize_total(expression, target_sum=1e4)
@@ -51,9 +34,6 @@ def scvi_latent(adata: ad.AnnData, *, seed: int, batch_key: str | None, max_epoc
 
 @register("scvi-kmeans")
 def scvi_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """`scvi.model.SCVI` with its defaults on 2000 genes, k-means with 20 restarts on its latent space.
-
-    The genes are those of `pca_kmeans`. It needs the number of clusters; batches enter the model.
-    """
+    """K-means with 20 restarts on the latent space of scVI; needs the number of clusters, uses batches in the model."""
     z = scvi_latent(adata, seed=seed, batch_key=batch_key)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)

@@ -1,3 +1,5 @@
+"""Figures with one bar or violin per cluster."""
+
 from __future__ import annotations
 
 from numbers import Real
@@ -6,13 +8,52 @@ from typing import TYPE_CHECKING, Any
 from pandas.api.types import is_numeric_dtype
 
 from scgpcl import _keys
-
-from ._obs import categories_of, colors_of
-from ._text import name_ticks, shown
+from scgpcl.pl._style import categories_of, colors_of, name_ticks, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+
+
+def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None = None) -> Axes:
+    """Draw the number of cells in each cluster, as bars in the order of the categories.
+
+    Parameters
+    ----------
+    adata
+        Clustered cells; not changed.
+    key
+        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
+    ax
+        Axes to draw on; a new figure by default.
+
+    Returns
+    -------
+    The axes, one bar per cluster.
+
+    Raises
+    ------
+    KeyError
+        If ``adata.obs`` has no such column.
+    ValueError
+        If no cell has a cluster.
+    """
+    import matplotlib.pyplot as plt
+
+    sizes = categories_of(adata, key).value_counts(sort=False)
+    colors = colors_of(adata, key)
+    names = list(sizes.index)
+    if ax is None:
+        _, ax = plt.subplots(
+            figsize=(max(3.5, (0.45 if len(names) <= 15 else 0.3) * len(names) + 1.2), 3.2), layout="constrained"
+        )
+    bars = ax.bar(range(len(names)), sizes.to_numpy(), color=[colors[name] for name in names], width=0.8)
+    ax.bar_label(bars, padding=2, fontsize=8, rotation=90 if len(names) > 15 else 0)
+    name_ticks(ax, names)
+    ax.set(xlabel=shown(key, 60), ylabel="cells")
+    ax.margins(x=0.02, y=0.18 if len(names) > 15 else 0.1)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def confidence(
@@ -23,31 +64,31 @@ def confidence(
     min_confidence: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Distribution of the confidence in each cluster, as violins in the order of the categories.
+    """Draw the distribution of the confidence in each cluster, as violins in the order of the categories.
 
     Parameters
     ----------
     adata
         Clustered cells; not changed.
     key
-        Column of `adata.obs` with the clusters. Its scanpy colours are used if there are any.
+        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
     confidence_key
-        Column of `adata.obs` with the probability of each cell's cluster.
+        Column of ``adata.obs`` with the probability of each cell's cluster.
     min_confidence
-        Draw a dashed line here, and above each violin the share of the cells that are below it.
+        Draw a dashed line at this value, and write above each violin the share of its cells below the line.
     ax
         Axes to draw on; a new figure by default.
 
     Returns
     -------
-    The axes, one violin per cluster, with a bar at its median.
+    The axes, one violin per cluster with a bar at the median.
 
     Raises
     ------
     KeyError
-        If `adata.obs` lacks one of the columns.
+        If ``adata.obs`` lacks one of the columns.
     ValueError
-        If no cell has a cluster, a cell with a cluster has no confidence, or `min_confidence` is no probability.
+        If no cell has a cluster, a cell with a cluster has no confidence, or ``min_confidence`` is outside [0, 1].
     """
     import matplotlib.pyplot as plt
 
@@ -58,7 +99,10 @@ def confidence(
     if not is_numeric_dtype(adata.obs[confidence_key]):
         msg = f"Expected numbers in `adata.obs[{confidence_key!r}]`, found values of type {adata.obs[confidence_key].dtype}."
         raise ValueError(msg)
-    _check_probability(min_confidence)
+    limit: Any = min_confidence
+    if limit is not None and not (isinstance(limit, Real) and 0 <= float(limit) <= 1):
+        msg = f"Expected `min_confidence` to be a number from 0 to 1, found {limit!r}."
+        raise ValueError(msg)
     values = adata.obs[confidence_key].astype(float)
     n_missing = int((values.isna() & clusters.notna()).sum())
     if n_missing:
@@ -85,9 +129,3 @@ def confidence(
     ax.set(xlabel=shown(key, 60), ylabel="confidence", ylim=(0.0, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-def _check_probability(value: Any) -> None:
-    if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= 1):
-        msg = f"Expected `min_confidence` to be a number from 0 to 1, found {value!r}."
-        raise ValueError(msg)

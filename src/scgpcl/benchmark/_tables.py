@@ -1,4 +1,4 @@
-"""The table of runs in words: sets x methods, and one line per method."""
+"""Summaries of the table of runs: one row per method, and data sets x methods in Markdown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ _TITLES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
 
 
 def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean and standard deviation (n - 1) over seeds of the runs without an error.
+    """Mean and standard deviation (n - 1) over seeds of successful runs.
 
-    Returns
-    -------
-    Two tables, sets x methods; sets sorted by name, methods in the order of their first run. The deviation of a single
-    seed is missing.
+    Two tables, data sets x methods; data sets are sorted by name, methods by their first run. The deviation over a single seed
+    is missing.
     """
     good = table[table["error"] == ""]
     groups = good.groupby(["dataset", "method"], sort=True)[column]
@@ -33,14 +31,12 @@ def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def method_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per method, over the sets where it has a result.
+    """One row per method, over the data sets for which it has a result.
 
-    Returns
-    -------
-    Columns `sets`, `ari`, `nmi`, `acc` (means over sets of the means over seeds), `seed_sd` (mean over sets of the
-    standard deviation of ARI over seeds), `wins` (sets on which no method has a higher mean ARI; equal ones all win),
-    `worst` and `worst_set` (lowest difference of mean ARI to `pca-kmeans` on a set), `seconds`, `memory_mb` (means
-    over sets) and `failed` (runs).
+    Columns: ``sets``; ``ari``, ``nmi``, ``acc`` (means over data sets of the means over seeds); ``seed_sd`` (mean over data sets of
+    the standard deviation of ARI over seeds); ``wins`` (data sets on which no method has a higher mean ARI; ties all count);
+    ``worst`` and ``worst_set`` (lowest difference in mean ARI from ``pca-kmeans`` on one data set); ``seconds`` and ``memory_mb``
+    (means over data sets); ``failed`` (number of runs).
     """
     mean, std = by_set(table, "ari")
     result = pd.DataFrame(index=pd.Index(list(dict.fromkeys(table["method"])), name="method"))
@@ -60,15 +56,7 @@ def method_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, settings: Mapping[str, Any]) -> str:
-    """Markdown text.
-
-    Parameters
-    ----------
-    table
-        Table of runs, see `run`.
-    settings
-        Settings of the runs, written above the tables.
-    """
+    """Markdown text: the settings, then the tables of all scores."""
     seeds = ", ".join(map(str, sorted(set(table["seed"]))))
     lines = ["# Benchmark", "", f"Seeds: {seeds}. " + _settings_line(settings)]
     lines += ["", "## Methods", "", *_method_lines(method_table(table))]
@@ -83,7 +71,7 @@ def summary(table: pd.DataFrame, settings: Mapping[str, Any]) -> str:
 
 
 def write_summary(table: pd.DataFrame, settings: Mapping[str, Any], folder: Path) -> None:
-    """Write `summary.md`."""
+    """Write ``summary.md``."""
     write_text(summary(table, settings), folder / "summary.md")
 
 
@@ -96,14 +84,15 @@ def _method_lines(methods: pd.DataFrame) -> list[str]:
     rows = [_method_cells(row) for row in methods.itertuples()]
     heads += [f"worst against {BASELINE}"] if "worst" in methods else []
     return [
-        *_markdown([*heads, "seconds", "memory, MB", "failed runs"], rows),
+        *markdown([*heads, "seconds", "memory, MB", "failed runs"], rows),
         "",
-        "Means over the sets where the method has a result. Seed sd: mean over sets of the standard deviation of ARI. "
-        "Wins: sets on which no method has a higher mean ARI. Seconds and memory are those of one run.",
+        "Means over the data sets for which the method has a result. Seed sd: mean over data sets of the standard deviation of ARI. "
+        "Wins: data sets on which no method has a higher mean ARI. Seconds and memory are per run.",
     ]
 
 
 def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
+    """Table of one score: data sets x methods, the best mean of each data set in bold."""
     rows = [
         [
             str(name),
@@ -112,18 +101,18 @@ def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
         for name in mean.index
     ]
     rows.append(["**mean**", *(_mean_of(mean[method]) for method in mean)])
-    return _markdown(["data set", *map(str, mean.columns)], rows)
+    return markdown(["data set", *map(str, mean.columns)], rows)
 
 
 def _method_cells(row: Any) -> list[str]:
-    """Cells of one row of `method_table`."""
+    """Cells of one row of ``method_table``."""
     cells = [str(row.Index), str(row.sets), *(_number(getattr(row, column)) for column in _TITLES)]
     cells += [_number(row.seed_sd), str(row.wins), *([_worst(row)] if hasattr(row, "worst") else [])]
     return [*cells, _number(row.seconds, 1), _number(row.memory_mb, 0), str(row.failed)]
 
 
 def _mean_of(values: pd.Series) -> str:
-    """Mean over sets; says over how many where a method has no result on some."""
+    """Mean over data sets, with their number if the method has no result on some."""
     known = int(values.notna().sum())
     return (
         _number(values.mean()) if known in (0, len(values)) else f"{values.mean():.3f} ({known} of {len(values)} sets)"
@@ -145,7 +134,8 @@ def _spread(mean: float, std: float, best: bool) -> str:
     return f"**{text}**" if best else text
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, with the first column aligned to the left."""
     rule = ["---", *["---:"] * (len(heads) - 1)]
-    # A bar would end the cell.
+    # a vertical bar would end the cell
     return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in [heads, rule, *rows]]

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ._contingency import contingency, encode_pair
-from ._matching import match_clusters
+from scgpcl.metrics._partitions import contingency, encode_pair, match_clusters
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -14,21 +13,20 @@ if TYPE_CHECKING:
 
 
 class MarkerOverlap(NamedTuple):
-    """How far the marker genes of clusters are those of the published types.
+    """Agreement between the marker genes of clusters and those of published types.
 
     Parameters
     ----------
     per_type
-        One row per type, the type as index, largest first, then by name: `n_cells`, `cluster` (matched to it, `None` if there is none)
-        and `overlap` (share of the type's marker genes that are marker genes of the cluster; 0 without a cluster, NaN
-        for a type of one cell, which has no marker genes).
+        One row per type, indexed by type and sorted by size, then by name: ``n_cells``, ``cluster`` (the matched cluster, or
+        ``None``) and ``overlap`` (share of the type's marker genes that also mark the cluster; 0 without a cluster, NaN for
+        a type with a single cell, which has no marker genes).
     mean
-        Mean of `overlap` over the types that have marker genes.
+        Mean of ``overlap`` over the types that have marker genes.
     rarest
-        The type with the fewest cells among those.
+        The type with the fewest cells among these.
     pairwise
-        Overlap of every type (rows, in the order of `per_type`) with every cluster (columns, those of the matched types
-        first).
+        Overlap of every type (rows, in the order of ``per_type``) with every cluster (columns, matched clusters first).
     """
 
     per_type: pd.DataFrame
@@ -53,37 +51,37 @@ def marker_overlap(
 ) -> MarkerOverlap:
     """Compare the marker genes of clusters with those of the published types (Lee et al. 2023, their Zeisel study).
 
-    Marker genes of a group are the `n_top` with the highest score of a Wilcoxon rank-sum test of the group against all
-    other cells, on log-normalised counts of all genes. Clusters are matched to types so that the most cells agree
-    (Hungarian method); a pair without a common cell is no match. The overlap of a type
-    and its cluster is the number of genes that mark both, divided by `n_top`.
+    The marker genes of a group are the ``n_top`` genes with the highest scores in a Wilcoxon rank-sum test of the group
+    against all other cells, on log-normalised counts. Clusters are matched to types one to one, so that as many cells as
+    possible agree (Hungarian method); a pair without a common cell is not a match. The overlap of a type and its cluster is
+    the number of genes that mark both, divided by ``n_top``.
 
     Parameters
     ----------
     adata
-        Cells with counts; not changed. Give it all genes, not a selection.
+        Cells with counts of all genes, not a selection; not changed.
     labels
-        Clusters: a column of `adata.obs`, or an array of shape (n_cells,).
+        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,).
     reference
-        Published types, in the same form.
+        Published types, in the same format.
     n_top
         Number of marker genes.
     layer
-        Layer with the counts; `None` is `X`.
+        Layer with the counts; ``None`` uses ``X``.
     target_sum
-        Total that each cell is scaled to before the logarithm.
+        Total count per cell after normalisation, before the logarithm.
 
     Returns
     -------
-    Overlap of each type, its mean, the rarest type, and all pairs; draw them with :func:`scgpcl.pl.marker_overlap`.
+    Overlap of each type, its mean, the rarest type, and all pairs; plot them with :func:`scgpcl.pl.marker_overlap`.
 
     Raises
     ------
     KeyError
-        If `adata` lacks a column or the layer.
+        If ``adata`` lacks a column or the layer.
     ValueError
-        If there are fewer than `n_top` genes, lengths differ, entries are missing, or no type has two cells and others
-        beside them.
+        If there are fewer than ``n_top`` genes, lengths differ, entries are missing, or no type has at least two cells and
+        other cells to compare with.
     """
     if not 1 <= n_top <= adata.n_vars:
         msg = f"Expected `n_top` between 1 and the number of genes, {adata.n_vars}, found {n_top}."
@@ -97,7 +95,7 @@ def marker_overlap(
         msg = f"Expected labels of all {adata.n_obs} cells of `adata`, found {len(types)}."
         raise ValueError(msg)
     found = contingency(types, clusters)
-    # By name first, so that the order of the cells decides nothing between types of one size.
+    # sort by name first, so that the order of the cells does not decide between types of equal size
     sizes = pd.Series(found.table.sum(axis=1), index=found.labels).sort_index()
     sizes = sizes.sort_values(ascending=False, kind="stable")
     together = set(zip(types, clusters, strict=True))
@@ -108,7 +106,7 @@ def marker_overlap(
     type_genes = _top_genes(expression, types, n_top)
     cluster_genes = _top_genes(expression, clusters, n_top)
     if not type_genes:
-        msg = "Expected at least one type of two cells or more and cells beside it, found none."
+        msg = "Expected at least one type with two cells or more, and at least one other cell, found none."
         raise ValueError(msg)
     names = [str(name) for name in sizes.index]
     matched = [cluster_of[name] for name in names if name in cluster_of]
@@ -128,7 +126,7 @@ def marker_overlap(
 
 
 def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
-    """Names of the groups as strings, shape (n_cells,); missing ones stay missing."""
+    """Names of the groups as strings, shape (n_cells,); missing values stay missing."""
     if isinstance(values, str):
         if values not in adata.obs:
             msg = f"Expected `adata.obs[{values!r}]`, found the columns {list(adata.obs.columns)}."
@@ -139,7 +137,7 @@ def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
 
 
 def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> AnnData:
-    """Copy with nothing but expression, of float32."""
+    """New AnnData with log-normalised expression (float32) only."""
     import anndata as ad
     import scanpy as sc
 
@@ -153,7 +151,7 @@ def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> Ann
 
 
 def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str, set[str]]:
-    """Marker genes of the groups of two cells or more with other cells beside them."""
+    """Marker genes of each group that has at least two cells, but not all."""
     import scanpy as sc
 
     sizes = pd.Series(groups).value_counts()
@@ -167,6 +165,7 @@ def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str,
 
 
 def _share(type_genes: set[str] | None, cluster_genes: set[str] | None, n_top: int) -> float:
+    """Share of the type's marker genes that mark the cluster."""
     if type_genes is None:
         return float("nan")
     return len(type_genes & (cluster_genes or set())) / n_top

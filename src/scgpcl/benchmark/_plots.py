@@ -1,4 +1,4 @@
-"""Figures of a benchmark."""
+"""Figures of a benchmark: scores per data set, scores over data sets, time against ARI."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgpcl._files import writing
-
-from ._summary import by_set
+from scgpcl.benchmark._tables import by_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, which most colour-blind readers can tell apart, then grey.
+#: Colours of Okabe and Ito, which most colour-blind readers can tell apart; further methods are grey.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 _SCORES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
 _GRID: dict[str, Any] = {"color": "0.9", "lw": 0.8, "zorder": 0}
 
 
 def write_figures(table: pd.DataFrame, folder: Path) -> None:
-    """Write `bars.png`, `box.png` and `time.png`; nothing if no run has succeeded."""
+    """Write ``bars.png``, ``box.png`` and ``time.png``; nothing if no run succeeded."""
     if not (table["error"] == "").any():
         return
     for name, figure in (("bars", draw_bars(table)), ("box", draw_box(table)), ("time", draw_time(table))):
@@ -33,7 +32,7 @@ def write_figures(table: pd.DataFrame, folder: Path) -> None:
 
 
 def draw_bars(table: pd.DataFrame) -> Figure:
-    """Mean ARI of each set, one bar per method, with the standard deviation over seeds; missing results have no bar."""
+    """Mean ARI of each data set, one bar per method, with the standard deviation over seeds; missing results have no bar."""
     mean, std = by_set(table, "ari")
     n_sets, n_methods = mean.shape
     figure = _figure(max(5.0, 1.5 + n_sets * (0.35 + 0.17 * n_methods)), 4.8)
@@ -61,7 +60,7 @@ def draw_bars(table: pd.DataFrame) -> Figure:
 
 
 def draw_box(table: pd.DataFrame) -> Figure:
-    """Distribution over sets of the means over seeds: a box per method with a point per set, for ARI, NMI and ACC."""
+    """Distribution of mean ARI, NMI and ACC over data sets: one box per method, one point per data set."""
     methods = list(by_set(table, "ari")[0])
     figure = _figure(1.5 + 3 * max(1.6, 0.62 * len(methods)), 4.2)
     axes = figure.subplots(1, len(_SCORES), sharey=True, squeeze=False)[0]
@@ -85,7 +84,7 @@ def draw_box(table: pd.DataFrame) -> Figure:
 
 
 def draw_time(table: pd.DataFrame) -> Figure:
-    """Seconds against ARI: a small point per set and method, a large one for the mean over the sets of a method."""
+    """Seconds against ARI: small points for each data set and method, large ones for the mean of a method."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     ari, seconds = by_set(table, "ari")[0], by_set(table, "train_seconds")[0].clip(lower=1e-3)
@@ -100,7 +99,7 @@ def draw_time(table: pd.DataFrame) -> Figure:
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel="seconds to train (points: sets, diamonds: mean over sets)", ylabel="ARI (mean over seeds)")
+    ax.set(xlabel="seconds to train (points: data sets, diamonds: means)", ylabel="ARI (mean over seeds)")
     ax.grid(**_GRID)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
@@ -108,12 +107,12 @@ def draw_time(table: pd.DataFrame) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    # Not pyplot's: nothing to close, and no display.
+    # created without pyplot, so there is nothing to close and no display is needed
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _colors(mean: pd.DataFrame) -> Mapping[str, str]:
-    """Colour of each method, by its place."""
+    """Colour of each method, by position."""
     return {str(m): _PALETTE[i] if i < len(_PALETTE) else "0.6" for i, m in enumerate(mean.columns)}

@@ -3,17 +3,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scgpcl import _keys
+from scgpcl.pl._style import shown
 from scgpcl.tl import rank_markers, top_markers
 from scgpcl.tl._expression import log_normalized
-
-from ._text import shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Genes in one picture, so that their names can be read.
+#: Most genes in one figure, to keep their names readable.
 _MAX_GENES = 60
 
 
@@ -25,24 +24,24 @@ def markers(
     layer: str | None = None,
     n_genes: int = 3,
 ) -> Axes:
-    """Dot plot of the best marker genes of each cluster, drawn by scanpy.
+    """Draw a dot plot of the top marker genes of each cluster, with scanpy.
 
-    The size of a dot is the share of the cluster's cells that have the gene, its colour the mean expression, scaled so
-    that each gene reaches from zero to one.
+    Dot size is the share of the cluster's cells that express the gene; colour is the mean expression, scaled to [0, 1] for
+    each gene.
 
     Parameters
     ----------
     adata
         Clustered cells with raw counts; not changed.
     table
-        Result of :func:`scgpcl.tl.rank_markers`; `None` makes it.
+        Result of :func:`scgpcl.tl.rank_markers`; ``None`` computes it.
     key
-        Column of `adata.obs` with the clusters.
+        Column of ``adata.obs`` with the clusters.
     layer
-        Layer with the counts; `None` is `X`.
+        Layer with the counts; ``None`` uses ``X``.
     n_genes
-        Genes per cluster, see :func:`scgpcl.tl.top_markers`; fewer where there would be more than 60 in all. A gene of
-        two clusters is drawn with the first of them.
+        Genes per cluster, see :func:`scgpcl.tl.top_markers`; fewer if there would be more than 60 in total. A gene that
+        marks several clusters is shown with the first of them.
 
     Returns
     -------
@@ -51,9 +50,9 @@ def markers(
     Raises
     ------
     KeyError
-        If `adata` lacks the column or the layer.
+        If ``adata`` lacks the column or the layer.
     ValueError
-        If no cluster has a marker gene, `n_genes` is below 1, or the counts break a rule.
+        If no cluster has a marker gene, ``n_genes`` is below 1, or the layer does not hold raw counts.
     """
     import matplotlib.pyplot as plt
     import scanpy as sc
@@ -94,7 +93,7 @@ def markers(
 
 
 def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:
-    """At most `n_genes` genes of each cluster that has any, each gene once and with the first cluster it marks."""
+    """At most ``n_genes`` genes of each cluster that has any; each gene appears once, with the first cluster it marks."""
     n_genes = max(1, min(n_genes, _MAX_GENES // max(len(genes), 1)))
     drawn: set[str] = set()
     chosen: dict[str, list[str]] = {}
@@ -107,7 +106,7 @@ def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Names with a number after those that occurred before: two long names may be cut to the same."""
+    """Add a number to repeated names: two long names may be shortened to the same text."""
     seen: dict[str, int] = {}
     result = []
     for name in names:

@@ -7,8 +7,7 @@ import pandas as pd
 
 from scgpcl import _input as _checks
 from scgpcl import _keys
-
-from ._expression import log_normalized
+from scgpcl.tl._expression import log_normalized
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,48 +33,48 @@ def rank_markers(
     n_genes: int | None = None,
     key_added: str | None = _keys.MARKERS,
 ) -> pd.DataFrame:
-    """Rank all genes for every cluster against the other cells, with :func:`scanpy.tl.rank_genes_groups`.
+    """Rank all genes for each cluster against the other cells, with :func:`scanpy.tl.rank_genes_groups`.
 
-    The test sees the logarithm of one plus counts per 10,000, made on the side: `X`, `raw` and `layers` stay as they
-    are.
+    The test uses log(1 + counts per 10,000), computed on a copy: ``X``, ``raw`` and ``layers`` are not changed.
 
     Parameters
     ----------
     adata
         Clustered cells with raw counts of all genes.
     key
-        Column of `adata.obs` with the clusters. Cells without one take no part.
+        Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored.
     layer
-        Layer with the counts; `None` is `X`.
+        Layer with the counts; ``None`` uses ``X``.
     method
-        scanpy's test.
+        Statistical test, as in scanpy.
     n_genes
-        Genes per cluster in the result; `None` is all.
+        Genes per cluster in the result; ``None`` keeps all.
     key_added
-        Place in `adata.uns` for scanpy's result, which :func:`scanpy.pl.rank_genes_groups_dotplot` and
-        :func:`scanpy.get.rank_genes_groups_df` take as `key`; `None` writes nothing.
+        Key in ``adata.uns`` for scanpy's result, which :func:`scanpy.pl.rank_genes_groups_dotplot` and
+        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing.
 
     Returns
     -------
-    One row per cluster and gene, in the order of the clusters and with the best gene first: `cluster`, `gene`,
-    `score` (of the test), `log_fold_change` (base 2, of the mean expression in the cluster over that in the other
-    cells), `p_value`, `p_adjusted` (Benjamini and Hochberg, per cluster), `share_in` and `share_out` (of the cells in
-    the cluster and of the others that have the gene). A cluster of one cell cannot be tested and has no rows.
+    One row per cluster and gene, clusters in their order and genes from best to worst: ``cluster``, ``gene``, ``score``
+    (of the test), ``log_fold_change`` (base 2, of the mean expression in the cluster over that in the other
+    cells), ``p_value``, ``p_adjusted`` (Benjamini and Hochberg, per cluster), ``share_in`` and ``share_out`` (shares of
+    the cells inside and outside the cluster that express the gene). A cluster with a single cell cannot be tested and has
+    no rows.
 
     Raises
     ------
     KeyError
-        If `adata` lacks the column or the layer.
+        If ``adata`` lacks the column or the layer.
     TypeError
-        If the counts are stored in a form that is not supported.
+        If the storage of the counts is not supported.
     ValueError
-        If there are fewer than two clusters, the counts are not counts, gene names are repeated, `adata` is a view that
-        would be written to, or an argument is out of range.
+        If there are fewer than two clusters, the layer does not hold raw counts, gene names are duplicated, ``adata`` is a
+        view although the result is to be stored in it, or an argument is out of range.
 
     Notes
     -----
-    The clusters were made from the same counts that are tested, so small p-values say that the clusters differ, which
-    they were made to do, and not that they exist. Use the ranks to describe clusters.
+    The clusters were defined from the same counts that are tested, so small p-values do not show that the clusters exist.
+    Use the ranks to describe clusters.
     """
     import scanpy as sc
 
@@ -93,7 +92,7 @@ def rank_markers(
         msg = f"Expected a cluster of at least two cells in `adata.obs[{key!r}]`, found clusters of one cell only."
         raise ValueError(msg)
     with warnings.catch_warnings():
-        # scanpy makes its table column by column, of which pandas complains from about twenty clusters on.
+        # scanpy adds columns one by one, and pandas warns about that from about twenty clusters on
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
         sc.tl.rank_genes_groups(
             expression,
@@ -111,26 +110,26 @@ def rank_markers(
 
 
 def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: float = 1.0) -> dict[str, list[str]]:
-    """Best genes of each cluster, those that could serve as its markers.
+    """Top genes of each cluster that can serve as its markers.
 
     Parameters
     ----------
     table
         Result of :func:`rank_markers`.
     n_genes
-        Largest number of genes per cluster.
+        Maximum number of genes per cluster.
     min_log_fold_change
-        Genes below this are left out, and so are genes with a score of zero or less. The default is twice the mean
-        expression of the other cells.
+        Smallest log2 fold change. The default requires twice the mean expression of the other cells. Genes with a score of
+        zero or less are always excluded.
 
     Returns
     -------
-    Names of genes by cluster, best first; a cluster may have fewer, or none.
+    Gene names by cluster, best first; a cluster may have fewer, or none.
 
     Raises
     ------
     TypeError
-        If `table` is no such result.
+        If ``table`` is not a result of :func:`rank_markers`.
     ValueError
         If a number is out of range.
     """
@@ -145,13 +144,7 @@ def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: f
 
 
 def check_table(table: Any) -> None:
-    """Require a result of :func:`rank_markers`.
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
-    """
+    """Require a result of :func:`rank_markers`."""
     columns = ("cluster", "gene", "score", "log_fold_change")
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
         found = f"columns [{_checks.listed(table.columns)}]" if isinstance(table, pd.DataFrame) else repr(table)
@@ -162,17 +155,7 @@ def check_table(table: Any) -> None:
 
 
 def _tidy(result: dict[str, Any], tested: list[str], clusters: pd.Index) -> pd.DataFrame:
-    """The result of scanpy as one table.
-
-    Parameters
-    ----------
-    result
-        What scanpy writes to `uns`.
-    tested
-        Clusters in the order of its fields. Fields are taken by position: numpy renames a field without a name.
-    clusters
-        All clusters.
-    """
+    """Scanpy's result for the ``tested`` groups as one table; fields are taken by position, because numpy renames empty names."""
     parts = []
     for position, name in enumerate(tested):
         part = pd.DataFrame(

@@ -1,0 +1,61 @@
+"""What the studies have in common: the ten labelled data sets, the command line, and a table that can be resumed."""
+
+import argparse
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from scgpcl.benchmark._results import Table
+
+REAL = (
+    "baron_mouse_pancreas", "human_kidney_young_top2000", "mouse_bladder_2100", "pbmc3k", "pbmc4k_top2000",
+    "tian_celseq2_5cl", "tm_kidney_smartseq2", "worm_neuron", "zheng_sorted_2140", "zilionis_mouse_lung_800",
+)  # fmt: skip
+
+
+def parser_of(doc: str | None, *, datasets: Sequence[str] = REAL, seeds: Sequence[int] = (0, 1, 2)) -> Any:
+    """Parser with the folder of the data sets, their names, seeds and threads."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with h5ad files: counts in X, types in obs['cell_type']")
+    parser.add_argument("--datasets", nargs="+", default=list(datasets), help="file names without .h5ad")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def run_study(
+    arguments: argparse.Namespace,
+    tasks: Iterable[tuple[Any, ...]],
+    run: Callable[..., list[dict[str, Any]]],
+    *,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    text: Sequence[str],
+    failure: str | None = None,
+) -> pd.DataFrame:
+    """Run all tasks that have no rows in ``arguments.out`` yet; returns all rows.
+
+    A task is a tuple of the values of ``keys``, which is passed to ``run``; only the last part of a path is stored. Errors are
+    raised, or recorded in the column ``failure``, so that one failing data set does not end a long study.
+    """
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    table = Table(arguments.out, keys, columns, text=text)
+    done = table.done()
+    for task in tasks:
+        key = tuple(part.rsplit("/", 1)[-1] if isinstance(part, str) else part for part in task)
+        if key in done:
+            continue
+        row = dict(zip(keys, key, strict=True))
+        try:
+            rows = run(*task)
+        except Exception as error:
+            if failure is None:
+                raise
+            rows = [{failure: f"{type(error).__name__}: {' '.join(str(error).split())}"}]
+        table.add([row | found for found in rows])
+    return table.read()

@@ -1,0 +1,135 @@
+"""What the page and the folder of figures have in common: marker genes, the table of clusters and the figures."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import pandas as pd
+
+from scgpcl import _keys, metrics, pl, tl
+from scgpcl._files import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from scgpcl.model import SCGPCL
+
+#: Names of all figures; those that do not apply are left out.
+FIGURES = ("umap", "confidence", "batch", "comparison", "markers", "history")
+#: Files that :func:`write_folder` may write.
+FOLDER_FILES = (*(f"{name}.png" for name in FIGURES), "clusters.csv")
+#: Resolution of the figures.
+DPI = 150
+
+
+def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFrame | None:
+    """``tl.rank_markers``, or ``None`` if no two groups of cells can be compared."""
+    sizes = adata.obs[key].value_counts()
+    sizes = sizes[sizes > 0]
+    if len(sizes) < 2 or sizes.max() < 2:
+        return None
+    return tl.rank_markers(adata, key, layer=layer, key_added=None)
+
+
+def cluster_table(
+    adata: ad.AnnData, key: str, label_key: str | None = None, *, genes: Mapping[str, list[str]] | None = None
+) -> pd.DataFrame:
+    """One row per cluster, in the order of the categories: ``cluster`` and ``size``.
+
+    With ``genes`` (see :func:`scgpcl.tl.top_markers`) also ``markers``, separated by commas; with ``label_key`` also
+    ``closest_type`` (the most frequent type in the cluster) and ``share`` (of the cluster's cells that have this type).
+    """
+    clusters = adata.obs[key].astype("category").cat.remove_unused_categories()
+    sizes = clusters.value_counts(sort=False)
+    table = pd.DataFrame({"cluster": sizes.index.astype(str), "size": sizes.to_numpy()})
+    if genes is not None:
+        table["markers"] = [", ".join(genes.get(str(name), [])) for name in sizes.index]
+    if label_key is not None:
+        labels = adata.obs[label_key]
+        known = labels.notna()
+        closest = metrics.match_clusters(labels[known], clusters[known], method="majority") if known.any() else {}
+        table["closest_type"] = pd.Series([closest.get(name) for name in sizes.index], dtype=object)
+        table["share"] = [
+            float((labels[clusters == name] == closest[name]).mean()) if name in closest else 0.0
+            for name in sizes.index
+        ]
+    return table
+
+
+def figures(
+    adata: ad.AnnData,
+    model: SCGPCL,
+    key: str,
+    *,
+    layer: str | None,
+    batch_key: str | None,
+    label_key: str | None,
+    markers: pd.DataFrame | None,
+    seed: int,
+) -> dict[str, bytes]:
+    """PNG files by name, a subset of ``FIGURES``; ``adata`` and the user's matplotlib state are not changed."""
+    import matplotlib.pyplot as plt
+
+    wanted = [name for name in (key, batch_key, label_key, _keys.CONFIDENCE) if name is not None]
+    columns = [name for name in dict.fromkeys(wanted) if name in adata.obs]
+    cells = _drawn_part(adata, columns)
+    draw: dict[str, Callable[[], Axes]] = {}
+    if cells.n_obs > 2:  # a map needs three cells
+        draw["umap"] = lambda: pl.latent(cells, key, seed=seed)
+        if _keys.CONFIDENCE in columns:
+            draw["confidence"] = lambda: pl.latent(cells, _keys.CONFIDENCE, seed=seed)
+        if batch_key is not None:
+            # labels would overlap: the centres of well-mixed batches coincide
+            draw["batch"] = lambda: pl.latent(cells, batch_key, label=False, seed=seed)
+    if label_key is not None:
+        draw["comparison"] = lambda: pl.comparison(cells, key, label_key)
+    if markers is not None and any(tl.top_markers(markers).values()):
+        draw["markers"] = lambda: pl.markers(adata, markers, key=key, layer=layer)
+    if model.history_:
+        draw["history"] = lambda: pl.history(model)[0]
+    # the user's own style may be meant for dark slides
+    with plt.style.context("default"), plt.ioff():
+        return {name: _png(one()) for name, one in draw.items()}
+
+
+def _drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
+    """A new AnnData with what the maps read, so that storing a map leaves the user's AnnData unchanged."""
+    place = f"{_keys.LATENT}_umap"
+    uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}
+    obsm = {name: adata.obsm[name] for name in (_keys.LATENT, place) if name in adata.obsm}
+    return ad.AnnData(obs=adata.obs[columns].reset_index(drop=True).set_index(adata.obs_names), obsm=obsm, uns=uns)
+
+
+def _png(ax: Axes) -> bytes:
+    """The figure of the axes as a PNG file; closes it."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    figure = ax.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", facecolor="white", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def write_folder(pictures: Mapping[str, bytes], table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the figures and ``clusters.csv`` to an existing folder; returns the paths."""
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, picture in zip(paths, pictures.values(), strict=True):
+        with writing(path) as temporary:
+            temporary.write_bytes(picture)
+    return [*paths, write_table(table, folder)]
+
+
+def write_table(table: pd.DataFrame, folder: Path) -> Path:
+    """Write the table of clusters to ``clusters.csv``; returns the path."""
+    path = folder / "clusters.csv"
+    with writing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f")
+    return path

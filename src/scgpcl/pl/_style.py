@@ -1,0 +1,86 @@
+"""How groups look in every figure: their order, colours and names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from anndata import AnnData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+#: Characters of a name before it is shortened.
+MAX_LENGTH = 30
+#: Colours that can be told apart with any colour vision, as far as their number allows. The first six are those of Okabe
+#: and Ito (2008) that stand out from white. Each further one is the colour on a grid that is farthest (CIE 1976 distance)
+#: from white, light grey and all previous colours, in the least favourable of normal, protan, deutan and tritan vision as
+#: simulated by Machado, Oliveira and Fernandes (2009).
+DISTINCT = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8010F0", "#503010", "#302090", "#A0F080",
+    "#701040", "#F01050", "#9070F0", "#503070", "#10F0A0", "#F0E010", "#506070", "#606020", "#B0B050", "#8020C0",
+    "#B020A0", "#80C0A0", "#A01040", "#F0C0F0", "#F07080", "#E0B080", "#907050", "#9090F0",
+)  # fmt: skip
+
+
+def categories_of(adata: Any, key: Any) -> pd.Series:
+    """Column of ``adata.obs`` as a categorical without unused categories; refused if it is missing or empty."""
+    if not isinstance(adata, AnnData):
+        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Pass the AnnData that was annotated."
+        raise TypeError(msg)
+    if not isinstance(key, Hashable):
+        msg = f"Expected the name of one column of `adata.obs`, found {key!r}. Plot the columns one by one."
+        raise TypeError(msg)
+    if key not in adata.obs:
+        msg = f"Expected `adata.obs[{key!r}]`, found the columns {list(adata.obs.columns)}. Name one of these."
+        raise KeyError(msg)
+    column = adata.obs[key].astype("category").cat.remove_unused_categories()
+    if column.isna().all():
+        msg = f"Expected at least one cell with a value in `adata.obs[{key!r}]`, found none."
+        raise ValueError(msg)
+    return column
+
+
+def colors_of(adata: AnnData, key: str) -> dict[object, str]:
+    """Colour of each category of ``adata.obs[key]``; ``adata`` is not changed.
+
+    Uses ``adata.uns[f"{key}_colors"]``, where users and scanpy store colours, if it holds a valid colour for every
+    category; otherwise ``DISTINCT``, or scanpy's palette if there are more categories than that.
+    """
+    from matplotlib.colors import is_color_like
+    from scanpy.plotting import palettes
+
+    # scanpy stores one colour per category, used or not
+    categories = list(adata.obs[key].astype("category").cat.categories)
+    stored: Any = adata.uns.get(f"{key}_colors")
+    palette: Sequence[str] = [] if stored is None else [str(color) for color in stored]
+    if len(palette) < len(categories) or not all(map(is_color_like, palette)):
+        defaults = (list(DISTINCT), palettes.default_102)
+        palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
+    return dict(zip(categories, palette, strict=False))
+
+
+def shown(name: object, max_length: int = MAX_LENGTH) -> str:
+    """Name as matplotlib should draw it: on one line, the middle of a long one cut out, never read as a formula."""
+    text = "".join(c if c.isprintable() else " " for c in str(name))
+    if len(text) > max_length:
+        end = max_length // 3  # names often differ only at one end
+        text = f"{text[: max_length - 1 - end].rstrip()}…{text[-end:].lstrip()}"
+    return text.replace("$", r"\$")  # matplotlib would typeset text between two dollars as mathematics
+
+
+def name_ticks(ax: Axes, names: Iterable[object]) -> None:
+    """Write the names of groups below positions 0, 1, ..., slanted if any has more than three characters.
+
+    Groups are placed by position, because two categories may have the same text (1 and "1").
+    """
+    texts = [shown(name) for name in names]
+    slanted = max(map(len, texts)) > 3
+    ax.set_xticks(
+        range(len(texts)),
+        texts,
+        rotation=45 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor" if slanted else None,
+    )

@@ -1,0 +1,184 @@
+"""Figures of how a model was trained: losses, and the estimate of the number of clusters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgpcl import _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from scgpcl.model import SCGPCL
+
+#: Panels in drawing order: title and curves (name in the history, legend entry).
+_PANELS = (
+    ("total loss", ((_keys.TRAIN_LOSS, "training"), (_keys.VALIDATION_LOSS, "validation"))),
+    *(
+        (title, ((f"{metric}_train", "training"), (f"{metric}_validation", "validation")))
+        for title, metric in (
+            ("reconstruction (ZINB)", _keys.RECONSTRUCTION_LOSS),
+            ("instance contrast", _keys.INSTANCE_LOSS),
+            ("prototype contrast", _keys.PROTOTYPE_LOSS),
+            ("clustering (KL)", _keys.CLUSTERING_LOSS),
+        )
+    ),
+    ("agreement of clusterings (ARI)", ((_keys.LABEL_AGREEMENT, "training"),)),
+    ("share of cells changing cluster", ((_keys.LABEL_CHANGE, "training"),)),
+)
+_COLORS = {"training": "C0", "validation": "C1"}
+#: Columns of the curve of :func:`scgpcl.cluster.estimate_n_clusters`.
+_COLUMNS = ("K", "stability", "spread", "agreement", "silhouette")
+
+
+def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> list[Axes]:
+    """Draw the training curves: one panel per loss or stopping criterion, with both stages on one axis of epochs.
+
+    Parameters
+    ----------
+    model
+        A trained model, or its ``history_``: one table per metric, indexed by epoch.
+    n_cols
+        Panels per row.
+
+    Returns
+    -------
+    One axes per metric in the history, in a new figure. A dashed line marks the start of the clustering stage, and every
+    further change of stage if training was continued.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the history contains none of the known metrics, or ``n_cols`` is below 1.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    if n_cols < 1:
+        msg = f"Expected `n_cols` to be at least 1, found {n_cols}."
+        raise ValueError(msg)
+    tables = getattr(model, "history_", model)
+    if not tables:
+        msg = "Expected a trained model or its `history_`, found no history. Call `model.train()` first."
+        raise ValueError(msg)
+    panels = [(title, curves) for title, wanted in _PANELS if (curves := _curves(tables, wanted))]
+    if not panels:
+        msg = f"Expected a training history with at least one loss, found the metrics {sorted(tables)}."
+        raise ValueError(msg)
+
+    n_cols = min(n_cols, len(panels))
+    n_rows = -(-len(panels) // n_cols)
+    figure, grid = plt.subplots(
+        n_rows, n_cols, figsize=(3.3 * n_cols, 2.3 * n_rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    axes = list(grid.flat[: len(panels)])
+    for unused in grid.flat[len(panels) :]:
+        unused.remove()
+    borders = _stage_borders(tables)
+    for ax, (title, curves) in zip(axes, panels, strict=True):
+        _draw(ax, title, curves, borders=borders)
+    for ax in axes[-n_cols:]:
+        # shared axes hide the ticks of a panel above an empty slot
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("epoch")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))  # applies to all panels, which share the axis
+    if len(borders) == 1:
+        for name, side in (("pre-training ", "right"), (" clustering", "left")):
+            place = {"ha": side, "va": "top", "transform": axes[0].get_xaxis_transform()}
+            axes[0].text(borders[0] - 0.5, 0.99, name, fontsize=7, color="0.4", **place)
+    return axes
+
+
+def _curves(tables: Mapping[str, pd.DataFrame], wanted: tuple[tuple[str, str], ...]) -> dict[str, pd.Series]:
+    """Existing curves of one panel by legend entry, without missing values."""
+    found = {label: tables[name].iloc[:, 0].astype(float).dropna() for name, label in wanted if name in tables}
+    return {label: curve for label, curve in found.items() if len(curve)}
+
+
+def _stage_borders(tables: Mapping[str, pd.DataFrame]) -> list[float]:
+    """First epoch of each stage except the first stage."""
+    if _keys.STAGE not in tables:
+        return []
+    stage = tables[_keys.STAGE].iloc[:, 0].sort_index()
+    return stage.index[1:][np.diff(stage.to_numpy()) != 0].astype(float).tolist()
+
+
+def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[float]) -> None:
+    """Draw the curves of one panel, with dashed lines between stages."""
+    for label, curve in curves.items():
+        curve = curve.sort_index()
+        # the stages have different losses, so a line across a border would suggest a jump
+        segments = np.searchsorted(borders, curve.index.to_numpy(dtype=float), side="right")
+        for i, (_, part) in enumerate(curve.groupby(segments)):
+            # a leading underscore keeps the later segments out of the legend
+            name = label if i == 0 else f"_{label}"
+            marker = "." if len(part) < 3 else None
+            ax.plot(part.index, part, color=_COLORS[label], lw=1.4, marker=marker, label=name)
+    for border in borders:
+        # between the last epoch of one stage and the first of the next
+        ax.axvline(border - 0.5, color="0.4", ls="--", lw=1)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    ax.set_title(title, fontsize=10)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the stability of clusterings against their number of clusters, and mark the number that was chosen.
+
+    Parameters
+    ----------
+    model
+        A model that estimated its number of clusters, or the curve returned by
+        :func:`scgpcl.cluster.estimate_n_clusters`; not changed.
+    n_clusters
+        Number to mark; ``None`` marks that of the model, and nothing for a curve.
+    ax
+        Axes to draw on; a new figure by default.
+
+    Returns
+    -------
+    The axes: stability of the weakest cluster with a band of one spread, agreement and silhouette, and a dashed line at
+    the chosen number.
+
+    Raises
+    ------
+    ValueError
+        If the model did not estimate its number of clusters, or the curve lacks columns.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    curve: Any = getattr(model, "n_clusters_curve_", model if hasattr(model, "columns") else None)
+    if curve is None:
+        msg = (
+            "Expected a model that has estimated its number of clusters, found none. Make it with `n_clusters=None` "
+            "and train it, or pass the curve of `scgpcl.cluster.estimate_n_clusters`."
+        )
+        raise ValueError(msg)
+    missing = [name for name in _COLUMNS if name not in curve]
+    if missing:
+        msg = f"Expected a curve with the columns {list(_COLUMNS)}, found one that lacks {missing}."
+        raise ValueError(msg)
+    number = n_clusters if n_clusters is not None else getattr(model, "n_clusters_", None)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    k, stability, spread = (curve[name].to_numpy(dtype=float) for name in ("K", "stability", "spread"))
+    ax.fill_between(k, stability - spread, (stability + spread).clip(max=1.0), color="C0", alpha=0.2, lw=0)
+    ax.plot(k, stability, color="C0", marker=".", label="stability (weakest cluster)")
+    ax.plot(k, curve["agreement"], color="C1", lw=1, label="agreement (ARI)")
+    ax.plot(k, curve["silhouette"], color="C2", lw=1, label="silhouette")
+    if number is not None:
+        ax.axvline(number, color="0.4", ls="--", lw=1)
+        ax.text(number, 1.01, f"{number}", ha="center", va="bottom", transform=ax.get_xaxis_transform(), fontsize=9)
+    ax.set(xlabel="number of clusters", ylabel="score")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
