@@ -57,8 +57,8 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
 
     Returns
     -------
-    Support of each cell for each cluster, float32, shape (n_cells, n_clusters): the mean share, over the partitions, of
-    its companions that are in the cluster; rows sum to one and the largest entry is the cell's cluster.
+    Support of each cell for each cluster, float32, shape (n_cells, n_clusters): its mean similarity to the cells of the
+    cluster, over the sum of those to all clusters. The largest entry is the cell's cluster.
     """
     labels = torch.stack(
         [each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)]
@@ -67,13 +67,12 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     linked = torch.randperm(n_cells, generator=generator)[:MAX_LINKED].sort().values
     clusters = _cut(_distances(labels[:, linked]), n_clusters)
+    size = torch.bincount(clusters, minlength=n_clusters).float()
     support = torch.zeros(n_cells, n_clusters)
     for each in labels:
-        groups = int(each.max()) + 1
-        table = torch.zeros(groups, n_clusters)
+        table = torch.zeros(int(each.max()) + 1, n_clusters)
         table.index_put_((each[linked], clusters), torch.ones(()), accumulate=True)
-        share = table / table.sum(1, keepdim=True).clamp(min=1.0)
-        support += share[each]
+        support += (table / size)[each]
     return support / support.sum(1, keepdim=True)
 
 
@@ -94,8 +93,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     merges = average(distance)
     n_cells = len(merges) + 1
     least = min(max(MIN_CELLS, round(MIN_SHARE * n_cells)), n_cells // n_clusters)
-    # Undo the merges from the root down until enough of the groups are large.
-    members = {node: [node] for node in range(n_cells)}
+    # undo the merges from the root down until enough of the groups are large.
     sizes = np.concatenate([np.ones(n_cells), merges[:, 3]])
     groups = {2 * n_cells - 2}
     for node in range(2 * n_cells - 2, n_cells - 1, -1):
@@ -103,7 +101,6 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
             break
         groups.remove(node)
         groups.update(int(child) for child in merges[node - n_cells, :2])
-    del members
     order = sorted(groups, key=lambda group: (-sizes[group], group))
     labels = np.full(n_cells, -1)
     for rank, group in enumerate(order):

@@ -320,7 +320,7 @@ class Getters:
     ) -> tuple[np.ndarray, pd.Index]:
         """Latent vectors of cells, (n_cells, n_latent), and their names."""
         batches = self._read(adata, indices, batch_size or ENCODE_BATCH, transform_batch, dataloader)
-        encoded = (self.module.shorten(self.module.encode(batch)).cpu().numpy() for batch in batches)
+        encoded = (self._represented(batch).cpu().numpy() for batch in batches)
         if dataloader is not None:
             z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *encoded])
             return z, pd.RangeIndex(len(z))
@@ -337,6 +337,11 @@ class Getters:
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
         q = self.module.probabilities(torch.from_numpy(z)).numpy()
         return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
+
+    def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Latent vectors as they are clustered and reported, shape (n_cells, n_latent)."""
+        z = self.module.encode(batch)
+        return self.module.represent(z, batch.size_factor.to(z.device))
 
     def _decode(self, batch: BipartiteBatch, target: int | None = None) -> Any:
         """Decode each cell in its own batch, or in ``target``, which also replaces unknown batches."""

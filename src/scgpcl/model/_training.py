@@ -15,7 +15,7 @@ from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import training_counts
 from scgpcl.model._setup import check_datamodule
-from scgpcl.pp import N_AXES, components, fit_batches, fit_features, library_sizes, principal_axes
+from scgpcl.pp import N_AXES, fit_batches, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
     SET_BY_RUN,
     BestDecoder,
@@ -240,7 +240,6 @@ class Training:
             with self._running(splitter, where, split=True, **more) as run:
                 run.pretrain(
                     pretraining,
-                    lambda: components(cells, self.module.moments, seed=derived_seed(self.seed_, 14)),
                     max_epochs=values["pretrain_max_epochs"],
                     agreement=values["agreement"],
                     patience=values["agreement_patience"],
@@ -485,8 +484,7 @@ class Training:
         self.module.set_moments(moments, share)
         moments = self.module.moments
         if self.start == "pca":
-            n_axes = min(N_AXES, self.module.n_latent)
-            axes = principal_axes(cells, moments, n_axes, seed=derived_seed(self.seed_, 10))
+            axes = self._find_axes(cells)
             if axes is not None:
                 self.module.encoder.start_at_axes(torch.from_numpy(axes), cpu_generator(self.seed_, 11))
             ratios = None if ratio is None else torch.from_numpy(ratio).float()
@@ -494,6 +492,10 @@ class Training:
         self.gene_names_, self.selected_genes_ = genes.to_numpy(), genes[features.mask].to_numpy()
         self.unit_size_, self.gene_shares_ = features.unit_size, features.shares
         return cells
+
+    def _find_axes(self, cells: Cells) -> np.ndarray | None:
+        """Principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
+        return principal_axes(cells, self.module.moments, N_AXES, seed=derived_seed(self.seed_, 10))
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
@@ -503,6 +505,7 @@ class Training:
             splitter,
             where,
             seed=self.seed_,
+            find_axes=lambda: self._find_axes(splitter.source),
             n_clusters=self.n_clusters_,
             curve=self.n_clusters_curve_,
             history=self.history_,

@@ -13,6 +13,7 @@ from scgpcl.nn import (
     BatchLinks,
     BipartiteEncoder,
     Decoder,
+    DepthCorrection,
     Moments,
     ProjectionHead,
     StandardizedCounts,
@@ -79,6 +80,7 @@ class SCGPCLModule(BaseModuleClass):
         self.encoder = BipartiteEncoder(n_genes, n_hidden=n_hidden, n_latent=n_latent, use_graph=use_graph)
         self.decoder = Decoder(n_genes, n_latent=n_latent, n_hidden=n_hidden, dispersion=dispersion, n_batch=n_batch)
         self.projection = ProjectionHead(n_latent)
+        self.depth = DepthCorrection(n_latent)
         moments = (n_batch, n_genes) if n_batch else (n_genes,)
         self.register_buffer("gene_mean", torch.zeros(moments))
         self.register_buffer("gene_std", torch.ones(moments))
@@ -127,22 +129,23 @@ class SCGPCLModule(BaseModuleClass):
             mask=None if batch.measured is None else batch.measured.unsqueeze(1),
         )
 
-    def shorten(self, z: Tensor) -> Tensor:
-        """Latent vectors as they are clustered and reported, see :func:`scgpcl.nn.shrink_length`."""
-        return shrink_length(z, self.shrinkage)
+    def represent(self, z: Tensor, size_factor: Tensor) -> Tensor:
+        """Latent vectors as they are clustered and reported: corrected for depth (n_cells,), their length reduced."""
+        return shrink_length(self.depth(z, size_factor), self.shrinkage)
 
     def soft_assign(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of shortened latent vectors, shape (n_cells, n_clusters)."""
+        """Assignment probabilities of latent vectors from ``represent``, shape (n_cells, n_clusters)."""
         return soft_assign(z, cast("Tensor", self.centers), alpha=self.alpha)
 
     @torch.no_grad()
-    def assign_all(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of any number of latent vectors of whole length, shape (n_cells, n_clusters)."""
-        return torch.cat([self.soft_assign(self.shorten(rows)) for rows in z.split(ASSIGNED_ROWS)])
+    def assign_all(self, z: Tensor, size_factor: Tensor) -> Tensor:
+        """Assignment probabilities of any number of latent vectors as encoded, shape (n_cells, n_clusters)."""
+        parts = zip(z.split(ASSIGNED_ROWS), size_factor.to(z.device).split(ASSIGNED_ROWS), strict=True)
+        return torch.cat([self.soft_assign(self.represent(*part)) for part in parts])
 
     @torch.no_grad()
     def probabilities(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of any number of shortened latent vectors, on the CPU, (n_cells, n_clusters)."""
+        """Assignment probabilities of any number of represented cells, on the CPU, (n_cells, n_clusters)."""
         device = self.gene_mean.device
         return torch.cat([self.soft_assign(rows.to(device)).cpu() for rows in z.split(ASSIGNED_ROWS)])
 

@@ -3,6 +3,7 @@
 from scgpcl.nn._assignment import clustering_loss, shrink_length, soft_assign, target_distribution
 from scgpcl.nn._contrast import Neighborhood, View, draw_view, instance_loss, neighborhood, prototype_loss
 from scgpcl.nn._decoder import Decoder, Dispersion, HiddenLayer, ProjectionHead, ZINBParameters
+from scgpcl.nn._depth import DepthCorrection
 from scgpcl.nn._encoder import BipartiteEncoder
 from scgpcl.nn._features import CLIP, BatchLinks, Moments, StandardizedCounts, standardized_counts
 from scgpcl.nn._graph import Bipartite, neighbor_mean, spmm

@@ -88,16 +88,3 @@ def scores_along(cells: Cells, moments: Moments, axes: np.ndarray) -> np.ndarray
         own = cells.features(moments, index) @ projection
         parts.append(own if cells.batch_index is None else own + offset[cells.batch_index[index]])
     return np.concatenate(parts).astype(np.float32)
-
-
-def components(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray:
-    """Scores of all cells along the leading principal axes of the features, centred, float32, (n_cells, n_axes).
-
-    The network has no part in them. With batches the features are corrected for them. Where all cells are alike there is
-    one component, zero.
-    """
-    axes = principal_axes(cells, moments, N_AXES, seed=seed)
-    if axes is None:
-        return np.zeros((len(cells), 1), dtype=np.float32)
-    scores = scores_along(cells, moments, axes)
-    return scores - scores.mean(0)

@@ -223,7 +223,8 @@ class TargetUpdate(_AllCells):
 
     def _update(self, trainer: pl.Trainer, plan: ClusterPlan) -> Tensor:
         def assign() -> tuple[Tensor, Tensor]:
-            q = plan.module.assign_all(encode_all(plan.module, self.splitter))
+            z = encode_all(plan.module, self.splitter)
+            q = plan.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
             return target_distribution(q), q.argmax(1)
 
         plan.target, labels = from_first(trainer, plan.module, assign)
@@ -245,10 +246,11 @@ class LabelWatch(pl.Callback):
         """Resume from a checkpoint."""
         self._labels = state_dict["labels"]
 
+    @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the share of changed labels and stop when it is small."""
         plan = cast("DistillationPlan", pl_module)
-        labels = plan.module.assign_all(plan.latent).argmax(1)
+        labels = plan.module.soft_assign(plan.latent).argmax(1)
         if self._labels is not None:
             changed = float((labels != self._labels.to(labels)).sum()) / len(labels)
             plan.log(_keys.LABEL_CHANGE, changed, sync_dist=True)

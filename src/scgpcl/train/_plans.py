@@ -339,7 +339,7 @@ class DistillationPlan(StagePlan):
         self.shrinkage = shrinkage
         self.depth = depth
         self.idle = [parameter for name, parameter in module.named_parameters() if name != "centers"]
-        #: Cells with a target, ascending, their targets (n_cells, n_clusters) and whole latent vectors (n_cells, n_latent).
+        #: Cells with a target, ascending, their targets (n_cells, n_clusters) and represented vectors (n_cells, n_latent).
         self.cells = torch.empty(0, dtype=torch.int64)
         self.target = torch.empty(0)
         self.latent = torch.empty(0)
@@ -357,12 +357,10 @@ class DistillationPlan(StagePlan):
         """Loss of one mini-batch of whole cells and of one thinning of each."""
         rows = torch.searchsorted(self.cells, batch.cell_index)
         share = self.depth ** torch.rand(len(rows), generator=self._generator)
-        fewer = self.module.encode(thinned(batch, share, self._generator).to(self.latent.device))
+        thin = thinned(batch, share, self._generator).to(self.latent.device)
+        fewer = self.module.represent(self.module.encode(thin), thin.size_factor)
         target = self.target[rows]
-        losses = [
-            clustering_loss(self.module.soft_assign(self.module.shorten(z)), target)
-            for z in (self.latent[rows], fewer)
-        ]
+        losses = [clustering_loss(self.module.soft_assign(z), target) for z in (self.latent[rows], fewer)]
         parts = {_keys.CLUSTERING_LOSS: torch.stack(losses).mean()}
         self.log_losses(batch, parts[_keys.CLUSTERING_LOSS], parts)
         return parts[_keys.CLUSTERING_LOSS]
@@ -439,7 +437,7 @@ class ClusterPlan(StagePlan):
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch, unmasked."""
         z = self.module.inference(batch)["z"]
-        q = self.module.soft_assign(self.module.shorten(z[:, 0]))
+        q = self.module.soft_assign(self.module.represent(z[:, 0], batch.size_factor))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),
             _keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device)),

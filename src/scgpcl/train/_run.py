@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
-    from scgpcl.data import BipartiteSplitter
+    from scgpcl.data import BipartiteBatch, BipartiteSplitter
     from scgpcl.module import SCGPCLModule
     from scgpcl.train._checkpoint import RunState
     from scgpcl.train._fit import Devices, History
@@ -38,6 +39,10 @@ MAX_CLUSTERED_CELLS = 10_000
 #: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
 N_DRAWS = 5
 DRAWN_SHARE = 0.7
+#: Draws of the molecules that the correction for depth is fitted on.
+N_DEPTH_DRAWS = 4
+#: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
+READ_OUT_SEED = 0
 #: Restarts of the k-means that starts the published clustering stage.
 CENTERS_INIT = 20
 
@@ -68,6 +73,8 @@ class Run:
         Devices and arguments of the trainer.
     seed
         Seed of everything random.
+    find_axes
+        Computes the principal axes of the features, if there are any; called where they are needed.
     n_clusters, curve
         Number of clusters, ``None`` to estimate it, and what an earlier estimate rests on.
     history
@@ -96,6 +103,7 @@ class Run:
         where: Devices,
         *,
         seed: int,
+        find_axes: Callable[[], np.ndarray | None],
         n_clusters: int | None,
         curve: pd.DataFrame | None = None,
         history: History | None = None,
@@ -108,6 +116,7 @@ class Run:
         self.splitter = splitter
         self.where = where
         self.seed = seed
+        self._find_axes = find_axes
         self.n_clusters, self.curve = n_clusters, curve
         self.history: History = dict(history or {})
         self.trainer = trainer
@@ -119,17 +128,16 @@ class Run:
     def pretrain(
         self,
         plan: PretrainPlan,
-        components: Callable[[], np.ndarray],
         *,
         max_epochs: int,
         agreement: float | None,
         patience: int,
     ) -> None:
-        """Contrastive pre-training, unless the run resumes after it; neighbours are found on the components."""
+        """Contrastive pre-training, unless the run resumes after it."""
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
         if plan.n_neighbors > 0:
-            plan.neighborhood = neighborhood(torch.from_numpy(components()), plan.n_neighbors, seed=derived_seed(self.seed, 23))
+            plan.neighborhood = neighborhood(self._components(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
         seed, k = derived_seed(self.seed, 20), plan.n_clusters
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
@@ -150,7 +158,7 @@ class Run:
     def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
         """Cluster from the placed centres, or resume, and order the clusters by size."""
         if max_epochs > 0 and isinstance(plan, DistillationPlan):
-            index = clustered_cells(len(self.splitter.source), seed=self.seed)
+            index = clustered_cells(len(self.splitter.source))
             self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(index))
         elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
@@ -194,48 +202,95 @@ class Run:
     def _place(self, plan: ClusterPlan | DistillationPlan) -> Placed:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, self.splitter)
+        size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
+        index = clustered_cells(len(z))
+        cells = torch.from_numpy(index).to(z.device)
+        if isinstance(plan, DistillationPlan):
+            self._fit_depth(z[cells], index, plan.depth)
         k, curve = self.n_clusters, self.curve
         if k is None:
-            k, curve = estimate_n_clusters(z, seed=derived_seed(self.seed, 22))
+            k, curve = estimate_n_clusters(self.module.depth(z, size_factor), seed=derived_seed(self.seed, 22))
             logger.info("Estimated %d clusters from the pre-trained latent space.", k)
         self._take_clusters(k, curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
-        seed = derived_seed(self.seed, 21)
         if not isinstance(plan, DistillationPlan):
+            seed = derived_seed(self.seed, 21)
             self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
             return Placed(k, curve, self._sort_centers(z), None)
-        index = clustered_cells(len(z), seed=self.seed)
-        cells = torch.from_numpy(index).to(z.device)
-        support = consensus(self._draws(z[cells], index), k, seed=seed).to(z.device)
+        trained = self.module.depth(z[cells], size_factor[cells])
+        support = consensus(self._draws(trained, index), k, seed=READ_OUT_SEED).to(z.device)
         support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
-        rows = self.module.shorten(z[cells])
-        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, z[cells]))
+        rows = self.module.represent(z[cells], size_factor[cells])
+        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, rows))
 
-    def _draws(self, z: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
-        """Latent vectors of some cells: whole, and from draws of their molecules, each (n_some, n_latent)."""
-        yield z
+    def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
+        """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
+        yield trained
+        components = self._components(index)
+        yield components
         for draw in range(N_DRAWS):
-            generator = cpu_generator(self.seed, 24, draw)
-            parts = []
-            for batch in self.splitter.batches(index):
-                share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
-                parts.append(self.module.encode(thinned(batch, share, generator).to(z.device)))
-            yield torch.cat(parts)
+            scores = self._thinned(self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, 1.0)[0]
+            yield scores - scores.mean(0)
+
+    @cached_property
+    def _axes(self) -> torch.Tensor:
+        """Principal axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
+        found = self._find_axes()
+        device = self.module.gene_mean.device
+        return torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
+
+    def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Components of a batch along the axes, (n_cells, n_axes)."""
+        return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
+
+    @torch.no_grad()
+    def _components(self, index: np.ndarray | None = None) -> torch.Tensor:
+        """Centred components of some cells, or of all, (n_some, n_axes)."""
+        device = self.module.gene_mean.device
+        scores = torch.cat([self._scores(batch) for batch in self.splitter.batches(index, device=device)])
+        return scores - scores.mean(0)
+
+    def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
+        """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
+        encode = self.module.encode
+        draws = (self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS))
+        self.module.depth.fit(draws, whole)
+
+    def _thinned(
+        self,
+        vectors: Callable[[BipartiteBatch], torch.Tensor],
+        index: np.ndarray,
+        generator: torch.Generator,
+        share: float,
+        fixed: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors (n_some, n) and size factors of thinned cells.
+
+        The share of the molecules is the same for all where ``fixed`` is 1, and log-uniform up to 1 where it is 0.
+        """
+        z, size_factor = [], []
+        device = self.module.gene_mean.device
+        for batch in self.splitter.batches(index):
+            power = torch.rand(len(batch.cell_index), generator=generator).clamp(min=fixed)
+            thin = thinned(batch, share**power, generator).to(device)
+            z.append(vectors(thin))
+            size_factor.append(thin.size_factor)
+        return torch.cat(z), torch.cat(size_factor)
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
         """Order the centres by the number of their cells, the largest first."""
-        q = self.module.assign_all(z)
+        q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
         return centers.detach()
 
 
-def clustered_cells(n_cells: int, *, seed: int) -> np.ndarray:
+def clustered_cells(n_cells: int) -> np.ndarray:
     """Cells that are clustered and distilled from, ascending positions, shape (at most ``MAX_CLUSTERED_CELLS``,)."""
     if n_cells <= MAX_CLUSTERED_CELLS:
         return np.arange(n_cells)
-    rng = np.random.default_rng(derived_seed(seed, 12))
+    rng = np.random.default_rng(READ_OUT_SEED)
     return np.sort(rng.choice(n_cells, MAX_CLUSTERED_CELLS, replace=False))

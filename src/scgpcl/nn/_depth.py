@@ -1,0 +1,62 @@
+"""Latent vectors of shallow cells, brought to where those of deep cells lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Weight of the prior of no correction, as a share of the mean square of the regressors.
+RIDGE = 1e-3
+
+
+class DepthCorrection(nn.Module):
+    r"""Expected latent vector of a cell had it been sequenced to typical depth.
+
+    Few molecules move latent vectors in two ways: noise is added, and the logarithm of normalised counts shifts their mean.
+    Both depend on the size factor s. With :math:`t = \min(\log s, 0)`,
+
+    .. math:: z' = z + t (A_1 z + b_1) + t^2 (A_2 z + b_2),
+
+    fitted by ridge regression of whole cells on thinned ones. As a linear predictor it shrinks what is mostly noise at the
+    cell's depth. A cell of typical depth or deeper is not changed, nor is any cell before the fit.
+
+    Parameters
+    ----------
+    n_latent
+        Width of the latent vectors.
+    """
+
+    weight: Tensor
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(2 * (n_latent + 1), n_latent))
+
+    def forward(self, z: Tensor, size_factor: Tensor) -> Tensor:
+        """Correct latent vectors (n_cells, n_latent) of cells with size factors (n_cells,)."""
+        return z + _regressors(z, size_factor) @ self.weight
+
+    @torch.no_grad()
+    def fit(self, draws: Iterable[tuple[Tensor, Tensor]], whole: Tensor) -> None:
+        """Learn from thinned cells, their latent vectors and size factors, and the vectors of the whole cells."""
+        n = len(self.weight)
+        gram = torch.zeros(n, n, dtype=torch.float64, device=whole.device)
+        moment = torch.zeros(n, whole.shape[1], dtype=torch.float64, device=whole.device)
+        for z, size_factor in draws:
+            x = _regressors(z, size_factor).double()
+            gram += x.t() @ x
+            moment += x.t() @ (whole - z).double()
+        ridge = RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny)
+        self.weight.copy_(torch.linalg.solve(gram + ridge * torch.eye(n).to(gram), moment))
+
+
+def _regressors(z: Tensor, size_factor: Tensor) -> Tensor:
+    """``[t z, t, t^2 z, t^2]``, shape (n_cells, 2 (n_latent + 1))."""
+    t = size_factor.to(z).log().clamp(max=0.0).unsqueeze(1)
+    linear = torch.cat([t * z, t], 1)
+    return torch.cat([linear, t * linear], 1)
