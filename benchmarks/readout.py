@@ -3,12 +3,14 @@
     python -m benchmarks.search DATA_DIR --out search.csv --variants default --seeds 0 1 2 --latents LATENTS
     python -m benchmarks.readout DATA_DIR --latents LATENTS --out readout.csv
 
-Each read-out partitions the pre-trained latent vectors that ``benchmarks.search --latents`` has stored: k-means for several
-powers of shrinkage, Leiden communities of shared neighbours, and the consensus of all of these, over the whole cells alone or
-over draws of their molecules too. The table has one row per read-out: its adjusted Rand index, which only the summary uses, and
-the size of its smallest cluster. An interrupted study resumes where it stopped.
+Each read-out partitions vectors that ``benchmarks.search --latents`` has stored: the trained latent vectors or the principal
+components of the features, by k-means for several powers of shrinkage and by Leiden communities of shared neighbours; and the
+consensus of all of these, over the trained vectors, over the components of the whole cells and of draws of their molecules, and over
+both. The table has one row per read-out: its adjusted Rand index, which only the summary uses, and the size of its smallest cluster.
+An interrupted study resumes where it stopped.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,37 @@ import pandas as pd
 import torch
 from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score
-from torch import Tensor
 
 from scgpcl.cluster import consensus
 from scgpcl.cluster._consensus import POWERS, partitions
 
-#: Names of the partitions that the consensus is made of, in their order.
+#: Names of the partitions of one set of vectors, in their order.
 PARTITIONS = (*(f"k-means, power {power:g}" for power in POWERS), "Leiden")
-READOUTS = (*PARTITIONS, "consensus, whole cells", "consensus")
+SOURCES = ("trained", "components 0")
+READOUTS = (
+    *(f"{name} of {source.split()[0]}" for source in SOURCES for name in PARTITIONS),
+    "consensus of trained",
+    "consensus of components",
+    "consensus",
+)
 KEYS = ["variant", "dataset", "seed"]
 
 
-def readouts(draws: Tensor, n_clusters: int, *, seed: int) -> dict[str, np.ndarray]:
-    """Labels (n_cells,) by each read-out of latent vectors (n_draws, n_cells, n_latent), of which the first are of whole cells."""
-    found = dict(zip(PARTITIONS, partitions(draws[0], n_clusters, seed=seed), strict=True))
-    found["consensus, whole cells"] = consensus(draws[:1], n_clusters, seed=seed).argmax(1)
-    found["consensus"] = consensus(draws, n_clusters, seed=seed).argmax(1)
-    return {name: labels.numpy() for name, labels in found.items()}
+def readouts(vectors: Mapping[str, np.ndarray], n_clusters: int, *, seed: int) -> dict[str, np.ndarray]:
+    """Labels (n_cells,) by each read-out of vectors (n_cells, n) by their name, the trained ones first."""
+    draws = {name: torch.from_numpy(values) for name, values in vectors.items()}
+    found = []
+    for source in SOURCES:
+        found += partitions(draws[source], n_clusters, seed=seed)
+    components = [values for name, values in draws.items() if name != "trained"]
+    for some in ([draws["trained"]], components, [draws["trained"], *components]):
+        found.append(consensus(some, n_clusters, seed=seed).argmax(1))
+    return {name: labels.numpy() for name, labels in zip(READOUTS, found, strict=True)}
 
 
-def scored(draws: Tensor, truth: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+def scored(vectors: Mapping[str, np.ndarray], truth: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
     """Rows of the table for one data set and seed."""
-    found = readouts(draws, len(set(truth)), seed=seed)
+    found = readouts(vectors, len(set(truth)), seed=seed)
     return [
         {
             "readout": name,
@@ -69,14 +80,14 @@ def main() -> None:
 
     def run(variant: str, name: str, seed: int) -> list[dict[str, Any]]:
         truth = ad.read_h5ad(args.data / f"{name}.h5ad").obs["cell_type"].to_numpy()
-        draws = torch.from_numpy(np.load(args.latents / f"{variant}~{name}~{seed}.npy"))
-        return scored(draws, truth, seed=seed)
+        with np.load(args.latents / f"{variant}~{name}~{seed}.npz") as vectors:
+            return scored(vectors, truth, seed=seed)
 
     table = run_study(
         args,
         (
             (variant, name, int(seed))
-            for variant, name, seed in (path.stem.split("~") for path in sorted(args.latents.glob("*.npy")))
+            for variant, name, seed in (path.stem.split("~") for path in sorted(args.latents.glob("*.npz")))
         ),
         run,
         keys=KEYS,

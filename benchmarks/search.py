@@ -3,8 +3,7 @@
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_graph --seeds 0 1 2
 
 The table has one row per (variant, data set, seed, stage); an interrupted study resumes where it stopped. Labels are used for
-scoring only. ``--latents FOLDER`` stores the latent vectors after pre-training, of the whole cells and of draws of their
-molecules, for ``benchmarks.readout``.
+scoring only. ``--latents FOLDER`` stores the vectors after pre-training that the consensus is made of, for ``benchmarks.readout``.
 """
 
 import time
@@ -102,21 +101,25 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
             "nmi": round(normalized_mutual_info_score(truth, labels), 4),
         })  # fmt: skip
         if stage == "pretrain" and latents is not None:
-            np.save(latents / f"{variant}~{path.stem}~{seed}.npy", latents_of_draws(model, seed))
+            np.savez(latents / f"{variant}~{path.stem}~{seed}.npz", **vectors_of_draws(model, seed))
     return rows
 
 
-def latents_of_draws(model: scgpcl.SCGPCL, seed: int) -> np.ndarray:
-    """Latent vectors of whole length (1 + N_DRAWS, n_cells, n_latent): of the whole cells, then of draws of their molecules."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = []
+@torch.no_grad()
+def vectors_of_draws(model: scgpcl.SCGPCL, seed: int) -> dict[str, np.ndarray]:
+    """Trained latent vectors of whole length, and components of the whole cells and of draws of their molecules, (n_cells, n)."""
+    module, generator = model.module, torch.Generator().manual_seed(seed)
+    axes = torch.from_numpy(model._find_axes(model._prepare()))
+    batches = list(model._read(None, None, ROWS))
+    found = {"trained": torch.cat([module.depth(module.encode(batch), batch.size_factor) for batch in batches])}
     for draw in range(1 + N_DRAWS):
         parts = []
-        for batch in model._read(None, None, ROWS):
+        for batch in batches:
             share = torch.full((len(batch.cell_index),), DRAWN_SHARE)
-            parts.append(model.module.encode(thinned(batch, share, generator) if draw else batch))
-        draws.append(torch.cat(parts))
-    return torch.stack(draws).numpy()
+            drawn = thinned(batch, share, generator) if draw else batch
+            parts.append(module.features(drawn).project(axes)[:, 0])
+        found[f"components {draw}"] = torch.cat(parts) - torch.cat(parts).mean(0)
+    return {name: vectors.numpy() for name, vectors in found.items()}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -59,14 +59,18 @@ def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeyp
     model = scgpcl.SCGPCL(adata, n_clusters=len(set(truth)), seed=0)
     model.train(pretrain_max_epochs=2, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     assert rows[1]["ari"] == round(adjusted_rand_score(truth, model.predict()), 4)
-    z = np.load(tmp_path / "short~cells~0.npy")
-    assert z.shape == (1 + search.N_DRAWS, 120, 64)
-    length = np.linalg.norm(z, axis=2)
-    assert length.std(1).min() > 0.05  # vectors shortened to unit length would all be alike
-    directions = z / length[..., None]
-    similarity = (directions[0] * directions[1:]).sum(-1).mean(1)
-    assert ((similarity > 0.5) & (similarity < 0.999)).all()  # every draw has some molecules of the same cells
-    assert not np.array_equal(z[1], z[2])
+    vectors = dict(np.load(tmp_path / "short~cells~0.npz"))
+    assert list(vectors) == ["trained", *(f"components {draw}" for draw in range(1 + search.N_DRAWS))]
+    assert vectors["trained"].shape == (120, 64)
+    assert (
+        np.linalg.norm(vectors["trained"], axis=1).std() > 0.05
+    )  # vectors shortened to unit length would all be alike
+    whole, first, second = (vectors[f"components {draw}"] for draw in range(3))
+    assert whole.shape == first.shape == (120, 50)
+    assert np.abs(whole.mean(0)).max() < 1e-4
+    assert not np.array_equal(first, second)
+    similarity = lambda a, b: (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+    assert 0.5 < similarity(whole, first) < 0.999  # a draw has some molecules of the same cells
 
 
 def test_summary_uses_the_runs_that_all_variants_have(search):
@@ -79,24 +83,28 @@ def test_summary_uses_the_runs_that_all_variants_have(search):
     assert means.loc[("a", "cluster"), "runs"] == 2
 
 
+def vectors_of(z):
+    return {"trained": z[0], **{f"components {draw}": each for draw, each in enumerate(z[1:])}}
+
+
 def test_every_readout_finds_separate_groups(readout):
     rng = np.random.default_rng(0)
     truth = np.repeat(list("abc"), 40)
-    z = torch.from_numpy(np.repeat(10 * np.eye(3), 40, 0) + rng.normal(size=(2, 120, 3))).float()
-    rows = readout.scored(z, truth, seed=0)
+    z = (np.repeat(10 * np.eye(3), 40, 0) + rng.normal(size=(3, 120, 3))).astype(np.float32)
+    rows = readout.scored(vectors_of(z), truth, seed=0)
     assert [row["readout"] for row in rows] == list(readout.READOUTS)
     assert all(row["ari"] == 1.0 and row["smallest"] == 40 for row in rows)
 
 
 def test_the_consensus_is_that_of_all_draws(readout):
-    rng = np.random.default_rng(0)
-    z = torch.from_numpy(rng.normal(size=(3, 90, 4))).float()
-    found = readout.readouts(z, 4, seed=2)
-    np.testing.assert_array_equal(found["consensus"], consensus(z, 4, seed=2).argmax(1))
-    np.testing.assert_array_equal(found["consensus, whole cells"], consensus(z[:1], 4, seed=2).argmax(1))
-    np.testing.assert_array_equal(
-        found["k-means, power 1"], kmeans(shrink_length(z[0], 1.0), 4, n_init=5, seed=2).labels
-    )
+    z = np.random.default_rng(0).normal(size=(4, 90, 4)).astype(np.float32)
+    found = readout.readouts(vectors_of(z), 4, seed=2)
+    draws = torch.from_numpy(z)
+    np.testing.assert_array_equal(found["consensus"], consensus(draws, 4, seed=2).argmax(1))
+    np.testing.assert_array_equal(found["consensus of trained"], consensus(draws[:1], 4, seed=2).argmax(1))
+    np.testing.assert_array_equal(found["consensus of components"], consensus(draws[1:], 4, seed=2).argmax(1))
+    labels = kmeans(shrink_length(draws[1], 1.0), 4, n_init=5, seed=2).labels
+    np.testing.assert_array_equal(found["k-means, power 1 of components"], labels)
 
 
 def test_readout_summary_equals_a_slow_loop(readout):

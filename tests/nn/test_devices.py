@@ -72,7 +72,7 @@ def test_a_step_makes_everything_on_the_modules_device(block, n_batch, dispersio
         loss = module.reconstruction_loss(block, z)
         loss = loss + instance_loss(module.projection(z), tau=0.25, batch_index=block.batch_index)
         loss = loss + prototype_loss(z, prototypes, labels, tau=0.25)
-        q = module.soft_assign(module.shorten(z[:, 0]))
+        q = module.soft_assign(module.represent(z[:, 0], block.size_factor))
         (loss + clustering_loss(q, target_distribution(q.detach()))).backward()
     assert elsewhere.made == []
     assert elsewhere.waited == []
