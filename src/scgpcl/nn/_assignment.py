@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Steps of the fit of centres to targets, and the weight that keeps them near their start.
+FIT_STEPS = 60
+FIT_RIDGE = 1e-4
+
 
 def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
     r"""Reduce the spread of vector lengths: ``z (|z|^2 / n)^(-power / 2)``.
@@ -41,6 +45,24 @@ def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
     distance = (z.square().sum(1, keepdim=True) - 2.0 * z @ centers.t() + centers.square().sum(1)).clamp(min=0.0)
     # proportional to (1 + d / alpha) ** -((alpha + 1) / 2), normalised in logs so that far cells do not underflow
     return torch.softmax(-(alpha + 1.0) / 2.0 * torch.log1p(distance / alpha), dim=1)
+
+
+@torch.no_grad()
+def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
+    """Centres (n_clusters, n) from which cells (n_cells, n) get their targets (n_cells, n_clusters) most nearly."""
+    found = centers.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([found], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = clustering_loss(soft_assign(z, found, alpha=alpha), target)
+        value = value + FIT_RIDGE * (found - centers).square().mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return found.detach()
 
 
 def target_distribution(q: Tensor) -> Tensor:

@@ -317,11 +317,11 @@ class DistillationPlan(StagePlan):
         module: SCGPCLModule,
         *,
         seed: int,
-        alpha: float = 10.0,
+        alpha: float = 30.0,
         shrinkage: float = 1.0,
         depth: float = 0.05,
         optimizer: Optimizer = "AdamW",
-        lr: float = 2e-2,
+        lr: float = 1e-2,
         weight_decay: float = 0.0,
         one_cycle: bool = True,
     ) -> None:

@@ -13,7 +13,7 @@ import torch
 from scgpcl._random import cpu_generator, derived_seed
 from scgpcl.cluster import consensus, estimate_n_clusters, kmeans
 from scgpcl.data import thinned
-from scgpcl.nn import neighborhood, shrink_length
+from scgpcl.nn import fit_centers, neighborhood, shrink_length
 from scgpcl.train._callbacks import LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage
@@ -41,6 +41,8 @@ N_DRAWS = 5
 DRAWN_SHARE = 0.7
 #: Draws of the molecules that the correction for depth is fitted on.
 N_DEPTH_DRAWS = 4
+#: Power of the support that is learnt: the similarity to other clusters counts, but less than the cluster.
+SHARPNESS = 4
 #: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
 READ_OUT_SEED = 0
 #: Restarts of the k-means that starts the published clustering stage.
@@ -222,7 +224,9 @@ class Run:
         support = consensus(self._draws(trained, index), k, seed=READ_OUT_SEED).to(z.device)
         support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
         rows = self.module.represent(z[cells], size_factor[cells])
-        return Placed(k, curve, support.t() @ rows / support.sum(0).unsqueeze(1), (cells, support, rows))
+        target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
+        means = target.t() @ rows / target.sum(0).unsqueeze(1)
+        return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows))
 
     def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
         """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
