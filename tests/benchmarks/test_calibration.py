@@ -1,4 +1,5 @@
 import importlib
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from scgpcl.nn import soft_assign
+from scgpcl.train import DistillationPlan
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def test_the_models_own_probability_is_that_of_its_alpha(adata, fit):
     import torch
 
     model = fit(adata)
+    alpha = inspect.signature(DistillationPlan).parameters["alpha"].default  # that of the study's "model"
     z = torch.from_numpy(model.get_latent_representation())
-    q = soft_assign(z, model.module.centers.detach(), alpha=10.0)
+    q = soft_assign(z, model.module.centers.detach(), alpha=alpha)
     np.testing.assert_allclose(q, model.predict(soft=True), rtol=1e-5)

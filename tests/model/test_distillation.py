@@ -86,7 +86,7 @@ def test_steps_equal_a_literal_loop(adata, pretrained):
     for parameter in plan.idle:
         parameter.requires_grad_(False)
     optimizer = plan.configure_optimizers()
-    literal = Literal(module, lr=0.02)
+    literal, alpha = Literal(module, lr=plan.lr), module.alpha.item()
     latent = literal.represent(literal.latent(dense(batch), batch.size_factor), batch.size_factor)
     torch.testing.assert_close(latent, plan.latent, rtol=1e-4, atol=1e-4)
     assert module.depth.weight.abs().max() > 0.01
@@ -95,7 +95,7 @@ def test_steps_equal_a_literal_loop(adata, pretrained):
     rows = torch.randperm(adata.n_obs, generator=torch.Generator().manual_seed(1))
     for index in (rows[:50].sort().values, rows[50:90], rows[90:]):  # cells of a mini-batch in any order
         part = next(iter(model._read(None, index.numpy(), len(index))))._replace(cell_index=index)
-        wanted = literal.step(part, target[index], plan.latent[index], generator, depth=depth, alpha=10.0)
+        wanted = literal.step(part, target[index], plan.latent[index], generator, depth=depth, alpha=alpha)
         optimizer.zero_grad()
         loss = plan.training_step(part, 0)
         loss.backward()
@@ -150,7 +150,7 @@ def test_loss_falls_and_labels_stay_those_of_the_consensus(adata, fit):
 
 
 def test_of_many_cells_a_sample_is_distilled_and_all_are_labelled(adata, fit, monkeypatch):
-    monkeypatch.setattr(_run, "MAX_CLUSTERED_CELLS", 50)
+    monkeypatch.setattr(_run, "MAX_CLUSTERED_CELLS", 80)
     seen = []
     step = DistillationPlan.training_step
 
@@ -162,9 +162,9 @@ def test_of_many_cells_a_sample_is_distilled_and_all_are_labelled(adata, fit, mo
     train = {"pretrain_max_epochs": 8, "cluster_max_epochs": 4, "label_tol": 0.0, "batch_size": 20}
     model = fit(adata, train=train)
     index = _run.clustered_cells(adata.n_obs)
-    assert len(index) == 50
+    assert len(index) == 80
     assert (np.diff(index) > 0).all()
-    epochs = torch.cat(seen).view(4, 50).sort().values
+    epochs = torch.cat(seen).view(4, 80).sort().values
     assert all(np.array_equal(epoch, index) for epoch in epochs)
     assert adjusted_rand_score(adata.obs["group"], model.predict()) > 0.9
     again = fit(adata.copy(), train=train)

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 import scgpcl
-from scgpcl.data import DataModuleCounts, _cells
-from scgpcl.pp import fit_features, gene_statistics, library_sizes
+from scgpcl.data import DataModuleCounts
+from scgpcl.pp import _genes, fit_features, gene_statistics, library_sizes
 from scgpcl.pp._genes import pearson_residual_variance
 
 
@@ -95,7 +95,7 @@ def test_storage_does_not_matter(tmp_path, monkeypatch, batches):
     library_sizes(module)
     for _ in module.row_blocks():  # its first pass finds libraries and batches
         pass
-    monkeypatch.setattr(_cells.row_blocks, "__kwdefaults__", {"n_rows": 33})
+    monkeypatch.setattr(_genes, "RESIDUAL_ROWS", 33)
     for stored in (x.tocsc(), x.toarray(), backed.X, module):
         np.testing.assert_allclose(ours(stored, batch if batches else None), wanted, rtol=1e-12)
     backed.file.close()

@@ -27,6 +27,8 @@ SELECTION_TOTAL = 1e4
 #: Inverse dispersion of Pearson residuals, as in scanpy, and totals at which the part of the zeros is computed.
 THETA = 100.0
 N_KNOTS = 256
+#: Rows whose residuals are in memory at a time; each of their counts takes ten numbers.
+RESIDUAL_ROWS = 512
 
 
 class Features(NamedTuple):
@@ -260,7 +262,7 @@ def pearson_residual_variance(
     share = totals / np.maximum(totals.sum(1, keepdims=True), 1.0)
     sums = np.zeros((2, n_batch * n_genes))
     start = 0
-    for block in row_blocks(x):
+    for block in row_blocks(x, n_rows=RESIDUAL_ROWS):
         stop = start + block.shape[0]
         cell = np.repeat(np.arange(start, stop), np.diff(block.indptr))
         at, genes = batch[cell], block.indices
