@@ -30,9 +30,7 @@ MIN_SHARE, MIN_CELLS = 0.005, 3
 
 def partitions(z: Tensor, n_clusters: int, *, seed: int) -> list[Tensor]:
     """Partitions of cells (n_cells, n) by k-means at several lengths and by Leiden, each int64 of shape (n_cells,)."""
-    found = [
-        kmeans(shrink_length(z, power), n_clusters, n_init=N_INIT, seed=seed).labels.cpu() for power in POWERS
-    ]
+    found = [kmeans(shrink_length(z, power), n_clusters, n_init=N_INIT, seed=seed).labels.cpu() for power in POWERS]
     if len(z) > 2:
         found.append(torch.from_numpy(communities(shared_neighbor_graph(z), n_clusters, seed=seed)))
     return found
@@ -60,9 +58,7 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     Support of each cell for each cluster, float32, shape (n_cells, n_clusters): its mean similarity to the cells of the
     cluster, over the sum of those to all clusters. The largest entry is the cell's cluster.
     """
-    labels = torch.stack(
-        [each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)]
-    )
+    labels = torch.stack([each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)])
     n_cells = labels.shape[1]
     generator = torch.Generator().manual_seed(seed)
     linked = torch.randperm(n_cells, generator=generator)[:MAX_LINKED].sort().values

@@ -6,6 +6,7 @@ from scgpcl.data._cells import (
     GeneMatch,
     bipartite_batch,
     concatenated,
+    halves,
     read_cells,
     read_rows,
     row_blocks,

@@ -82,13 +82,29 @@ def bipartite_batch(
 
 
 def thinned(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> BipartiteBatch:
-    """The batch had each molecule been seen with a probability, that of its cell (n_cells,); drawn on the CPU.
+    """The batch had each molecule been seen with a probability, that of its cell (n_cells,); drawn on the CPU."""
+    return _with_counts(batch, _drawn(batch, share, generator), share)
 
-    The thinned and the removed counts of a Poisson count are independent (Neufeld et al. 2022).
+
+def halves(batch: BipartiteBatch, generator: torch.Generator) -> tuple[BipartiteBatch, BipartiteBatch]:
+    """The batch had each molecule been seen in one of two runs of half the depth; drawn on the CPU.
+
+    The two parts of a Poisson count are independent (Neufeld et al. 2022).
     """
+    half = torch.full((len(batch.size_factor),), 0.5)
+    first = _drawn(batch, half, generator)
+    return _with_counts(batch, first, half), _with_counts(batch, batch.counts.cpu() - first, half)
+
+
+def _drawn(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> Tensor:
+    """Binomial part of the count of each edge, on the CPU, shape (n_edges,)."""
+    return torch.binomial(batch.counts.cpu(), share[batch.graph.rows.cpu()], generator=generator)
+
+
+def _with_counts(batch: BipartiteBatch, counts: Tensor, share: Tensor) -> BipartiteBatch:
+    """The batch on the CPU with other counts of its edges, and shares (n_cells,) of its size factors."""
     batch = batch.to("cpu")
     n_cells, n_genes = len(batch.size_factor), len(batch.graph.t_indptr) - 1
-    counts = torch.binomial(batch.counts, share[batch.graph.rows], generator=generator)
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
     block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes), copy=True)  # edges go from it in place
     fewer = bipartite_batch(block, (batch.size_factor * share).numpy(), batch.cell_index.numpy())

@@ -60,6 +60,7 @@ class SCGPCLModule(BaseModuleClass):
     link_share: Tensor | None
     shrinkage: Tensor
     alpha: Tensor
+    temperature: Tensor
     centers: nn.Parameter | None
 
     def __init__(
@@ -87,6 +88,7 @@ class SCGPCLModule(BaseModuleClass):
         self.register_buffer("link_share", torch.zeros(moments) if n_batch else None)
         self.register_buffer("shrinkage", torch.zeros(()))
         self.register_buffer("alpha", torch.ones(()))
+        self.register_buffer("temperature", torch.ones(()))
         self.register_parameter("centers", None)
         if n_clusters is not None:
             self.set_n_clusters(n_clusters)
@@ -135,7 +137,8 @@ class SCGPCLModule(BaseModuleClass):
 
     def soft_assign(self, z: Tensor) -> Tensor:
         """Assignment probabilities of latent vectors from ``represent``, shape (n_cells, n_clusters)."""
-        return soft_assign(z, cast("Tensor", self.centers), alpha=self.alpha)
+        centers = cast("Tensor", self.centers)
+        return soft_assign(z, centers, alpha=self.alpha, temperature=self.temperature)
 
     @torch.no_grad()
     def assign_all(self, z: Tensor, size_factor: Tensor) -> Tensor:

@@ -1,6 +1,13 @@
 """Graph layers, likelihood and losses: functions and modules on tensors only."""
 
-from scgpcl.nn._assignment import clustering_loss, fit_centers, shrink_length, soft_assign, target_distribution
+from scgpcl.nn._assignment import (
+    clustering_loss,
+    fit_centers,
+    fit_temperature,
+    shrink_length,
+    soft_assign,
+    target_distribution,
+)
 from scgpcl.nn._contrast import Neighborhood, View, draw_view, instance_loss, neighborhood, prototype_loss
 from scgpcl.nn._decoder import Decoder, Dispersion, HiddenLayer, ProjectionHead, ZINBParameters
 from scgpcl.nn._depth import DepthCorrection

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 #: Steps of the fit of centres to targets, and the weight that keeps them near their start.
 FIT_STEPS = 60
 FIT_RIDGE = 1e-4
+#: Logarithms of temperatures that are searched.
+LOG_TEMPERATURES = (-2.0, 3.0)
 
 
 def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
@@ -26,7 +31,7 @@ def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
     return z * (z.square().mean(-1, keepdim=True) + 1e-6).pow(-power / 2)
 
 
-def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
+def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Student-t similarity of cells to cluster centres.
 
     Parameters
@@ -37,6 +42,8 @@ def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
         Shape (n_clusters, n_latent).
     alpha
         Degrees of freedom.
+    temperature
+        The logarithm of q is divided by it before q is normalised; above 1 the assignment is less confident.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
     """
     distance = (z.square().sum(1, keepdim=True) - 2.0 * z @ centers.t() + centers.square().sum(1)).clamp(min=0.0)
     # proportional to (1 + d / alpha) ** -((alpha + 1) / 2), normalised in logs so that far cells do not underflow
-    return torch.softmax(-(alpha + 1.0) / 2.0 * torch.log1p(distance / alpha), dim=1)
+    return torch.softmax(-(alpha + 1.0) / (2.0 * temperature) * torch.log1p(distance / alpha), dim=1)
 
 
 @torch.no_grad()
@@ -63,6 +70,14 @@ def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Te
 
     optimizer.step(loss)
     return found.detach()
+
+
+def fit_temperature(q: Tensor, labels: Tensor) -> float:
+    """Temperature at which assignments (n_cells, n_clusters) predict labels (n_cells,) best (Guo et al. 2017)."""
+    logits = q.double().clamp(min=torch.finfo(q.dtype).tiny).log().cpu()
+    labels = labels.cpu()
+    loss = lambda log: float(cross_entropy(logits / np.exp(log), labels))
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
 
 
 def target_distribution(q: Tensor) -> Tensor:

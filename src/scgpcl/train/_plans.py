@@ -287,7 +287,8 @@ class DistillationPlan(StagePlan):
 
     The targets are the supports of the consensus of the first stage, see :func:`scgpcl.cluster.consensus`. The centres
     learn them from whole cells and from thinned ones, whose latent vectors are noisier; the encoder is frozen, so latent
-    vectors do not change.
+    vectors do not change. At the end the confidence is calibrated (Guo et al. 2017): one half of a cell's molecules must
+    predict the cluster that is found from the other half.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ import torch
 
 from scgpcl._random import cpu_generator, derived_seed
 from scgpcl.cluster import consensus, estimate_n_clusters, kmeans
-from scgpcl.data import thinned
-from scgpcl.nn import fit_centers, neighborhood, shrink_length
+from scgpcl.data import halves, thinned
+from scgpcl.nn import fit_centers, fit_temperature, neighborhood, shrink_length
 from scgpcl.train._callbacks import LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage
@@ -167,8 +167,24 @@ class Run:
         if max_epochs > 0 or self._resumed_at(plan) is not None:
             sort = lambda: self._sort_centers(encode_all(self.module, self.splitter))
             self.module.set_centers(from_first(self.trainer, self.module, sort))
+        if isinstance(plan, DistillationPlan):
+            from_first(self.trainer, self.module, self._calibrate)
         self.module.eval()
         self.fitted = True
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half."""
+        self.module.temperature.fill_(1.0)
+        generator = cpu_generator(READ_OUT_SEED, 26)
+        q: list[list[torch.Tensor]] = [[], []]
+        for batch in self.splitter.batches(clustered_cells(len(self.splitter.source))):
+            for found, half in zip(q, halves(batch, generator), strict=True):
+                half = half.to(self.module.gene_mean.device)
+                found.append(self.module.assign_all(self.module.encode(half), half.size_factor))
+        first, second = (torch.cat(found) for found in q)
+        labels = torch.cat([second.argmax(1), first.argmax(1)])
+        self.module.temperature.fill_(fit_temperature(torch.cat([first, second]), labels))
 
     def fit(
         self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int, splitter: BipartiteSplitter | None = None
@@ -188,7 +204,13 @@ class Run:
             values = {**self._identity, "n_clusters": self.n_clusters, "curve": curve}
             callbacks = [*callbacks, EpochCheckpoint(self._checkpoint, history=self.history, model=values)]
         self.trainer = fit_stage(
-            plan, splitter or self.splitter, callbacks, max_epochs=max_epochs, where=self.where, history=self.history, **first
+            plan,
+            splitter or self.splitter,
+            callbacks,
+            max_epochs=max_epochs,
+            where=self.where,
+            history=self.history,
+            **first,
         )
         self.fitted = True
 
@@ -242,7 +264,9 @@ class Run:
         """Principal axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
         found = self._find_axes()
         device = self.module.gene_mean.device
-        return torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
+        return (
+            torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
+        )
 
     def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
         """Components of a batch along the axes, (n_cells, n_axes)."""
@@ -258,7 +282,9 @@ class Run:
     def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
         """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
         encode = self.module.encode
-        draws = (self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS))
+        draws = (
+            self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS)
+        )
         self.module.depth.fit(draws, whole)
 
     def _thinned(
