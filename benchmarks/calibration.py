@@ -38,13 +38,14 @@ MIN_DRAWN = 10
 
 
 class Kept(NamedTuple):
-    """Latent vectors (n_cells, n_latent) and types of both parts, and the centres (n_clusters, n_latent)."""
+    """Latent vectors (n_cells, n_latent) and types of both parts, the centres (n_clusters, n_latent) and the temperature."""
 
     z_train: np.ndarray
     z_test: np.ndarray
     centers: np.ndarray
     truth_train: np.ndarray
     truth_test: np.ndarray
+    temperature: float = 1.0
 
 
 def train(path: Path, seed: int) -> Kept:
@@ -55,10 +56,11 @@ def train(path: Path, seed: int) -> Kept:
     test[np.random.default_rng(seed).choice(adata.n_obs, adata.n_obs // 10, replace=False)] = True
     fitted, new = adata[~test].copy(), adata[test].copy()
     scgpcl.SCGPCL.setup_anndata(fitted)
-    model = scgpcl.SCGPCL(fitted, len(set(truth)), seed=seed)
-    model.train(accelerator="cpu", enable_progress_bar=False)
-    z_train, z_test = model.get_latent_representation(), model.get_latent_representation(new)
-    return Kept(z_train, z_test, model.module.centers.detach().cpu().numpy(), truth[~test], truth[test])
+    fit = scgpcl.SCGPCL(fitted, len(set(truth)), seed=seed)
+    fit.train(accelerator="cpu", enable_progress_bar=False)
+    z_train, z_test = fit.get_latent_representation(), fit.get_latent_representation(new)
+    centers, temperature = fit.module.centers.detach().cpu().numpy(), fit.module.temperature.item()
+    return Kept(z_train, z_test, centers, truth[~test], truth[test], temperature)
 
 
 def student(alpha: float) -> Callable[[Kept, np.ndarray], np.ndarray]:
@@ -66,6 +68,13 @@ def student(alpha: float) -> Callable[[Kept, np.ndarray], np.ndarray]:
         return soft_assign(torch.from_numpy(z), torch.from_numpy(kept.centers), alpha=alpha).numpy()
 
     return probability
+
+
+def model(kept: Kept, z: np.ndarray) -> np.ndarray:
+    """The model's own probabilities, calibrated on halves of the molecules of the training cells."""
+    alpha = inspect.signature(DistillationPlan).parameters["alpha"].default
+    centers = torch.from_numpy(kept.centers)
+    return soft_assign(torch.from_numpy(z), centers, alpha=alpha, temperature=float(kept.temperature)).numpy()
 
 
 def normal(kept: Kept, z: np.ndarray) -> np.ndarray:
@@ -86,9 +95,9 @@ def nearest_center(kept: Kept, z: np.ndarray) -> np.ndarray:
 
 
 PROBABILITIES: dict[str, Callable[[Kept, np.ndarray], np.ndarray]] = {
-    "model": student(inspect.signature(DistillationPlan).parameters["alpha"].default),
+    "model": model,
     "alpha 1": student(1.0),
-    "alpha 30": student(30.0),
+    "alpha 10": student(10.0),
     "normal": normal,
 }
 

@@ -1,14 +1,10 @@
 import importlib
-import inspect
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
-
-from scgpcl.nn import soft_assign
-from scgpcl.train import DistillationPlan
 
 
 @pytest.fixture
@@ -66,11 +62,10 @@ def test_cells_are_right_where_their_cluster_has_their_type(calibration, kept):
     assert f"| set | {cells['right'].mean():.3f} | {cells['confidence'].mean():.3f} |" in table
 
 
-def test_the_models_own_probability_is_that_of_its_alpha(adata, fit):
-    import torch
-
+def test_the_models_own_probability_is_what_it_predicts(calibration, adata, fit):
     model = fit(adata)
-    alpha = inspect.signature(DistillationPlan).parameters["alpha"].default  # that of the study's "model"
-    z = torch.from_numpy(model.get_latent_representation())
-    q = soft_assign(z, model.module.centers.detach(), alpha=alpha)
-    np.testing.assert_allclose(q, model.predict(soft=True), rtol=1e-5)
+    z = model.get_latent_representation()
+    centers, temperature = model.module.centers.detach().numpy(), model.module.temperature.item()
+    assert temperature != 1.0
+    kept = calibration.Kept(z, z, centers, adata.obs["group"].to_numpy(), adata.obs["group"].to_numpy(), temperature)
+    np.testing.assert_allclose(calibration.model(kept, z), model.predict(soft=True), rtol=1e-4, atol=1e-7)

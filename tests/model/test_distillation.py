@@ -75,6 +75,7 @@ class Literal:
 def test_steps_equal_a_literal_loop(adata, pretrained):
     model, depth = pretrained, 0.1
     module = model.module
+    module.temperature.fill_(1.0)
     batch = next(iter(model._read(None, None, adata.n_obs)))
     target = torch.rand(adata.n_obs, 3, generator=torch.Generator().manual_seed(0))
     target[:10] = torch.eye(3)[torch.arange(10) % 3]  # certain cells, whose targets have zeros
@@ -112,7 +113,7 @@ def test_only_the_centres_change(pretrained):
     after = model.module.state_dict()
     assert before.keys() == after.keys()
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert changed == {"centers"}
+    assert changed == {"centers", "temperature"}  # the latter is that of the centres
     np.testing.assert_array_equal(model.get_latent_representation(), latent)
     assert all(parameter.requires_grad for parameter in model.module.parameters())
 
