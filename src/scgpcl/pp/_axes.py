@@ -45,7 +45,9 @@ def fit_axes(
     if n_axes < 1 or not _varies(sparse_part):
         return None
     if cells.batch_index is None:
-        axes = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit(sparse_part).components_
+        # in double precision, since the last digits of the solver depend on where its arrays lie in memory
+        solver = PCA(n_axes, svd_solver="arpack", random_state=int(rng.integers(2**31)))
+        axes = solver.fit(sparse_part.astype(np.float64)).components_
     else:
         centred = _centred(sparse_part, offset, cells.batch_index[index])
         axes = svds(centred, n_axes, v0=rng.uniform(-1.0, 1.0, min(centred.shape)))[2][::-1]
