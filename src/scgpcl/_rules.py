@@ -117,6 +117,7 @@ RULES: dict[str, Rule] = {
     "n_top_genes": _n_top_genes,
     "gene_flavor": one_of("pearson_residuals", "seurat", "variance"),
     "gene_scaling": number(0.0, 1.0),
+    "feature_total": either(None, number(1e-9)),
     "n_hidden": number(1, whole=True),
     "n_latent": number(1, whole=True),
     "dispersion": one_of("gene", "gene-cell"),

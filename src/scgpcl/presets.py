@@ -15,6 +15,7 @@ PAPER: Final[Preset] = MappingProxyType(
                 "n_top_genes": 0.2,
                 "gene_flavor": "variance",
                 "gene_scaling": 1.0,
+                "feature_total": None,
                 "n_hidden": 256,
                 "dispersion": "gene-cell",
                 "start": "random",

@@ -24,7 +24,7 @@ LOW, HIGH = 1e-3, 20.0
 #: Iterations of one Leiden run, as scanpy recommends.
 N_ITERATIONS = 2
 #: Cosines in memory at a time.
-BLOCK_COSINES = 20_000_000
+BLOCK_COSINES = 4_000_000
 
 
 def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:

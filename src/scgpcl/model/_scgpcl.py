@@ -54,6 +54,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
         Power of a gene's standard deviation by which its log counts are divided: 1 gives every gene the same weight, as
         published, and 0 the weight of its variance. In between, genes that are mostly noise weigh less than in the former,
         and the few genes of largest variance less than in the latter.
+    feature_total
+        Where the median library size is above this, counts are scaled down to it before the logarithm of the features:
+        otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -115,6 +118,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         n_top_genes: float | None = 2000,
         gene_flavor: Literal["pearson_residuals", "seurat", "variance"] = "pearson_residuals",
         gene_scaling: float = 0.75,
+        feature_total: float | None = 2000.0,
         n_hidden: int = 128,
         n_latent: int = 64,
         dispersion: Literal["gene", "gene-cell"] = "gene",
@@ -135,6 +139,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
             n_top_genes=n_top_genes,
             gene_flavor=gene_flavor,
             gene_scaling=gene_scaling,
+            feature_total=feature_total,
             n_hidden=n_hidden,
             n_latent=n_latent,
             dispersion=dispersion,
@@ -158,6 +163,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         self.n_clusters_curve_ = None
         self.gene_flavor = values["gene_flavor"]
         self.gene_scaling = values["gene_scaling"]
+        self.feature_total = values["feature_total"]
         self.start = values["start"]
         self.seed_ = int(seed if seed is not None else settings.seed or 0)
         self.gene_names_ = None

@@ -71,6 +71,7 @@ class Training:
     seed_: int
     gene_flavor: GeneFlavor
     gene_scaling: float
+    feature_total: float | None
     start: Literal["pca", "random"]
     train_indices: Any
     validation_indices: Any
@@ -472,6 +473,7 @@ class Training:
             n_genes=self.module.n_genes,
             flavor=self.gene_flavor,
             gene_scaling=self.gene_scaling,
+            feature_total=self.feature_total,
             batch_index=found.batch_index,
         )
         columns = np.flatnonzero(features.mask)
@@ -479,7 +481,7 @@ class Training:
         moments, share, ratio = features.moments, None, None
         if cells.batch_index is not None:
             moments, share, ratio = fit_batches(
-                cells, self.module.n_batch, gene_scaling=self.gene_scaling, seed=self.seed_
+                cells, self.module.n_batch, gene_scaling=self.gene_scaling, scale=moments.scale, seed=self.seed_
             )
         self.module.set_moments(moments, share)
         moments = self.module.moments

@@ -57,6 +57,7 @@ class SCGPCLModule(BaseModuleClass):
 
     gene_mean: Tensor
     gene_std: Tensor
+    feature_scale: Tensor
     link_share: Tensor | None
     shrinkage: Tensor
     alpha: Tensor
@@ -86,6 +87,7 @@ class SCGPCLModule(BaseModuleClass):
         self.register_buffer("gene_mean", torch.zeros(moments))
         self.register_buffer("gene_std", torch.ones(moments))
         self.register_buffer("link_share", torch.zeros(moments) if n_batch else None)
+        self.register_buffer("feature_scale", torch.ones(()))
         self.register_buffer("shrinkage", torch.zeros(()))
         self.register_buffer("alpha", torch.ones(()))
         self.register_buffer("temperature", torch.ones(()))
@@ -96,10 +98,11 @@ class SCGPCLModule(BaseModuleClass):
     @property
     def moments(self) -> Moments:
         """What the features are standardised by, on the CPU."""
-        return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy())
+        return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy(), self.feature_scale.item())
 
     def set_moments(self, moments: Moments, link_share: Any = None) -> None:
         """Standardise features by these moments; with batches, centre messages on these shares, (n_batch, n_genes)."""
+        self.feature_scale.fill_(moments.scale)
         self.gene_mean.copy_(torch.from_numpy(moments.mean))
         self.gene_std.copy_(torch.from_numpy(moments.std))
         if self.link_share is not None and link_share is not None:
@@ -127,6 +130,7 @@ class SCGPCLModule(BaseModuleClass):
             batch.size_factor,
             self.gene_mean,
             self.gene_std,
+            scale=self.feature_scale,
             links=None if self.link_share is None else BatchLinks(cast("Tensor", batch.batch_index), self.link_share),
             mask=None if batch.measured is None else batch.measured.unsqueeze(1),
         )

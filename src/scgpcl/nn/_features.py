@@ -61,7 +61,7 @@ class BatchLinks(NamedTuple):
 class StandardizedCounts(NamedTuple):
     """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never made.
 
-    With ``L = log1p(x / s)`` centred and scaled per gene and clipped at the top, the entry of a zero count is
+    With ``L = log1p(scale x / s)`` centred and scaled per gene and clipped at the top, the entry of a zero count is
     ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts. Where moments are those of a
     cell's batch, ``F = S + B O^T`` with one offset per batch and B the one-hot batches.
 
@@ -128,6 +128,7 @@ def standardized_counts(
     mean: Tensor,
     std: Tensor,
     *,
+    scale: float | Tensor = 1.0,
     clip: float = CLIP,
     mask: Tensor | None = None,
     links: BatchLinks | None = None,
@@ -143,8 +144,10 @@ def standardized_counts(
     size_factor
         Library size over the median library size, shape (n_cells,).
     mean, std
-        Mean of ``log1p(x / s)`` over the training cells, and what its distance from the mean is divided by, shape
+        Mean of ``log1p(scale x / s)`` over the training cells, and what its distance from the mean is divided by, shape
         (n_genes,), or (n_batch, n_genes) with ``links``.
+    scale
+        Factor of the counts over size factors before the logarithm.
     clip
         Largest standardised value.
     mask, links
@@ -153,16 +156,17 @@ def standardized_counts(
     genes = graph.indices.long()
     at = (genes,) if links is None else (links.batch[graph.rows], genes)
     offset = -mean / std
-    values = standardized_entries(counts, (1.0 / size_factor)[graph.rows], std[at], offset[at], clip)
+    values = standardized_entries(counts, (scale / size_factor)[graph.rows], std[at], offset[at], clip)
     return StandardizedCounts(graph, values, offset, mask, links)
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What features are centred and divided by, float32, each of shape (n_genes,) or (n_batch, n_genes)."""
+    """What features are centred and divided by, float32, (n_genes,) or (n_batch, n_genes), and one factor of counts."""
 
     mean: np.ndarray
     std: np.ndarray
+    scale: float = 1.0
 
     @property
     def offset(self) -> np.ndarray:
@@ -177,7 +181,7 @@ class Moments:
         at: tuple[np.ndarray, ...] = (counts.indices,)
         if batch_index is not None:
             at = (np.repeat(batch_index, degree), counts.indices)
-        factor = 1.0 / np.repeat(size_factor, degree)
+        factor = self.scale / np.repeat(size_factor, degree)
         values = standardized_entries(counts.data, factor, self.std[at], self.offset[at], CLIP)
         counts.data = values.astype(np.float32)
         return counts

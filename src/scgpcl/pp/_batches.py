@@ -71,7 +71,7 @@ class BatchFit(NamedTuple):
     ratio: np.ndarray
 
 
-def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, seed: int) -> BatchFit:
+def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, scale: float, seed: int) -> BatchFit:
     """Measure every batch at equal composition of the batches.
 
     The composition is not known. At first the batches are compared as if their compositions were equal; then the cells
@@ -86,13 +86,15 @@ def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, seed: int) -
         Number of batches.
     gene_scaling
         See :class:`scgpcl.SCGPCL`.
+    scale
+        Factor of the counts over size factors before the logarithm.
     seed
         Seed of the axes and of k-means.
     """
     groups = None
     for turn in range(GROUP_ROUNDS + 1):
-        found = batch_moments(cells, n_batch, groups=groups)
-        moments = feature_moments(found.mean, found.std, gene_scaling)
+        found = batch_moments(cells, n_batch, groups=groups, scale=scale)
+        moments = feature_moments(found.mean, found.std, gene_scaling, scale)
         axes = principal_axes(cells, moments, N_GROUP_AXES, seed=derived_seed(seed, 12, turn))
         if turn == GROUP_ROUNDS or axes is None or len(cells) <= N_GROUPS:
             break
@@ -106,6 +108,7 @@ def batch_moments(
     n_batch: int,
     *,
     groups: np.ndarray | None = None,
+    scale: float = 1.0,
     prior: float = PRIOR_CELLS,
 ) -> BatchMoments:
     """Measure what differs between the batches beyond the composition of their cells.
@@ -124,7 +127,7 @@ def batch_moments(
     """
     if groups is None:
         groups = np.zeros(len(cells), dtype=np.int64)
-    log, share, norm = _group_sums(cells, n_batch, groups)
+    log, share, norm = _group_sums(cells, n_batch, groups, scale)
     shift = batch_shifts(log, prior)
     mean, var = batch_variances(log, shift, prior)
     share_shift = batch_shifts(share, prior)
@@ -228,7 +231,7 @@ def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
     return np.where(denominator > 0, sums.total.sum(1) + pseudo, 1.0) / np.where(denominator > 0, denominator, 1.0)
 
 
-def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray) -> tuple[GroupSums, GroupSums, GroupSums]:
+def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray, scale: float) -> tuple[GroupSums, GroupSums, GroupSums]:
     """Sums of log counts, of shares in the expressed genes, and of counts over size factors; one pass."""
     if cells.batch_index is None:
         msg = "Expected counts with the batch of each cell, found none."
@@ -244,7 +247,7 @@ def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray) -> tuple[GroupSu
         degree = np.diff(block.indptr)
         member = sp.csr_matrix((np.ones(len(rows)), (cell[rows], np.arange(len(rows)))), shape=(len(n), len(rows)))
         norm = block.data.astype(np.float64) / np.repeat(cells.size_factor[rows].astype(np.float64), degree)
-        log = np.log1p(norm)
+        log = np.log1p(scale * norm)
         share = 1.0 / np.repeat(degree, degree)
         parts = (log, log**2, share, norm)
         added = [_summed(member, block, values) for values in parts]

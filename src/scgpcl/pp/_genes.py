@@ -46,7 +46,7 @@ class Features(NamedTuple):
     gene_mean: np.ndarray
 
 
-def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float) -> Moments:
+def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scale: float = 1.0) -> Moments:
     """What features are centred and divided by, in single precision; shapes (n_genes,) or (n_batch, n_genes).
 
     Each gene is divided by its standard deviation, in its batch, and multiplied by a power of its typical one, so that a
@@ -54,7 +54,8 @@ def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float) -> M
     """
     typical = std if std.ndim == 1 else std.mean(0)
     weight = typical ** (1.0 - gene_scaling)
-    return Moments(mean.astype(np.float32), (std / weight * np.median(weight)).astype(np.float32))
+    divisor = std / weight * np.median(weight)
+    return Moments(mean.astype(np.float32), divisor.astype(np.float32), float(np.float32(scale)))
 
 
 def fit_features(
@@ -64,6 +65,7 @@ def fit_features(
     n_genes: int,
     flavor: GeneFlavor,
     gene_scaling: float,
+    feature_total: float | None = None,
     batch_index: np.ndarray | None = None,
 ) -> Features:
     """Choose genes and measure their features.
@@ -78,7 +80,7 @@ def fit_features(
         Number of genes to choose.
     flavor
         See :func:`select_genes`.
-    gene_scaling
+    gene_scaling, feature_total
         See :class:`scgpcl.SCGPCL`.
     batch_index
         Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by their variation within batches.
@@ -88,7 +90,8 @@ def fit_features(
     unit_size = float(np.median(size))
     size_factor = size / unit_size
     typical = float(np.median(library / size_factor))
-    statistics = gene_statistics(x, size_factor, batch_index=batch_index)
+    scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
+    statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
     mask = np.ones(x.shape[1], dtype=bool)
     if n_genes < len(mask):
         if flavor == "pearson_residuals":
@@ -99,7 +102,7 @@ def fit_features(
     std = statistics.log_std[mask]
     std = np.where(std > 0, std, 1.0)
     shares = statistics.norm_mean / statistics.norm_mean.sum()
-    moments = feature_moments(statistics.log_mean[mask], std, gene_scaling)
+    moments = feature_moments(statistics.log_mean[mask], std, gene_scaling, scale)
     return Features(mask, unit_size, size_factor, shares, moments, statistics.norm_mean[mask])
 
 
@@ -113,7 +116,7 @@ class GeneStatistics(NamedTuple):
     norm_mean, norm_var
         Mean and variance (ddof 1) of counts over size factors; with batches, the variance within them.
     log_mean, log_std
-        Mean and standard deviation (ddof 0) of ``log1p`` of counts over size factors.
+        Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
     totals
         Total count in each batch, shape (n_batch, n_genes); one row without batches.
     """
@@ -140,7 +143,9 @@ def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
         yield values**2
 
 
-def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray | None = None) -> GeneStatistics:
+def gene_statistics(
+    x: Any, size_factor: np.ndarray, *, scale: float = 1.0, batch_index: np.ndarray | None = None
+) -> GeneStatistics:
     """Moments of every gene.
 
     Parameters
@@ -149,6 +154,8 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray 
         Counts, shape (n_cells, n_genes).
     size_factor
         Shape (n_cells,).
+    scale
+        Factor of the counts over size factors before the logarithm.
     batch_index
         Batch of each cell, shape (n_cells,). With it the variances by which genes are chosen are those within batches,
         weighted by their cells, so that no gene is chosen for a difference between batches.
@@ -162,7 +169,7 @@ def gene_statistics(x: Any, size_factor: np.ndarray, *, batch_index: np.ndarray 
         stop = start + block.shape[0]
         counts = block.data.astype(np.float64)
         norm = counts / np.repeat(size_factor[start:stop], np.diff(block.indptr))
-        log = np.log1p(norm)
+        log = np.log1p(scale * norm)
         for i, values in enumerate(_with_squares(counts, norm, log)):
             sums[i] += np.bincount(block.indices, weights=values, minlength=n_genes)
         if batch_index is not None and n_batch > 1:

@@ -231,6 +231,8 @@ class Run:
         cells = torch.from_numpy(index).to(z.device)
         if isinstance(plan, DistillationPlan):
             self._fit_depth(z[cells], index, plan.depth)
+        else:
+            self.module.depth.weight.zero_()
         k, curve = self.n_clusters, self.curve
         if k is None:
             k, curve = estimate_n_clusters(self.module.depth(z, size_factor), seed=derived_seed(self.seed, 22))
@@ -238,6 +240,7 @@ class Run:
         self._take_clusters(k, curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
+        self.module.temperature.fill_(1.0)
         if not isinstance(plan, DistillationPlan):
             seed = derived_seed(self.seed, 21)
             self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
