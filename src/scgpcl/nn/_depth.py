@@ -38,8 +38,11 @@ class DepthCorrection(nn.Module):
         self.register_buffer("weight", torch.zeros(2 * (n_latent + 1), n_latent))
 
     def forward(self, z: Tensor, size_factor: Tensor) -> Tensor:
-        """Correct latent vectors (n_cells, n_latent) of cells with size factors (n_cells,)."""
-        return z + _regressors(z, size_factor) @ self.weight
+        """Correct latent vectors (n_cells, n_latent) of cells with size factors (n_cells,).
+
+        In double precision, so that the result does not depend on which other cells are corrected along with a cell.
+        """
+        return z + (_regressors(z.double(), size_factor) @ self.weight.double()).to(z)
 
     @torch.no_grad()
     def fit(self, draws: Iterable[tuple[Tensor, Tensor]], whole: Tensor) -> None:
