@@ -23,7 +23,7 @@ def test_split_is_of_all_cells_and_depends_on_the_seed(mapping):
 def test_every_arm_labels_the_query(mapping, adata, tmp_path):
     cells = ad.AnnData(adata.X, obs=adata.obs[["group"]].rename(columns={"group": "cell_type"}), var=adata.var)
     cells.write_h5ad(tmp_path / "toy.h5ad")
-    rows = mapping.run(tmp_path / "toy.h5ad", 0)
+    rows = mapping.run(tmp_path / "toy.h5ad", 1)
     assert [row["arm"] for row in rows] == mapping.ARMS
     assert all(row["ari"] > 0.8 and row["n_query"] == 24 for row in rows)
     assert {row["arm"] for row in rows if "reference_ari" in row} == {mapping.ALL, mapping.MAPPED}

@@ -23,7 +23,7 @@ POWERS = (0.0, 0.5, 1.0)
 #: Restarts of each k-means.
 N_INIT = 5
 #: Cells that the tree is built on; the others follow the clusters they agree with most.
-MAX_LINKED = 3000
+MAX_LINKED = 2000
 #: Smallest share of the linked cells that makes a cluster of its own, and the smallest number.
 MIN_SHARE, MIN_CELLS = 0.005, 3
 
@@ -79,7 +79,7 @@ def _distances(labels: Tensor) -> np.ndarray:
     for each in labels:
         member = one_hot(each).float()
         together += member @ member.t()
-    distance = 1.0 - together.numpy() / len(labels)
+    distance = together.div_(-len(labels)).add_(1.0).numpy()
     np.fill_diagonal(distance, 0.0)
     return squareform(distance, checks=False).astype(np.float64)
 

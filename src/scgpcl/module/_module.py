@@ -137,7 +137,8 @@ class SCGPCLModule(BaseModuleClass):
 
     def represent(self, z: Tensor, size_factor: Tensor) -> Tensor:
         """Latent vectors as they are clustered and reported: corrected for depth (n_cells,), their length reduced."""
-        return shrink_length(self.depth(z, size_factor), self.shrinkage)
+        # in double precision, so that the result does not depend on which other cells are shortened along with a cell
+        return shrink_length(self.depth(z, size_factor).double(), self.shrinkage).to(z)
 
     def soft_assign(self, z: Tensor) -> Tensor:
         """Assignment probabilities of latent vectors from ``represent``, shape (n_cells, n_clusters)."""
@@ -153,8 +154,11 @@ class SCGPCLModule(BaseModuleClass):
     @torch.no_grad()
     def probabilities(self, z: Tensor) -> Tensor:
         """Assignment probabilities of any number of represented cells, on the CPU, (n_cells, n_clusters)."""
-        device = self.gene_mean.device
-        return torch.cat([self.soft_assign(rows.to(device)).cpu() for rows in z.split(ASSIGNED_ROWS)])
+        centers = cast("Tensor", self.centers).double()
+        values = {"alpha": self.alpha, "temperature": self.temperature}
+        # in double precision, so that the result does not depend on which other cells are assigned along with a cell
+        parts = [soft_assign(rows.to(centers), centers, **values).float().cpu() for rows in z.split(ASSIGNED_ROWS)]
+        return torch.cat(parts)
 
     @auto_move_data
     @torch.no_grad()

@@ -8,9 +8,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-#: Steps of the fit of centres to targets, and the weight that keeps them near their start.
+#: Steps of the fit of centres to targets, and the weight that keeps them near their start, as large as that of a cell.
 FIT_STEPS = 60
-FIT_RIDGE = 1e-4
+FIT_RIDGE = 1.0
 #: Logarithms of temperatures that are searched.
 LOG_TEMPERATURES = (-2.0, 3.0)
 
@@ -64,7 +64,7 @@ def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Te
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = clustering_loss(soft_assign(z, found, alpha=alpha), target)
-        value = value + FIT_RIDGE * (found - centers).square().mean()
+        value = value + FIT_RIDGE / len(z) * (found - centers).square().sum()
         value.backward()
         return value
 
