@@ -185,3 +185,13 @@ def test_igraph_gets_its_generator_back_after_an_error():
     before = random.getstate()
     igraph.Graph.Erdos_Renyi(30, 0.3)
     assert random.getstate() != before
+
+
+def test_a_cell_whose_companions_were_never_linked_supports_all_clusters_alike(monkeypatch):
+    labels = torch.tensor([0] * 12 + [1] * 12 + [2] * 2)
+    monkeypatch.setattr(_consensus, "MAX_LINKED", 24)
+    monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))  # the last two cells are not linked
+    given(monkeypatch, [labels])
+    support = consensus([torch.zeros(26, 2)], 2, seed=0)
+    torch.testing.assert_close(support[-2:], torch.full((2, 2), 0.5))
+    torch.testing.assert_close(support[:24], torch.nn.functional.one_hot(labels[:24], 2).float())

@@ -168,3 +168,12 @@ def test_one_group_is_found_as_at_least_two_clusters(cells):
     scgpcl.SCGPCL.setup_anndata(adata)
     with pytest.raises(ValueError, match="at least 2, found 1. Pass None"):
         scgpcl.SCGPCL(adata, 1)
+
+
+@pytest.mark.parametrize("n_cells", [3, 9])
+@pytest.mark.filterwarnings("ignore:No number of clusters")
+def test_the_number_of_clusters_of_very_few_cells_is_estimated(cells, build, n_cells):
+    adata = cells()[:n_cells].copy()
+    model = build(adata, None, train={"max_epochs": 2})
+    assert 2 <= model.n_clusters_ <= n_cells
+    assert len(model.predict()) == n_cells

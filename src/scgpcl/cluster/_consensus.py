@@ -69,6 +69,7 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
         table = torch.zeros(int(each.max()) + 1, n_clusters)
         table.index_put_((each[linked], clusters), torch.ones(()), accumulate=True)
         support += (table / size)[each]
+    support[support.sum(1) == 0] = 1.0  # a cell whose companions were never linked supports all clusters alike
     return support / support.sum(1, keepdim=True)
 
 

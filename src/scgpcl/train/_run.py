@@ -140,7 +140,7 @@ class Run:
             return
         if plan.n_neighbors > 0:
             plan.neighborhood = neighborhood(self._components(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
-        seed, k = derived_seed(self.seed, 20), plan.n_clusters
+        seed, k = derived_seed(self.seed, 20), min(plan.n_clusters, len(self.splitter.source))
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
 
@@ -259,7 +259,9 @@ class Run:
         components = self._components(index)
         yield components
         for draw in range(N_DRAWS):
-            scores = self._thinned(self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, 1.0)[0]
+            scores = self._thinned(
+                self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, DRAWN_SHARE
+            )[0]
             yield scores - scores.mean(0)
 
     @cached_property
@@ -286,7 +288,7 @@ class Run:
         """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
         encode = self.module.encode
         draws = (
-            self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 0.0) for i in range(N_DEPTH_DRAWS)
+            self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 1.0) for i in range(N_DEPTH_DRAWS)
         )
         self.module.depth.fit(draws, whole)
 
@@ -295,18 +297,15 @@ class Run:
         vectors: Callable[[BipartiteBatch], torch.Tensor],
         index: np.ndarray,
         generator: torch.Generator,
-        share: float,
-        fixed: float,
+        low: float,
+        high: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (n_some, n) and size factors of thinned cells.
-
-        The share of the molecules is the same for all where ``fixed`` is 1, and log-uniform up to 1 where it is 0.
-        """
+        """Vectors (n_some, n) and size factors of cells thinned to log-uniform shares of their molecules."""
         z, size_factor = [], []
         device = self.module.gene_mean.device
         for batch in self.splitter.batches(index):
-            power = torch.rand(len(batch.cell_index), generator=generator).clamp(min=fixed)
-            thin = thinned(batch, share**power, generator).to(device)
+            share = high * (low / high) ** torch.rand(len(batch.cell_index), generator=generator)
+            thin = thinned(batch, share, generator).to(device)
             z.append(vectors(thin))
             size_factor.append(thin.size_factor)
         return torch.cat(z), torch.cat(size_factor)
