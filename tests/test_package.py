@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "tl": {"_input"},
     "pl": {"metrics", "tl"},
+    "_read": {"_files"},
     "benchmark": {"model", "metrics", "_files"},
     "_report": {"model", "data", "pp", "pl", "tl", "metrics", "_input", "_files"},
 }
@@ -113,6 +114,7 @@ def public_objects():
             yield f"{module}.{name}", getattr(package, name)
     yield "SCGPCL", scgpcl.SCGPCL
     yield "report", scgpcl.report
+    yield "read", scgpcl.read
     for name, member in inspect.getmembers(scgpcl.SCGPCL):
         if not name.startswith("_") and inspect.isfunction(member) and member.__module__.startswith("scgpcl"):
             yield f"SCGPCL.{name}", member

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scgpcl import benchmark, cluster, data, datasets, metrics, nn, pl, pp, presets, simulate, tl, train
+    from scgpcl._read import read
     from scgpcl._report import report
     from scgpcl.model import SCGPCL
     from scgpcl.module import SCGPCLModule
@@ -24,6 +25,7 @@ __all__ = [
     "pl",
     "pp",
     "presets",
+    "read",
     "report",
     "simulate",
     "tl",
@@ -32,7 +34,7 @@ __all__ = [
 
 __version__ = version("scgpcl")
 
-_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module", "report": "scgpcl._report"}
+_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module", "read": "scgpcl._read", "report": "scgpcl._report"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import anndata as ad
-import h5py
-
 from scgpcl._atomic import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    import anndata as ad
 
 logger = logging.getLogger(__name__)
 
@@ -23,24 +22,8 @@ class InputError(ValueError):
     """Input that cannot be used; the message is for the user and needs no traceback."""
 
 
-def check_input_path(path: Path) -> None:
-    """Require a file.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    if not path.exists():
-        msg = f"Expected an h5ad file, found nothing at {path}. Check the path."
-        raise InputError(msg)
-    if not path.is_file():
-        msg = f"Expected an h5ad file, found a folder at {path}."
-        raise InputError(msg)
-
-
-def check_output_path(path: Path, input_path: Path) -> None:
-    """Require a place where an h5ad file can be written, other than the input.
+def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
+    """Require a place where an h5ad file can be written, other than an input.
 
     Raises
     ------
@@ -48,7 +31,7 @@ def check_output_path(path: Path, input_path: Path) -> None:
         If there is no such place.
     """
     _check_place(path, ".h5ad")
-    if path.exists() and path.samefile(input_path):
+    if path.exists() and any(path.samefile(one) for one in input_paths):
         msg = f"Expected another output file than the input, found {path} for both. Choose another name."
         raise InputError(msg)
 
@@ -104,6 +87,9 @@ def read(path: Path) -> ad.AnnData:
     InputError
         If the file is of another kind or damaged.
     """
+    import anndata as ad
+    import h5py
+
     try:
         with h5py.File(path) as file:
             missing = [name for name in ("obs", "var") if name not in file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,22 +11,26 @@ from scgpcl._files import (
     InputError,
     check_folder,
     check_free,
-    check_input_path,
     check_output_path,
     check_report_path,
-    read,
     write,
 )
+from scgpcl._input import counts_of
+from scgpcl._read import read_files
 from scgpcl._report import _describe
 from scgpcl._report._page import write_page
 from scgpcl.model import SCGPCL
+from scgpcl.pp import library_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Literal
 
     import anndata as ad
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 PRESETS = {"default": {"model": {}, "train": {}}, "paper": presets.PAPER}
 COUNTS = "counts"
@@ -42,11 +47,14 @@ class Result(NamedTuple):
 
 
 def cluster_file(
-    input_path: Path,
+    input_paths: Sequence[Path],
     output_path: Path,
     *,
     n_clusters: int | None = None,
     layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+    min_counts: int | None = None,
     batch_key: str | None = None,
     seed: int = 0,
     figures: Path | None = None,
@@ -54,14 +62,13 @@ def cluster_file(
     preset: str = "default",
     force: bool = False,
 ) -> Result:
-    """Cluster the cells of an h5ad file and write them, with the results, to another file.
+    """Cluster the cells of one or several files and write them, with the results, to an h5ad file.
 
     Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
     are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
     requested. Nothing is written if a path, the file or an option is refused (``InputError``).
     """
-    check_input_path(input_path)
-    check_output_path(output_path, input_path)
+    check_output_path(output_path, input_paths)
     if preset not in PRESETS:
         msg = f"Expected `preset` to be one of {sorted(PRESETS)}, found {preset!r}."
         raise InputError(msg)
@@ -73,9 +80,16 @@ def cluster_file(
     check_free(
         written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
     )
-    adata = read(input_path)
+    whole, (adata, layer, _), samples = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    batch_key = samples if batch_key is None else batch_key
+    if min_counts is not None:
+        enough = library_sizes(counts_of(adata, layer)) >= min_counts
+        logger.info("Left out %d cells with fewer than %d counts.", (~enough).sum(), min_counts)
+        adata, whole = (adata[enough].copy(),) * 2 if whole is adata else (adata[enough].copy(), whole[enough].copy())
     model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
-    write(adata, output_path)
+    if whole is not adata:
+        _hand_over(adata, whole)
+    write(whole, output_path)
     files = [output_path]
     if figures is None and report is None:
         return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})
@@ -85,12 +99,21 @@ def cluster_file(
         figures.mkdir(exist_ok=True)
         files += _describe.write_folder(pictures, table, figures)
     if report is not None:
-        title = input_path.stem
+        title = input_paths[0].stem
         page = write_page(
             adata, model, report, _keys.CLUSTER, **columns, title=title, markers=markers, pictures=pictures
         )
         files.append(page)
     return Result(table, files, seconds, {})
+
+
+def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
+    """Copy what clustering has added to ``source``, which has the genes of ``raw``, to the AnnData that ``raw`` is of."""
+    for name in ("obs", "obsm", "uns"):
+        mine, theirs = getattr(source, name), getattr(target, name)
+        for key in [key for key in mine if str(key) not in theirs]:
+            theirs[key] = mine[key]
+    target.var[_keys.SELECTED] = source.var[_keys.SELECTED].reindex(target.var_names, fill_value=False)
 
 
 def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
@@ -132,7 +155,7 @@ def _fit(
     adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None, seed: int, preset: str
 ) -> tuple[SCGPCL, float]:
     """Train a model, which annotates ``adata``; also returns the seconds this took."""
-    _check_options(adata, n_clusters, layer=layer, batch_key=batch_key)
+    _check_options(adata, n_clusters, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
     try:
@@ -150,15 +173,15 @@ def _fit(
     return model, seconds
 
 
-def _check_options(adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None) -> None:
+def _check_options(adata: ad.AnnData, n_clusters: int | None, *, batch_key: str | None) -> None:
     """Refuse options that do not fit the file; the model would refuse them too, in terms of Python arguments."""
-    if layer is not None and layer not in adata.layers:
-        layers = ", ".join(repr(str(name)) for name in adata.layers if name is not None) or "none"
-        msg = f"Expected raw counts in layers[{layer!r}], found layers {layers}. Leave out --layer to use X."
-        raise InputError(msg)
     if batch_key is not None and batch_key not in adata.obs:
         names = ", ".join(repr(str(name)) for name in adata.obs) or "none"
         msg = f"Expected --batch-key {batch_key!r} to be a column of obs, found columns {names}. Name one of these."
+        raise InputError(msg)
+    if batch_key is not None and adata.obs[batch_key].isna().any():
+        n_missing = int(adata.obs[batch_key].isna().sum())
+        msg = f"Expected a batch for every cell in --batch-key {batch_key!r}, found {n_missing} cells without one. Fill them in."
         raise InputError(msg)
     if n_clusters is None and adata.n_obs < 3:
         msg = (

@@ -30,9 +30,20 @@ app = typer.Typer(
 MAX_SEED = 2**32 - 1
 #: Arguments of the Python functions that are options here, for messages that name them.
 OPTIONS = (
-    "batch_key", "datasets", "labels", "layer", "methods", "n_clusters", "preset", "retry_errors", "scib", "seed", "seeds",
-    "threads", "timeout",
+    "batch_key", "datasets", "genes", "labels", "layer", "methods", "min_counts", "n_clusters", "preset", "raw",
+    "retry_errors", "scib", "seed", "seeds", "threads", "timeout",
 )  # fmt: skip
+
+
+#: Advice in Python that has an option.
+ADVICE = {"Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out"}
+
+
+class Side(StrEnum):
+    """Where the genes of a table are."""
+
+    rows = "rows"
+    columns = "columns"
 
 
 class Preset(StrEnum):
@@ -75,28 +86,47 @@ def demo(
 
 @app.command()
 def cluster(
-    input_path: Annotated[Path, typer.Argument(metavar="IN.h5ad", readable=False, help="File with raw counts.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN...", readable=False, help="Files or folders with raw counts, one or several."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
     n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated by default.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; X by default.")] = None,
-    batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
+    genes: Annotated[
+        Side | None, typer.Option(help="Where the genes of a csv or tsv table are; decided by their names by default.")
+    ] = None,
+    min_counts: Annotated[int | None, typer.Option(min=1, help="Leave out cells with fewer counts.")] = None,
+    batch_key: Annotated[
+        str | None, typer.Option(help="Column of obs with batches; of several inputs, each is a batch by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="Default or published configuration.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Cluster the cells of an h5ad file and write them, with the results, to another file."""
-    if not input_path.exists():
-        _refuse(f"Expected an h5ad file, found nothing at {input_path}. Check the path.")
-    with _command():
+    """Cluster the cells of a file and write them, with the results, to an h5ad file.
+
+    Reads h5ad, zarr, loom, csv and tsv files, and the .h5 files and matrix.mtx folders of Cell Ranger.
+    """
+    from scgpcl._read import FORMATS
+
+    for path in inputs:
+        if not path.exists():
+            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    with _command(), _shown_log("scgpcl"):
         from scgpcl import _workflow
 
         result = _workflow.cluster_file(
-            input_path,
+            inputs,
             output,
             n_clusters=n_clusters,
             layer=layer,
+            raw=raw,
+            genes=None if genes is None else genes.value,
+            min_counts=min_counts,
             batch_key=batch_key,
             seed=seed,
             figures=figures,
@@ -192,12 +222,14 @@ def _for_shell(message: str) -> str:
     """Replace Python arguments by options: "Pass ``layer=None``" becomes "Leave out --layer"."""
 
     def option(match: re.Match[str]) -> str:
-        name, value = match.groups()
-        return f"--{name.replace('_', '-')} {value or ''}".rstrip() if name in OPTIONS else match[0]
+        name, value = match[1], match[2] or ""
+        return f"--{name.replace('_', '-')} {value}".rstrip() if name in OPTIONS else match[0]
 
+    for python, shell in ADVICE.items():
+        message = message.replace(python, shell)
     message = re.sub(r"Pass `(\w+)=None`", r"Leave out `\1`", message)
     message = re.sub(r"pass `(\w+)=None`", r"leave out `\1`", message)
-    return re.sub(r"`(\w+)(?:=(\w*))?`", option, message.replace("Pass None to", "Leave it out to"))
+    return re.sub(r"`(\w+)(?:='?([^'`]*)'?)?`", option, message.replace("Pass None to", "Leave it out to"))
 
 
 def _end(signum: int, frame: object) -> None:

@@ -88,7 +88,7 @@ def test_the_command_writes_inside_its_folders_only(hostile, tmp_path, monkeypat
     monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     out = tmp_path / "out"
     _workflow.cluster_file(
-        tmp_path / "in" / "cells.h5ad",
+        [tmp_path / "in" / "cells.h5ad"],
         out / "out.h5ad",
         n_clusters=3,
         batch_key="batch",

@@ -1,0 +1,429 @@
+"""Read the files that count matrices come in, and find the counts in them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections import Counter
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from scgpcl._files import InputError
+from scgpcl._files import read as read_h5ad
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+#: What can be read, for messages.
+FORMATS = "an h5ad, zarr, loom, 10x .h5, csv or tsv file, or a folder with matrix.mtx"
+#: Layer that is looked at first, and where values go that gave way to counts.
+COUNTS, FORMER = "counts", "X"
+#: Column of ``obs`` with the file that a cell comes from.
+BATCH = "batch"
+#: Rows of a matrix that are looked at.
+SAMPLED_ROWS = 1000
+#: Rows of a table that are read at a time.
+TABLE_ROWS = 500
+#: Folders of Cell Ranger that do not name a sample.
+CELL_RANGER = re.compile(
+    r"outs|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces)|count|GRCh38|hg19|mm10", re.IGNORECASE
+)
+TABLE = re.compile(r"\.(csv|tsv|tab|txt)(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
+MATRIX = re.compile(r"^(.*)matrix\.mtx(\.gz)?$")
+#: Names that tell genes from cells: accession numbers, genes of the mitochondria and the ribosome, a few found in most cells.
+GENE = re.compile(
+    r"(ENS[A-Z]*G\d{6,}.*|FBGN\d{7}|WBGENE\d{8}|MT-[A-Z0-9]+|RP[LS]\d+[AXYL]?\d*"
+    r"|ACTB|GAPDH|B2M|MALAT1|TMSB4X|EEF1A1|FTL1?|FTH1|UBC|TPT1|HSPA8|CD74|VIM)",
+    re.IGNORECASE,
+)
+BARCODE = re.compile(r"(.*[^A-Za-z])?[ACGT]{8,}([^A-Za-z].*)?")
+
+
+def read(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+) -> AnnData:
+    """Read counts from a file or folder of any usual kind; ``X`` of the result holds the counts.
+
+    The kinds are h5ad, zarr, loom, the HDF5 files and the ``matrix.mtx`` folders of Cell Ranger (version 2 or 3, compressed or
+    not), and tables in csv or tsv. Only the genes of a file with other features are read. Repeated names of genes or cells get
+    a number.
+
+    Parameters
+    ----------
+    path
+        File or folder. Several, or a folder of samples, are joined on the genes that all of them have; ``obs["batch"]`` names
+        the sample of each cell.
+    layer
+        Layer with the counts.
+    raw
+        Take the counts from ``raw``.
+    genes
+        Where the genes of a table are: in its ``"rows"`` or ``"columns"``. ``None`` decides by the names.
+
+    Returns
+    -------
+    The cells. Without ``layer`` and ``raw``, the counts are taken from the first of ``layers["counts"]``, ``X`` and ``raw``
+    that holds whole numbers of zero or more, and a message at level INFO says which. If ``X`` held other values,
+    they are in ``layers["X"]``; they are left out if ``raw`` has other genes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of another kind or damaged, holds no counts, or leaves open where its genes are.
+
+    Examples
+    --------
+    >>> adata = scgpcl.read("filtered_feature_bc_matrix")  # doctest: +SKIP
+    >>> adata = scgpcl.read(["patient1.h5", "patient2.h5"])  # doctest: +SKIP
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) or hasattr(path, "__fspath__") else [Path(one) for one in path]
+    for one in paths:
+        if not one.exists():
+            msg = f"Expected {FORMATS}, found nothing at {one}. Check the path."
+            raise FileNotFoundError(msg)
+    return with_counts_in_x(read_files(paths, layer=layer, raw=raw, genes=genes).counts)
+
+
+class Found(NamedTuple):
+    """Cells as they are in the file, where their counts are, and the column of ``obs`` that names samples that were joined."""
+
+    adata: AnnData
+    counts: Counts
+    batch_key: str | None
+
+
+def read_files(
+    paths: Sequence[Path],
+    *,
+    layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+) -> Found:
+    """Read files or folders that exist, with unique names; of several, the counts are joined.
+
+    Raises
+    ------
+    InputError
+        If one cannot be read or has no counts, or they have no gene in common.
+    """
+    import anndata as ad
+
+    parts: dict[str, AnnData] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* names are not unique")  # they are made so
+        for path in paths:
+            for name, adata in _samples(path, genes=genes):
+                unique = name if name not in parts else f"{name} ({len(parts) + 1})"
+                parts[unique] = _with_unique_names(adata, name)
+    if len(parts) == 1:
+        adata = next(iter(parts.values()))
+        counts = find_counts(adata, layer=layer, raw=raw)
+        logger.info("Read %d cells and %d genes. %s", adata.n_obs, counts.adata.n_vars, counts.said)
+        return Found(adata, counts, None)
+    for name, part in parts.items():
+        counts = find_counts(part, layer=layer, raw=raw)
+        logger.info("Read %d cells and %d genes of %s. %s", part.n_obs, counts.adata.n_vars, name, counts.said)
+        part = with_counts_in_x(counts)
+        parts[name] = ad.AnnData(part.X, obs=part.obs, var=part.var)
+    adata = ad.concat(parts, label=BATCH, index_unique="-", merge="same")
+    if adata.n_vars == 0:
+        msg = f"Expected samples that share genes, found none that all of {', '.join(parts)} have. Check their names."
+        raise InputError(msg)
+    logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, BATCH)
+    return Found(adata, Counts(adata, None, ""), BATCH)
+
+
+def with_counts_in_x(found: Counts) -> AnnData:
+    """Move the counts to ``X``, and what was there to ``layers["X"]``."""
+    adata = found.adata
+    if found.layer is not None:
+        counts = adata.layers.pop(found.layer)
+        if adata.X is not None:
+            adata.layers[FORMER] = adata.X
+        adata.X = counts
+    return adata
+
+
+def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterable[tuple[str, AnnData]]:
+    """Name and cells of each sample in a file or folder."""
+    if path.is_file() and (match := MATRIX.match(path.name)):
+        yield _name(path.parent, match[1]), _read_mtx(path)
+    elif path.is_file():
+        yield path.name.split(".")[0], _read_file(path, genes=genes)
+    elif any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs")):
+        yield path.name.split(".")[0], _read_zarr(path)
+    else:
+        files = sorted(file for file in path.glob("**/*matrix.mtx*") if MATRIX.match(file.name))
+        # Cell Ranger's folder of a whole run has the unfiltered matrix beside the filtered one
+        files = [file for file in files if "raw" not in file.parent.name.lower()] or files
+        if not files:
+            msg = f"Expected {FORMATS}, found a folder without any at {path}."
+            raise InputError(msg)
+        for file in files:
+            match = MATRIX.match(file.name)
+            assert match is not None
+            yield _name(file.parent, match[1]), _read_mtx(file)
+
+
+def _name(folder: Path, prefix: str) -> str:
+    """Name of a sample: the prefix of its files, or the innermost folder that is not Cell Ranger's."""
+    if prefix.strip("_.-"):
+        return prefix.strip("_.-")
+    names = [part for part in reversed(folder.resolve().parts) if not CELL_RANGER.fullmatch(part)]
+    return names[0] if names else folder.name
+
+
+def _read_file(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnData:
+    suffix = "".join(path.suffixes[-1:]).lower()
+    if suffix == ".h5ad":
+        return read_h5ad(path)
+    if suffix == ".loom":
+        return _read_loom(path)
+    if suffix in (".h5", ".hdf5"):
+        return _read_h5(path)
+    if TABLE.search(path.name):
+        return _read_table(path, genes=genes)
+    if suffix in (".rds", ".rdata", ".rda", ".h5seurat"):
+        msg = (
+            f"Expected {FORMATS}, found a file of R at {path}. Write an h5ad file in R first: "
+            "zellkonverter::writeH5AD(Seurat::as.SingleCellExperiment(object), 'counts.h5ad')."
+        )
+        raise InputError(msg)
+    msg = f"Expected {FORMATS}, found {path}, which ends in {suffix or 'nothing'}."
+    raise InputError(msg)
+
+
+@contextmanager
+def _reading(what: str, path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises at a file that is damaged or of another kind into one error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        msg = f"Expected {what}, found another or a damaged one at {path}: {error}"
+        raise InputError(msg) from error
+
+
+def _read_zarr(path: Path) -> AnnData:
+    import anndata as ad
+
+    with _reading("a zarr store of an AnnData", path):
+        return ad.read_zarr(path)
+
+
+def _read_loom(path: Path) -> AnnData:
+    import anndata as ad
+
+    if find_spec("loompy") is None:
+        msg = f"Expected the package loompy to read {path}, found none. Install it: pip install 'scgpcl[loom]'."
+        raise InputError(msg)
+    with _reading("a loom file", path):
+        return ad.io.read_loom(path, X_name="")
+
+
+def _read_h5(path: Path) -> AnnData:
+    import h5py
+    import scanpy as sc
+
+    with _reading("a 10x .h5 file", path):
+        with h5py.File(path) as file:
+            is_anndata = "obs" in file and "var" in file
+        return read_h5ad(path) if is_anndata else sc.read_10x_h5(path)
+
+
+def _read_mtx(path: Path) -> AnnData:
+    """A matrix of Cell Ranger 2 (genes.tsv) or 3 (features.tsv), each file compressed or not."""
+    import anndata as ad
+    import pandas as pd
+
+    match = MATRIX.match(path.name)
+    assert match is not None
+
+    def beside(*names: str) -> Path:
+        places = [path.with_name(f"{match[1]}{name}.tsv{end}") for name in names for end in ("", ".gz")]
+        there = [place for place in places if place.exists()]
+        if not there:
+            msg = f"Expected {' or '.join(names)}.tsv beside {path}, found none. Copy the whole folder."
+            raise InputError(msg)
+        return there[0]
+
+    features, barcodes = beside("features", "genes"), beside("barcodes")
+    with _reading("a matrix with its genes and barcodes", path):
+        adata = ad.io.read_mtx(path).T
+        table = pd.read_csv(features, header=None, sep="\t", dtype=str, keep_default_na=False)
+        cells = pd.read_csv(barcodes, header=None, sep="\t", dtype=str, keep_default_na=False)[0]
+        adata.obs_names = cells.to_numpy()
+        adata.var_names = table[min(1, table.shape[1] - 1)].to_numpy()
+    adata.X = adata.X.tocsr()
+    adata.var["gene_ids"] = table[0].to_numpy()
+    if table.shape[1] > 2:
+        adata.var["feature_types"] = table[2].to_numpy()
+        adata = adata[:, adata.var["feature_types"] == "Gene Expression"].copy()
+    return adata
+
+
+def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnData:
+    """Counts in text, with names in the first row and the first column."""
+    import anndata as ad
+    import numpy as np
+    import pandas as pd
+    import scipy.sparse as sp
+
+    with _reading("a table of counts", path):
+        lines = pd.read_csv(path, header=None, sep="\x00", nrows=2, dtype=str, quoting=3, engine="python")[0].tolist()
+        separator = Counter(char for char in lines[0] if char in ",\t; ").most_common(1)[0][0]
+        # R leaves the corner out, which pandas understands when no column is named as index
+        corner = len(lines) > 1 and lines[0].count(separator) == lines[1].count(separator)
+        blocks, rows = [], []
+        with pd.read_csv(path, sep=separator, index_col=0 if corner else None, chunksize=TABLE_ROWS) as reader:
+            for block in reader:
+                text = block.columns[[block[name].dtype.kind not in "iufb" for name in block]].tolist()
+                if text:
+                    msg = (
+                        f"Expected a table of counts, found text in the column {str(text[0])!r} of {path}. "
+                        "Keep one row and one column of names, and remove the others."
+                    )
+                    raise InputError(msg)
+                rows += [str(name) for name in block.index]
+                blocks.append(sp.csr_matrix(block.to_numpy(dtype=np.float32)))
+        columns = [str(name) for name in block.columns]
+    x = sp.vstack(blocks, format="csr")
+    if genes is None:
+        genes = _where_genes_are(rows, columns, path)
+        logger.info("%s has genes in its %s.", path.name, genes)
+    if genes == "rows":
+        x, rows, columns = x.T.tocsr(), columns, rows
+    return ad.AnnData(x, obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=columns))
+
+
+def _where_genes_are(rows: list[str], columns: list[str], path: Path) -> Literal["rows", "columns"]:
+    """Side of a table whose names look like genes, or face names that look like barcodes."""
+    signs = {}
+    for side, names, others in (("rows", rows, columns), ("columns", columns, rows)):
+        known = sum(GENE.fullmatch(name) is not None for name in names) >= min(3, len(names))
+        barcodes = sum(BARCODE.fullmatch(name) is not None for name in others) > len(others) / 2
+        signs[side] = known or barcodes
+    if signs["rows"] == signs["columns"]:
+        why = (
+            "both sides look like it" if signs["rows"] else "neither side has names of genes or barcodes that it knows"
+        )
+        msg = (
+            f"Expected a table with genes in its rows or in its columns, found {path}, where {why}: rows such as "
+            f"{', '.join(rows[:3])}; columns such as {', '.join(columns[:3])}. Pass `genes='rows'` or `genes='columns'`."
+        )
+        raise InputError(msg)
+    return "rows" if signs["rows"] else "columns"
+
+
+def _with_unique_names(adata: AnnData, name: str) -> AnnData:
+    for axis, what in (("var", "genes"), ("obs", "cells")):
+        names = getattr(adata, f"{axis}_names")
+        if not names.is_unique:
+            logger.info(
+                "%d names of %s in %s occur more than once and got a number.", names.duplicated().sum(), what, name
+            )
+            getattr(adata, f"{axis}_names_make_unique")()
+    return adata
+
+
+class Counts(NamedTuple):
+    """Cells with counts in a layer, or in ``X`` if that is ``None``, and a sentence that says where they were found."""
+
+    adata: AnnData
+    layer: str | None
+    said: str
+
+
+def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> Counts:
+    """Counts of an AnnData: where the caller says, or the first of ``layers["counts"]``, ``X`` and ``raw`` with whole numbers.
+
+    Counts in ``raw`` go to ``layers["counts"]`` of the AnnData if it has the same genes; otherwise those of ``raw`` take the
+    place of its genes.
+
+    Raises
+    ------
+    InputError
+        If they are nowhere, or a place that was named does not exist.
+    """
+    if layer is not None and raw:
+        msg = "Expected `layer` or `raw`, found both. Choose one."
+        raise InputError(msg)
+    if layer is not None:
+        if layer not in adata.layers:
+            names = ", ".join(repr(str(name)) for name in adata.layers if name is not None) or "none"
+            msg = (
+                f"Expected raw counts in layers[{layer!r}], found layers {names}. Pass `layer=None` to have them found."
+            )
+            raise InputError(msg)
+        return Counts(adata, layer, f"Counts are taken from layers[{layer!r}], as asked.")
+    if raw:
+        if adata.raw is None:
+            msg = "Expected counts in raw, found no raw in the file. Leave out `raw`."
+            raise InputError(msg)
+        return _from_raw(adata, "as asked")
+    found: dict[str, str] = {}
+    if COUNTS in adata.layers:
+        found[f"layers[{COUNTS!r}]"] = seen = _values(adata.layers[COUNTS])
+        if not seen:
+            return Counts(adata, COUNTS, f"Counts are taken from layers[{COUNTS!r}].")
+    if adata.X is not None:
+        found["X"] = seen = _values(adata.X)
+        if not seen:
+            return Counts(adata, None, "Counts are taken from X, which holds whole numbers.")
+    if adata.raw is not None:
+        found["raw"] = seen = _values(adata.raw.X)
+        if not seen:
+            return _from_raw(adata, "because X holds " + found.get("X", "nothing"))
+    others = [str(name) for name in adata.layers if name not in (None, COUNTS) and not _values(adata.layers[name])]
+    hint = (
+        f"layers[{others[0]!r}] holds whole numbers: pass `layer={others[0]!r}` if those are the counts."
+        if others
+        else "Use the counts as they were measured."
+    )
+    places = "; ".join(f"{place} with {seen}" for place, seen in found.items()) or "no values at all"
+    msg = f"Expected whole counts in layers[{COUNTS!r}], X or raw, found {places}. {hint}"
+    raise InputError(msg)
+
+
+def _from_raw(adata: AnnData, why: str) -> Counts:
+    """Counts of ``raw`` as a layer of the AnnData, or as an AnnData with the genes of ``raw``."""
+    raw = adata.raw
+    said = f"Counts are taken from raw, {why}."
+    if raw.n_vars == adata.n_vars and set(raw.var_names) == set(adata.var_names):
+        adata.layers[COUNTS] = raw[:, adata.var_names].X
+        return Counts(adata, COUNTS, said)
+    return Counts(raw.to_adata(), None, f"{said} raw has {raw.n_vars} genes, X {adata.n_vars}; those of raw are used.")
+
+
+def _values(x: Any) -> str:
+    """What speaks against a matrix of counts, in words with an example; empty if nothing does, in a sample of its rows."""
+    import numpy as np
+
+    step = max(1, x.shape[0] // SAMPLED_ROWS)
+    rows = x[::step]
+    values: np.ndarray = np.asarray(rows.data if hasattr(rows, "tocsr") else rows[:])
+    if values.dtype.kind not in "biuf":
+        return f"values of type {values.dtype}"
+    finite = np.isfinite(values)
+    if not finite.all():
+        return "NaN or infinite values"
+    if values.size and values.min() < 0:
+        return f"negative values ({values.min():g})"
+    fraction = values != np.floor(values)
+    return f"fractions ({values[fraction][0]:g})" if fraction.any() else ""
