@@ -52,6 +52,13 @@ def test_labels_are_the_nearest_centres(blobs):
     assert torch.equal(labels, found.labels)
 
 
+def test_sums_of_groups_equal_a_loop(blobs):
+    label = torch.arange(len(blobs)) % 4
+    total = torch.ones(5, blobs.shape[1], dtype=blobs.dtype)
+    _kmeans.add_rows(total, label, blobs)
+    torch.testing.assert_close(total - 1.0, torch.stack([blobs[label == group].sum(0) for group in range(5)]))
+
+
 def test_seed_decides_and_global_state_stays(blobs):
     before = torch.random.get_rng_state()
     one, two = kmeans(blobs, 6, n_init=1, seed=3), kmeans(blobs, 6, n_init=1, seed=3)

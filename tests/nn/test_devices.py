@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scgpcl.cluster import kmeans
 from scgpcl.data import BipartiteBatch, BipartiteSplitter, Cells, bipartite_batch
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import Neighborhood, _graph, clustering_loss, instance_loss, prototype_loss, target_distribution
@@ -147,7 +148,8 @@ def test_a_training_step_on_a_gpu_does_not_wait(splitter):
         use_graph=True,
         n_batch=2,
     ).cuda()
-    plan = PretrainPlan(module, n_clusters=3, seed=0, lambda_prototype=0.0)
+    # a step with fewer genes waits once, to count their edges
+    plan = PretrainPlan(module, n_clusters=3, seed=0, lambda_prototype=0.0, decoded_genes=1.0)
     plan._trainer = SimpleNamespace(is_last_batch=False, current_epoch=0)
     strategy = SimpleNamespace(root_device=torch.device("cuda"))
     splitter.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
@@ -166,3 +168,17 @@ def test_training_on_a_gpu_finds_the_groups_too(adata, fit):
 
     fit(adata, train={"pretrain_max_epochs": 8, "accelerator": "gpu", "devices": 1})
     assert adjusted_rand_score(adata.obs["group"], adata.obs["scgpcl_cluster"]) > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_kmeans_and_the_read_out_give_the_same_labels_on_a_gpu(counts, adata, fit):
+    x = torch.from_numpy(counts.toarray())
+    here, there, again = kmeans(x, 3, seed=1), kmeans(x.cuda(), 3, seed=1), kmeans(x.cuda(), 3, seed=1)
+    assert torch.equal(here.labels, there.labels.cpu())
+    assert torch.equal(there.centers, again.centers)
+    labels = []
+    for where in ({"accelerator": "cpu"}, {"accelerator": "gpu", "devices": 1}):
+        fit(adata, train={"pretrain_max_epochs": 0, **where})
+        labels.append(adata.obs["scgpcl_cluster"].tolist())
+    assert labels[0] == labels[1]

@@ -1,7 +1,7 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
 from scgpcl.cluster._consensus import consensus
-from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, kmeans, kmeans_runs, nearest
+from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import NClusters, estimate_n_clusters
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 #: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
 MAX_FIT_CELLS = 100_000
@@ -111,10 +111,10 @@ def kmeans_runs(
     if x.shape[0] < n_clusters:
         msg = f"Expected at least as many rows as clusters, found {x.shape[0]} rows for {n_clusters} clusters."
         raise ValueError(msg)
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same rows
     fit = x
     if x.shape[0] > max(MAX_FIT_CELLS, n_clusters):
-        fit = x[torch.randperm(x.shape[0], generator=generator, device=x.device)[:MAX_FIT_CELLS]]
+        fit = x[torch.randperm(x.shape[0], generator=generator)[:MAX_FIT_CELLS].to(x.device)]
     if directions:
         fit = normalize(fit, dim=1)
     centers = _plus_plus(fit, n_clusters, n_runs, generator) if init is None else init.unsqueeze(0).to(fit)
@@ -159,12 +159,12 @@ def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generat
     n_rows = x.shape[0]
     n_trials = 2 + int(math.log(n_clusters))
     norm = x.square().sum(1)
-    chosen = torch.randint(n_rows, (n_runs,), generator=generator, device=x.device)
+    chosen = torch.randint(n_rows, (n_runs,), generator=generator).to(x.device)
     centers = [x[chosen]]
     closest = _squared_distance(x, norm, x[chosen])  # (n_rows, n_runs)
     for _ in range(1, n_clusters):
         cumulative = closest.double().cumsum(0).t().contiguous()  # (n_runs, n_rows)
-        draw = torch.rand(n_runs, n_trials, generator=generator, device=x.device, dtype=torch.float64)
+        draw = torch.rand(n_runs, n_trials, generator=generator, dtype=torch.float64).to(x.device)
         trial = torch.searchsorted(cumulative, draw * cumulative[:, -1:]).clamp(max=n_rows - 1)
         distance = _squared_distance(x, norm, x[trial.flatten()]).view(n_rows, n_runs, n_trials)
         distance = torch.minimum(distance, closest.unsqueeze(-1))
@@ -207,8 +207,19 @@ def _scatter_rows(x: Tensor, label: Tensor, n_runs: int, n_clusters: int) -> Ten
     """Sum of the rows of each cluster in each run, shape (n_runs, n_clusters, n)."""
     total = x.new_zeros(n_runs, n_clusters, x.shape[1])
     for run in range(n_runs):
-        total[run].index_add_(0, label[:, run], x)
+        add_rows(total[run], label[:, run], x)
     return total
+
+
+def add_rows(total: Tensor, label: Tensor, x: Tensor) -> None:
+    """Add each row of x (n_rows, n) to the row of the total (n_groups, n) that its label (n_rows,) names.
+
+    In one order on every device: ``index_add_`` on a GPU adds in any.
+    """
+    if x.device.type == "cpu":
+        total.index_add_(0, label, x)
+    else:
+        total.add_(one_hot(label, len(total)).to(x).t() @ x)
 
 
 def _fill_empty(x: Tensor, value: Tensor, mean: Tensor, size: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from scgpcl._process import held
 from scgpcl._rules import check
 from scgpcl.cluster._kmeans import kmeans, nearest
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
@@ -53,6 +54,7 @@ class NClusters(NamedTuple):
     curve: pd.DataFrame
 
 
+@held()
 def estimate_n_clusters(
     latent: np.ndarray | Tensor,
     *,

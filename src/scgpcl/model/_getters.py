@@ -10,6 +10,7 @@ import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from scgpcl import _input
+from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import check, listed
 from scgpcl.model._annotate import cluster_names
@@ -42,6 +43,7 @@ class Getters:
         @property
         def reference(self) -> Reference: ...
 
+    @held()
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -86,6 +88,7 @@ class Getters:
         batch_size = check("get", batch_size=batch_size)["batch_size"]
         return self._encode(adata, indices, batch_size, transform_batch, dataloader)[0]
 
+    @held()
     def predict(
         self,
         adata: AnnData | None = None,
@@ -130,6 +133,7 @@ class Getters:
         probability = self._probability(z, cells)
         return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
 
+    @held()
     @torch.no_grad()
     def get_normalized_expression(
         self,
@@ -196,6 +200,7 @@ class Getters:
         names = self._target(adata).obs_names
         return pd.DataFrame(values, index=names[as_index(indices, len(names))], columns=genes)
 
+    @held()
     @torch.no_grad()
     def get_likelihood_parameters(
         self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
@@ -219,6 +224,7 @@ class Getters:
         stacked = (torch.cat(values).cpu() for values in zip(*parts, strict=True)) if parts else [empty] * 3
         return {name: values.numpy() for name, values in zip(names, stacked, strict=True)}
 
+    @held()
     @torch.no_grad()
     def posterior_predictive_sample(
         self,

@@ -13,6 +13,7 @@ from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from scgpcl import _input, _keys
+from scgpcl._process import held
 from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.model._annotate import annotate
@@ -170,7 +171,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         self.selected_genes_ = None
         self.unit_size_ = None
         self.gene_shares_ = None
-        with seeded(self.seed_):
+        with held(), seeded(self.seed_):
             self.module = SCGPCLModule(
                 _n_selected(values["n_top_genes"], n_vars),
                 self.n_clusters_,
@@ -222,6 +223,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         cls.register_manager(checked_manager(adata, setup_method_args, **kwargs))
 
+    @held()
     def annotate(
         self,
         adata: AnnData | None = None,
@@ -324,6 +326,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         save_model(self, super().save, Path(dir_path), prefix or "", overwrite=overwrite, safe=safe, **more)
 
     @classmethod
+    @held()
     def load(
         cls,
         dir_path: str | os.PathLike[str],

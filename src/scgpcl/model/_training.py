@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from scgpcl import _input
+from scgpcl._process import held
 from scgpcl._random import cpu_generator, derived_seed, seeded
 from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
@@ -94,6 +95,7 @@ class Training:
         def _make_reference(self) -> Reference: ...
         def _annotate_registered(self) -> None: ...
 
+    @held()
     def train(
         self,
         max_epochs: int | None = None,
@@ -251,6 +253,7 @@ class Training:
         if self.adata is not None:
             self._annotate_registered()
 
+    @held()
     def update(
         self,
         query: AnnData,
@@ -342,6 +345,7 @@ class Training:
         if self.adata is not None:
             self._annotate_registered()
 
+    @held()
     def train_decoder(
         self,
         max_epochs: int = 60,

@@ -126,8 +126,8 @@ def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
     n_cells = len(unit)
     others, rank = unit, min(n_neighbors, n_cells - 1)
     if n_cells > MAX_NEIGHBOR_CELLS:
-        generator = torch.Generator(x.device).manual_seed(seed)
-        others = unit[torch.randperm(n_cells, generator=generator, device=x.device)[:MAX_NEIGHBOR_CELLS]]
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that the sample is the same on every device
+        others = unit[torch.randperm(n_cells, generator=generator)[:MAX_NEIGHBOR_CELLS].to(x.device)]
         rank = max(1, round(n_neighbors * len(others) / n_cells))
     # a cell is nearest to itself; beyond the sample's size few are in the sample
     rank += n_cells <= MAX_NEIGHBOR_CELLS

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import anndata as ad
 import numpy as np
 
+from scgpcl._process import held
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,6 +17,7 @@ Method = Literal["umap", "tsne"]
 METHODS = ("umap", "tsne")
 
 
+@held()
 def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
     """Positions of the cells, shape (n_cells, 2), taken from ``adata`` if present and up to date.
 

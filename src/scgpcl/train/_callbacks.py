@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scgpcl import _keys
-from scgpcl.cluster import adjusted_rand, kmeans
+from scgpcl.cluster import add_rows, adjusted_rand, kmeans
 from scgpcl.nn import target_distribution
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class PrototypeUpdate(_AllCells):
                 rows = z[part].unsqueeze(1)
                 projected = normalize((plan.module.projection(rows) if plan.projection else rows)[:, 0], dim=1)
                 for group, total in zip(own, totals, strict=True):
-                    total.index_add_(0, group[part], projected)
+                    add_rows(total, group[part], projected)
         return _Grouping(centers, labels, [normalize(total, dim=1) for total in totals], own)
 
     def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:

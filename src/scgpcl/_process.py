@@ -1,0 +1,37 @@
+"""What the process has set for torch, and its neighbours change: the number of threads and the default number format."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold torch's number of threads as the user set it, and single precision; give both back at the end.
+
+    Where numba shares torch's OpenMP library, its first parallel loop raises the threads of torch to all processors. On a
+    busy machine steps then take several times as long, and sums are rounded differently from one call to the next.
+    A lower limit, such as one of threadpoolctl, stays. Also a decorator.
+    """
+    threads = min(torch.get_num_threads(), _threads_set())
+    dtype = torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def _threads_set() -> int:
+    """Number of threads last set through torch: a new thread starts with it, whatever others did to this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(torch.get_num_threads).result()
