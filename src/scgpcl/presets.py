@@ -46,7 +46,8 @@ PAPER: Final[Preset] = MappingProxyType(
                         "optimizer": "Adadelta",
                         "lr": 1.0,
                         "encoder_lr": 1.0,
-                        "weight_decay": 0.0,
+                        "neighbor_keep": 0.8,
+                        "feature_drop": 0.2,
                     }
                 ),
             }

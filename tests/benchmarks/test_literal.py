@@ -73,7 +73,7 @@ def close(ours, theirs):
 
 def test_pretraining_losses_and_their_gradients(pair):
     ours, theirs, batch, dense = pair
-    view = View(*(mask.double() for mask in PretrainPlan(ours, seed=0, n_clusters=N_CLUSTERS).views()))
+    view = View(*(mask.double() for mask in PretrainPlan(ours, seed=0, n_clusters=N_CLUSTERS).views(2)))
     z = ours.inference(batch, view)["z"]
     z1, z2 = (theirs.encode(dense, literal.Masks(*(mask[:, i] > 0 for mask in view))) for i in range(2))
     close(z, torch.stack([z1, z2], 1))

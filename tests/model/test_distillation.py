@@ -8,7 +8,6 @@ from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
 from scgpcl import _keys
-from scgpcl._random import cpu_generator
 from scgpcl.train import DistillationPlan, _run
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -18,91 +17,6 @@ N_MODEL = 40
 @pytest.fixture
 def pretrained(adata, fit):
     return fit(adata, n_top_genes=N_MODEL, train={"pretrain_max_epochs": 4, "cluster_max_epochs": 0})
-
-
-def dense(batch):
-    counts = torch.zeros(batch.graph.n_cells, batch.graph.n_genes)
-    counts[batch.graph.rows, batch.graph.indices.long()] = batch.counts
-    return counts
-
-
-class Literal:
-    """The stage on dense matrices, with centres that it moves itself."""
-
-    def __init__(self, module, *, lr):
-        self.module = module
-        self.centers = module.centers.detach().clone().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW([self.centers], lr=lr, weight_decay=0.0)
-
-    def latent(self, counts, size_factor):
-        module, encoder = self.module, self.module.encoder
-        log = torch.log1p(counts / size_factor[:, None])
-        features = ((log - module.gene_mean) / module.gene_std).clamp(max=10.0)
-        linked = (counts > 0).float()
-        mean = linked @ encoder.state_message / linked.sum(1, keepdim=True).clamp(min=1.0)
-        return mean + features @ encoder.state_weight + encoder.state_shift
-
-    def represent(self, z, size_factor):
-        t = size_factor.log().clamp(max=0.0)[:, None]
-        n = z.shape[1]
-        a1, b1, a2, b2 = self.module.depth.weight.split([n, 1, n, 1])
-        z = z + t * (z @ a1 + b1) + t**2 * (z @ a2 + b2)
-        return z / (z.square().mean(1, keepdim=True) + 1e-6).sqrt()  # directions only
-
-    def assign(self, z, alpha):
-        distance = (z[:, None] - self.centers).square().sum(2)
-        similarity = (1.0 + distance / alpha) ** (-(alpha + 1.0) / 2.0)
-        return similarity / similarity.sum(1, keepdim=True)
-
-    def step(self, batch, target, whole, generator, *, depth, alpha):
-        counts = dense(batch)
-        share = depth ** torch.rand(len(counts), generator=generator)
-        fewer = torch.zeros_like(counts)
-        edges = batch.graph.rows, batch.graph.indices.long()
-        fewer[edges] = torch.binomial(batch.counts, share[edges[0]], generator=generator)
-        loss = 0.0
-        shallow = share * batch.size_factor
-        for z in (whole, self.represent(self.latent(fewer, shallow), shallow)):
-            q = self.assign(z, alpha)
-            divergence = target * (target.clamp(min=1e-30) / q).log()
-            loss = loss + divergence.sum(1).mean() / 2
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
-
-
-def test_steps_equal_a_literal_loop(adata, pretrained):
-    model, depth = pretrained, 0.1
-    module = model.module
-    module.temperature.fill_(1.0)
-    batch = next(iter(model._read(None, None, adata.n_obs)))
-    target = torch.rand(adata.n_obs, 3, generator=torch.Generator().manual_seed(0))
-    target[:10] = torch.eye(3)[torch.arange(10) % 3]  # certain cells, whose targets have zeros
-    target /= target.sum(1, keepdim=True)
-    plan = DistillationPlan(module, seed=7, depth=depth, one_cycle=False)
-    plan.cells, plan.target = torch.arange(adata.n_obs), target
-    plan.latent = module.represent(module.encode(batch), batch.size_factor)
-    plan.log_losses = lambda batch, total, parts: None
-    for parameter in plan.idle:
-        parameter.requires_grad_(False)
-    optimizer = plan.configure_optimizers()
-    literal, alpha = Literal(module, lr=plan.lr), module.alpha.item()
-    latent = literal.represent(literal.latent(dense(batch), batch.size_factor), batch.size_factor)
-    torch.testing.assert_close(latent, plan.latent, rtol=1e-4, atol=1e-4)
-    assert module.depth.weight.abs().max() > 0.01
-
-    generator = cpu_generator(7, plan.stage)
-    rows = torch.randperm(adata.n_obs, generator=torch.Generator().manual_seed(1))
-    for index in (rows[:50].sort().values, rows[50:90], rows[90:]):  # cells of a mini-batch in any order
-        part = next(iter(model._read(None, index.numpy(), len(index))))._replace(cell_index=index)
-        wanted = literal.step(part, target[index], plan.latent[index], generator, depth=depth, alpha=alpha)
-        optimizer.zero_grad()
-        loss = plan.training_step(part, 0)
-        loss.backward()
-        optimizer.step()
-        assert loss.item() == pytest.approx(wanted, rel=1e-5)
-        torch.testing.assert_close(module.centers.detach(), literal.centers.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_centres_change(pretrained):

@@ -37,7 +37,7 @@ def module():
 
 
 def view_of(module):
-    return PretrainPlan(module, seed=0, n_clusters=3).views()
+    return PretrainPlan(module, seed=0, n_clusters=3).views(2)
 
 
 def test_encoder_makes_nothing_of_size_cells_by_genes(products, module, block):

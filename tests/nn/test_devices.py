@@ -63,7 +63,7 @@ def test_a_step_makes_everything_on_the_modules_device(block, n_batch, dispersio
     module = SCGPCLModule(
         N_GENES, 3, n_hidden=8, n_latent=4, n_batch=n_batch, dispersion=dispersion, use_graph=True
     ).to("meta")
-    view = PretrainPlan(module, seed=0, n_clusters=3).views()
+    view = PretrainPlan(module, seed=0, n_clusters=3).views(2)
     assert {mask.device.type for mask in view} == {"meta"}
     labels = [torch.zeros(N_CELLS, dtype=torch.int64, device="meta")]
     prototypes = [torch.zeros(3, 4, device="meta")]
@@ -83,8 +83,8 @@ def test_a_step_makes_everything_on_the_modules_device(block, n_batch, dispersio
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_training_step_makes_nothing_elsewhere_and_does_not_wait(block, stage, monkeypatch):
     module = SCGPCLModule(N_GENES, 3, n_hidden=8, n_latent=4, n_batch=2, dispersion="gene", use_graph=True).to("meta")
-    view = PretrainPlan(module, seed=0, n_clusters=3).views()  # its numbers are the CPU's, the same on every device
-    monkeypatch.setattr(PretrainPlan, "views", lambda plan: view)
+    view = PretrainPlan(module, seed=0, n_clusters=3).views(2)  # its numbers are the CPU's, the same on every device
+    monkeypatch.setattr(PretrainPlan, "views", lambda plan, n_views: view)
     if stage == 1:
         unit, radius = torch.zeros(N_CELLS, 5, device="meta"), torch.zeros(N_CELLS, device="meta")
         near = Neighborhood(unit, radius)

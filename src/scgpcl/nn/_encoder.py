@@ -110,6 +110,13 @@ class BipartiteEncoder(nn.Module):
         gene1 = self.gene1_norm(self.gene1((features, gene), graph))
         return self.cell2_norm(self.cell2((gene1, cell1), graph, keep, links))
 
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Parameters that only messages use, where there are none."""
+        if self.use_graph:
+            return []
+        senders = self.gene_embedding, self.cell1.lin_l.weight, self.cell2.lin_l.weight
+        return [*senders, *self.gene1.parameters(), *self.gene1_norm.parameters()]
+
     def encode(self, features: StandardizedCounts) -> Tensor:
         """Encode cells on their own from the stored gene states, shape (n_cells, n_latent)."""
         return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)(features)

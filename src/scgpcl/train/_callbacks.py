@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scgpcl import _keys
+from scgpcl._random import derived_seed
 from scgpcl.cluster import add_rows, adjusted_rand, kmeans
 from scgpcl.nn import target_distribution
 
@@ -32,6 +33,8 @@ ADVICE = (
 )
 #: Restarts of the first k-means of the pre-training; later epochs start from the centres before.
 FIRST_INIT = 10
+#: Restarts of every k-means of the published code.
+PUBLISHED_KMEANS_INIT = 20
 #: Latent vectors that are projected at a time.
 PROJECTED_ROWS = 1 << 16
 
@@ -115,8 +118,9 @@ class _Grouping(NamedTuple):
 class PrototypeUpdate(_AllCells):
     """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
 
-    The labels of ``n_clusters`` clusters are watched: ``patience`` successive epochs must agree with an adjusted Rand index
-    above ``agreement`` (r in the paper).
+    The labels of ``n_clusters`` clusters are watched: ``patience`` successive epochs after the warm-up must agree with an
+    adjusted Rand index above ``agreement`` (r in the paper). With prototypes of mini-batches, which need no clusters of all
+    cells, they are found as published: from the end of the warm-up on, by k-means of whole vectors from new starts.
     """
 
     def __init__(
@@ -149,11 +153,13 @@ class PrototypeUpdate(_AllCells):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
         plan, before = cast("PretrainPlan", pl_module), self._labels
+        if plan.prototype_scope == "batch" and trainer.current_epoch < plan.warmup_epochs:
+            return
         self._regroup(trainer, plan, watch=True)
         if before is not None:
             agreement = adjusted_rand(before, cast("Tensor", self._labels))
             plan.log(_keys.LABEL_AGREEMENT, agreement, sync_dist=True)
-            warm = trainer.current_epoch + 1 >= plan.warmup_epochs
+            warm = trainer.current_epoch > plan.warmup_epochs  # both epochs have had prototypes, as published
             self._agreed = self._agreed + 1 if warm and self.agreement is not None and agreement > self.agreement else 0
             if self._agreed >= self.patience:
                 trainer.should_stop = True
@@ -167,9 +173,13 @@ class PrototypeUpdate(_AllCells):
     def _group(self, plan: PretrainPlan, *, watch: bool) -> _Grouping:
         """Encode and cluster all cells; ``watch`` clusters them for the stopping rule too."""
         z = encode_all(plan.module, self.splitter)
+        if plan.prototype_scope == "batch":
+            seed = derived_seed(self.seed, plan.current_epoch)
+            found = kmeans(z, self.n_clusters, n_init=PUBLISHED_KMEANS_INIT, seed=seed)
+            return _Grouping({}, found.labels, [], [])
         centers = dict(self._centers)
         labels = self._cluster(z, self.n_clusters, centers) if watch else self._labels
-        if plan.prototype_scope != "epoch" or plan.lambda_prototype == 0:
+        if plan.lambda_prototype == 0:
             return _Grouping(centers, labels, plan.prototypes, plan.prototype_labels)
         own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
         # prototypes: mean projections of the cells of each group, at every granularity

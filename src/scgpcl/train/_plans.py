@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from scgpcl._random import cpu_generator
 from scgpcl.cluster import kmeans
 from scgpcl.data import thinned
 from scgpcl.nn import Neighborhood, clustering_loss, draw_view, instance_loss, prototype_loss
+from scgpcl.train._callbacks import PUBLISHED_KMEANS_INIT
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteBatch
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 Optimizer = Literal["AdamW", "Adadelta"]
 PrototypeScope = Literal["epoch", "batch"]
-#: Restarts of the mini-batch k-means of the published code.
-BATCH_KMEANS_INIT = 20
+#: Decay of the running averages of Adadelta, as published.
+RHO = 0.95
 #: Arguments of plans that a run sets itself.
 SET_BY_RUN = frozenset({"module", "seed", "n_clusters", "neighborhood", "z", "batch_index", "noise"})
 #: Number that the granularities of the prototypes multiply while the number of clusters is not known.
@@ -36,6 +38,8 @@ class StagePlan(pl.LightningModule):
     """
 
     stage: int
+    neighbor_keep: float
+    feature_drop: float
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class StagePlan(pl.LightningModule):
         self.n_decoded = max(1, round(decoded_genes * module.n_genes))
         self._generator = cpu_generator(seed, self.stage)
         #: Parameters without gradients in this stage.
-        self.idle: list[torch.nn.Parameter] = []
+        self.idle = module.encoder.unused_parameters()
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
@@ -73,15 +77,18 @@ class StagePlan(pl.LightningModule):
             {"params": encoder, "lr": self.lr * self.encoder_lr},
             {"params": rest, "lr": self.lr},
         ]
-        kind = {"AdamW": torch.optim.AdamW, "Adadelta": torch.optim.Adadelta}[self.optimizer_name]
-        fused = {"fused": True} if self.optimizer_name == "AdamW" else {}
-        optimizer = kind(groups, weight_decay=self.weight_decay, **fused)
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "AdamW":
+            optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
+        else:
+            optimizer = torch.optim.Adadelta(groups, weight_decay=self.weight_decay, rho=RHO)
         if not self.one_cycle:
             return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in groups],
             total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
+            cycle_momentum=self.optimizer_name == "AdamW",  # Adadelta has none
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -90,6 +97,18 @@ class StagePlan(pl.LightningModule):
         rank = (self.global_rank,) if self.global_rank > 0 else ()
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch, *rank)
         self._logged = {}
+
+    def views(self, n_views: int) -> View:
+        """Draw random views of a mini-batch: subgraphs and masked features."""
+        return draw_view(
+            self.module.n_genes,
+            self.module.n_latent,
+            n_views=n_views,
+            neighbor_keep=self.neighbor_keep,
+            feature_drop=self.feature_drop,
+            generator=self._generator,
+            device=self.module.gene_mean.device,
+        )
 
     def decoded(self, device: torch.device) -> Tensor | None:
         """Genes to decode in a mini-batch, ``None`` for all."""
@@ -153,10 +172,10 @@ class PretrainPlan(StagePlan):
     lambda_instance, lambda_prototype
         Weights of the contrastive losses; the reconstruction has weight 1.
     prototypes
-        ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``. ``"batch"``: k-means of the
-        mini-batch at every step, as published.
+        ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``, pull both views. ``"batch"``, as
+        published: k-means of the second view of the mini-batch at every step, whose centres pull the first view.
     granularity
-        Numbers of prototypes as multiples of ``n_clusters``.
+        Numbers of prototypes as multiples of ``n_clusters``, rounded, or rounded down with ``prototypes="batch"``.
     warmup_epochs
         Epochs before the prototype loss starts.
     optimizer, lr, weight_decay
@@ -215,10 +234,11 @@ class PretrainPlan(StagePlan):
         self.lambda_prototype = lambda_prototype
         self.prototype_scope = prototypes
         self.n_clusters = n_clusters or UNKNOWN_CLUSTERS
-        self.n_prototypes = [max(2, round(g * self.n_clusters)) for g in granularity]
+        whole = math.floor if prototypes == "batch" else round
+        self.n_prototypes = [max(2, whole(g * self.n_clusters)) for g in granularity]
         self.warmup_epochs = warmup_epochs
         self.neighborhood = neighborhood
-        self.idle = [] if module.centers is None else [module.centers]
+        self.idle += [] if module.centers is None else [module.centers]
         if not projection or (lambda_instance == 0 and lambda_prototype == 0):
             self.idle += module.projection.parameters()
         self.prototypes: list[Tensor] = []
@@ -238,20 +258,9 @@ class PretrainPlan(StagePlan):
         """Whether the prototype loss counts in the current epoch."""
         return self.lambda_prototype > 0 and self.current_epoch >= self.warmup_epochs
 
-    def views(self) -> View:
-        """Draw two random views of a mini-batch: subgraphs and masked features."""
-        return draw_view(
-            self.module.n_genes,
-            self.module.n_latent,
-            neighbor_keep=self.neighbor_keep,
-            feature_drop=self.feature_drop,
-            generator=self._generator,
-            device=self.module.gene_mean.device,
-        )
-
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
         """Loss of one mini-batch under two random views."""
-        z = self.module.inference(batch, self.views())["z"]
+        z = self.module.inference(batch, self.views(2))["z"]
         parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device))}
         total = parts[_keys.RECONSTRUCTION_LOSS]
         projected = self.module.projection(z) if self.projection else z
@@ -266,20 +275,23 @@ class PretrainPlan(StagePlan):
             )
             total = total + self.lambda_instance * parts[_keys.INSTANCE_LOSS]
         if self.wants_prototypes:
-            prototypes, labels = self._prototypes_of(batch, projected)
+            pulled, prototypes, labels = self._prototypes_of(batch, projected)
             if prototypes:
-                parts[_keys.PROTOTYPE_LOSS] = prototype_loss(projected, prototypes, labels, tau=self.tau)
+                parts[_keys.PROTOTYPE_LOSS] = prototype_loss(pulled, prototypes, labels, tau=self.tau)
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
+        if self.lambda_prototype > 0 and len(parts) == 1:
+            total = total + 0.0 * projected.sum()  # DDP waits for a gradient of the projection also in the warm-up
         self.log_losses(batch, total, parts)
         return total
 
-    def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The views (n_cells, n_pulled, n) that prototypes pull, and prototypes and own ones at every granularity."""
         if self.prototype_scope == "epoch":
-            return self.prototypes, [labels[batch.cell_index] for labels in self.prototype_labels]
-        x = torch.nn.functional.normalize(projected.detach()[:, 0], dim=-1)
+            return projected, self.prototypes, [labels[batch.cell_index] for labels in self.prototype_labels]
+        x = projected.detach()[:, 1]
         seed = int(torch.randint(2**31, (), generator=self._generator))
-        found = [kmeans(x, k, n_init=BATCH_KMEANS_INIT, seed=seed) for k in self.n_prototypes if k <= len(x)]
-        return [r.centers for r in found], [r.labels for r in found]
+        found = [kmeans(x, k, n_init=PUBLISHED_KMEANS_INIT, seed=seed) for k in self.n_prototypes if k <= len(x)]
+        return projected[:, :1], [r.centers for r in found], [r.labels for r in found]
 
 
 class DistillationPlan(StagePlan):
@@ -375,13 +387,16 @@ class ClusterPlan(StagePlan):
     module
         The network; its centres are trained too.
     seed
-        Seed of the genes that are decoded.
+        Seed of the genes that are decoded and of the views.
     alpha
         Degrees of freedom of the Student-t assignment (published: 1). Larger values give more confident assignments; with
         ``alpha=1``, distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
     shrinkage
         Power by which the length of latent vectors is reduced before they are clustered: 0 keeps it (published), 1 keeps
         directions only. Acts where the centres are placed, by k-means, also without epochs.
+    neighbor_keep, feature_drop
+        The cells are encoded in one random view (published), see :class:`scgpcl.train.PretrainPlan`; the defaults keep
+        everything.
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.
     optimizer, lr, weight_decay
@@ -403,6 +418,8 @@ class ClusterPlan(StagePlan):
         seed: int,
         alpha: float = 10.0,
         shrinkage: float = 0.0,
+        neighbor_keep: float = 1.0,
+        feature_drop: float = 0.0,
         lambda_reconstruction: float = 1.0,
         optimizer: Optimizer = "AdamW",
         lr: float = 1e-4,
@@ -423,8 +440,10 @@ class ClusterPlan(StagePlan):
         )
         self.alpha = alpha
         self.shrinkage = shrinkage
+        self.neighbor_keep = neighbor_keep
+        self.feature_drop = feature_drop
         self.lambda_reconstruction = lambda_reconstruction
-        self.idle = list(module.projection.parameters())
+        self.idle += list(module.projection.parameters())
         self.target = torch.empty(0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -436,8 +455,11 @@ class ClusterPlan(StagePlan):
         self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
-        """Loss of one mini-batch, unmasked."""
-        z = self.module.inference(batch)["z"]
+        """Loss of one mini-batch."""
+        view = None
+        if self.neighbor_keep < 1 or self.feature_drop > 0:
+            view = self.views(1)
+        z = self.module.inference(batch, view)["z"]
         q = self.module.soft_assign(self.module.represent(z[:, 0], batch.size_factor))
         parts = {
             _keys.CLUSTERING_LOSS: clustering_loss(q, self.target[batch.cell_index]),

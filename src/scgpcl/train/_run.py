@@ -14,7 +14,14 @@ from scgpcl._random import cpu_generator, derived_seed
 from scgpcl.cluster import consensus, estimate_n_clusters, kmeans
 from scgpcl.data import halves, thinned
 from scgpcl.nn import fit_centers, fit_temperature, neighborhood, shrink_length
-from scgpcl.train._callbacks import LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
+from scgpcl.train._callbacks import (
+    PUBLISHED_KMEANS_INIT,
+    LabelWatch,
+    PrototypeUpdate,
+    TargetUpdate,
+    encode_all,
+    from_first,
+)
 from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage
 from scgpcl.train._plans import DistillationPlan
@@ -45,8 +52,6 @@ N_DEPTH_DRAWS = 4
 SHARPNESS = 4
 #: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
 READ_OUT_SEED = 0
-#: Restarts of the k-means that starts the published clustering stage.
-CENTERS_INIT = 20
 
 
 class Placed(NamedTuple):
@@ -243,7 +248,9 @@ class Run:
         self.module.temperature.fill_(1.0)
         if not isinstance(plan, DistillationPlan):
             seed = derived_seed(self.seed, 21)
-            self.module.set_centers(kmeans(shrink_length(z, plan.shrinkage), k, n_init=CENTERS_INIT, seed=seed).centers)
+            self.module.set_centers(
+                kmeans(shrink_length(z, plan.shrinkage), k, n_init=PUBLISHED_KMEANS_INIT, seed=seed).centers
+            )
             return Placed(k, curve, self._sort_centers(z), None)
         trained = self.module.depth(z[cells], size_factor[cells])
         support = consensus(self._draws(trained, index), k, seed=READ_OUT_SEED).to(z.device)
