@@ -1,4 +1,7 @@
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -25,6 +28,43 @@ def data_dir() -> Path:
     if os.environ.get("SCGPCL_REQUIRE_DATA"):
         pytest.fail(f"Expected labelled data sets in {folder}, found no folder.")
     pytest.skip("no labelled data sets; set SCGPCL_DATA to their folder")
+
+
+#: Imports scvi-tools and then everything of the package where no connection can be opened.
+IMPORTS = """
+import json, socket, sys, time
+tried = []
+def refuse(*args, **kwargs):
+    tried.append(str(args[1:]))
+    raise OSError("no network")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+import scvi
+before = set(sys.modules)
+start = time.process_time()
+import scgpcl
+scgpcl.SCGPCL
+seconds = time.process_time() - start
+more = sorted({name.split(".")[0] for name in set(sys.modules) - before})
+scgpcl.pl, scgpcl.tl, scgpcl.benchmark
+print(json.dumps({"tried": tried, "seconds": seconds, "more": more}))
+"""
+
+
+@pytest.fixture(scope="session")
+def import_in_a_new_process():
+    """Import the package elsewhere: seconds of the processor beyond scvi-tools, packages beyond its own, connections."""
+
+    def run() -> dict:
+        command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def imported(import_in_a_new_process) -> dict:
+    """Its result, of one process for all tests."""
+    return import_in_a_new_process()
 
 
 def make_counts(n_cells=120, n_genes=60, n_groups=3, seed=0, density_scale=1.0) -> tuple[sp.csr_matrix, np.ndarray]:

@@ -221,6 +221,24 @@ class TestRefused:
             model.train(**TRAIN, datamodule=datamodule)
         assert not model.is_trained_
 
+    def test_loaders_that_mix_cells_of_one_library_size(self, adata):
+        x = adata.X.toarray()
+        x[:, 0] += 2.0 * x.sum(1).max() - x.sum(1)
+        adata.X = sp.csr_matrix(x)
+        assert len(np.unique(x.sum(1))) == 1
+        datamodule = Hand(adata, shuffle=True)
+        counts = DataModuleCounts(datamodule)
+        assert len(list(counts.row_blocks())) == 4
+        with pytest.raises(ValueError, match=r"Expected the data module to give its cells in one order"):
+            list(counts.row_blocks())
+        datamodule.rng = None
+        counts = DataModuleCounts(datamodule)
+        for _ in range(2):
+            list(counts.row_blocks())
+        datamodule.codes = datamodule.codes[::-1].copy()
+        with pytest.raises(ValueError, match=r"Expected the data module to give its cells in one order"):
+            list(counts.row_blocks())
+
     def test_values_that_are_no_counts(self, adata):
         adata.X = adata.X * 0.5
         datamodule = Hand(adata)

@@ -3,7 +3,6 @@
 import ast
 import html.parser
 import socket
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -50,6 +49,7 @@ def hostile(cells, build):
     adata.obs["<i>type</i>"] = pd.Categorical([HOSTILE[i % 3] for i in range(adata.n_obs)])
     adata.obs["batch"] = pd.Categorical([HOSTILE[i % 2] for i in range(adata.n_obs)])
     build(adata, train={}, setup={"batch_key": "batch"})
+    adata.obsm["X_scgpcl_umap"] = adata.obsm["X_scgpcl"][:, :2].copy()  # so that none has to be made
     return adata
 
 
@@ -142,14 +142,5 @@ def test_no_part_imports_what_opens_connections():
             assert not {name.split(".")[0] for name in names} & wanted, path
 
 
-def test_importing_opens_no_connection():
-    import subprocess
-
-    code = (
-        "import socket\n"
-        "def refuse(*a, **k): raise SystemExit('network')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "import scgpcl; scgpcl.SCGPCL; scgpcl.pl; scgpcl.tl; scgpcl.benchmark; print('quiet')"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-    assert done.stdout == "quiet\n", done.stderr
+def test_importing_opens_no_connection(imported):
+    assert imported["tried"] == []

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Rows of a collection that are read at a time.
 READ_ROWS = 4096
+#: Below this are the weights of genes whose sums tell cells apart; those of ten million molecules are exact.
+MAX_WEIGHT = 1 << 29
 
 
 def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tuple[sp.csr_matrix, np.ndarray]:
@@ -56,24 +58,28 @@ class DataModuleCounts:
         self.shape = (int(datamodule.n_obs), int(datamodule.n_vars))
         self.library: np.ndarray | None = None
         self.batch_index: np.ndarray | None = None
+        #: What tells cells apart: whole weights of the genes, under which the counts of a cell have an exact sum.
+        self._weights = np.random.default_rng(0).integers(1, MAX_WEIGHT, self.shape[1]).astype(np.float64)
+        self._sums: np.ndarray | None = None
 
     def row_blocks(self) -> Iterator[sp.csr_matrix]:
         """Pass over the cells; their number must be that of the data module, their order that of the first pass."""
         n_cells, n_genes = self.shape
         totals: list[np.ndarray] = []
         batches: list[np.ndarray] = []
+        sums: list[np.ndarray] = []
         start = 0
         for tensors in self._datamodule.inference_dataloader():
             block, codes = tensors_to_counts(tensors, n_genes)
-            total = np.asarray(block.sum(1, dtype=np.float64)).ravel()
-            stop = start + len(total)
-            if self.library is not None and not np.array_equal(total, self.library[start:stop]):
+            stop = start + len(codes)
+            sums.append(block.astype(np.float64) @ self._weights + codes)
+            if self._sums is not None and not np.array_equal(sums[-1], self._sums[start:stop]):
                 msg = (
                     f"Expected the data module to give its cells in one order, found different ones at {start} to {stop} "
                     "when they were read again. Make its inference loader without shuffling."
                 )
                 raise ValueError(msg)
-            totals.append(total)
+            totals.append(np.asarray(block.sum(1, dtype=np.float64)).ravel())
             batches.append(codes)
             start = stop
             yield block
@@ -84,6 +90,7 @@ class DataModuleCounts:
             )
             raise ValueError(msg)
         self.library, self.batch_index = np.concatenate(totals), np.concatenate(batches)
+        self._sums = np.concatenate(sums)
 
     def columns(self, index: np.ndarray) -> sp.csr_matrix:
         """Counts of some genes of all cells in memory, shape (n_cells, len(index))."""
