@@ -458,3 +458,14 @@ def test_empty_cells_have_an_option(run, stub, cells, tmp_path):
     assert result.exit_code == 0, result.output
     assert "Left out 7 cells" in result.stderr
     assert ad.read_h5ad(tmp_path / "out.h5ad").n_obs == cells.n_obs - 7
+
+
+def test_quiet_prints_nothing(run, stub, input_path, tmp_path):
+    output = tmp_path / "out.h5ad"
+    result = run("cluster", input_path, "-o", output, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert stub.train == {"enable_progress_bar": False}
+    assert_refused(run("cluster", input_path, "-o", output, "--quiet"), "--force")
+    said = run("cluster", input_path, "-o", output, "--force", "--figures", tmp_path / "figures").stderr
+    for step in ("Read 300 cells", "Ranking marker genes", f"Wrote {output}", "umap.png"):
+        assert step in said

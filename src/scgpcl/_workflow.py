@@ -25,7 +25,7 @@ from scgpcl.pp import library_sizes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Literal
+    from typing import Any, Literal
 
     import anndata as ad
     import pandas as pd
@@ -61,6 +61,7 @@ def cluster_file(
     report: Path | None = None,
     preset: str = "default",
     force: bool = False,
+    progress: bool = True,
 ) -> Result:
     """Cluster the cells of one or several files and write them, with the results, to an h5ad file.
 
@@ -86,7 +87,9 @@ def cluster_file(
         enough = library_sizes(counts_of(adata, layer)) >= min_counts
         logger.info("Left out %d cells with fewer than %d counts.", (~enough).sum(), min_counts)
         adata, whole = (adata[enough].copy(),) * 2 if whole is adata else (adata[enough].copy(), whole[enough].copy())
-    model, seconds = _fit(adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset)
+    model, seconds = _fit(
+        adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset, progress=progress
+    )
     if whole is not adata:
         _hand_over(adata, whole)
     write(whole, output_path)
@@ -116,7 +119,7 @@ def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
     target.var[_keys.SELECTED] = source.var[_keys.SELECTED].reindex(target.var_names, fill_value=False)
 
 
-def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
+def demo(out_dir: Path, *, seed: int = 0, force: bool = False, progress: bool = True) -> Result:
     """Cluster the bundled blood cells and write results, figures and a table to a folder, created if missing.
 
     The table has marker genes and the closest published types; the scores are ARI, NMI and ACC.
@@ -126,7 +129,7 @@ def demo(out_dir: Path, *, seed: int = 0, force: bool = False) -> Result:
     check_free([output_path, *(out_dir / name for name in _describe.FOLDER_FILES)], force=force)
     adata = datasets.pbmc3k()
     n_types = adata.obs[CELL_TYPE].nunique()
-    model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default")
+    model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default", progress=progress)
     out_dir.mkdir(exist_ok=True)
     write(adata, output_path)
     table, _, pictures = _described(adata, model, layer=COUNTS, batch_key=None, label_key=CELL_TYPE, seed=seed)
@@ -143,16 +146,25 @@ def _described(
     adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
     """Table of clusters, marker genes and figures, for the folder and the page alike."""
+    logger.info("Ranking marker genes.")
     markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
     genes = {} if markers is None else tl.top_markers(markers)
     table = _describe.cluster_table(adata, _keys.CLUSTER, label_key, genes=genes)
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
+    logger.info("Drawing figures.")
     pictures = _describe.figures(adata, model, _keys.CLUSTER, **columns, markers=markers, seed=seed)
     return table, markers, pictures
 
 
 def _fit(
-    adata: ad.AnnData, n_clusters: int | None, *, layer: str | None, batch_key: str | None, seed: int, preset: str
+    adata: ad.AnnData,
+    n_clusters: int | None,
+    *,
+    layer: str | None,
+    batch_key: str | None,
+    seed: int,
+    preset: str,
+    progress: bool,
 ) -> tuple[SCGPCL, float]:
     """Train a model, which annotates ``adata``; also returns the seconds this took."""
     _check_options(adata, n_clusters, batch_key=batch_key)
@@ -164,7 +176,8 @@ def _fit(
     except (KeyError, TypeError, ValueError) as error:
         # so far the model has only checked its input; ``str`` of a KeyError would add quotation marks
         raise InputError(str(error.args[0]) if error.args else repr(error)) from error
-    model.train(**PRESETS[preset]["train"])
+    quiet: dict[str, Any] = {} if progress else {"enable_progress_bar": False}
+    model.train(**PRESETS[preset]["train"], **quiet)
     seconds = time.perf_counter() - start
     # the model's registration is of no use to readers of the file
     for mapping in (adata.obs, adata.uns):

@@ -75,13 +75,15 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for results and figures.")] = Path("scgpcl_demo"),
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files of an earlier run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Cluster 2638 bundled blood cells and compare the clusters with the published types."""
-    with _command():
+    with _command(), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
-        result = _workflow.demo(out, seed=seed, force=force)
-    _report(result, title="Blood cells (10x Genomics PBMC 3k)")
+        result = _workflow.demo(out, seed=seed, force=force, progress=not quiet)
+    if not quiet:
+        _report(result, title="Blood cells (10x Genomics PBMC 3k)")
 
 
 @app.command()
@@ -106,6 +108,7 @@ def cluster(
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="Default or published configuration.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Cluster the cells of a file and write them, with the results, to an h5ad file.
 
@@ -116,7 +119,7 @@ def cluster(
     for path in inputs:
         if not path.exists():
             _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
-    with _command(), _shown_log("scgpcl"):
+    with _command(), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.cluster_file(
@@ -133,8 +136,10 @@ def cluster(
             report=report,
             preset=preset.value,
             force=force,
+            progress=not quiet,
         )
-    _report(result, title=str(output.name))
+    if not quiet:
+        _report(result, title=str(output.name))
 
 
 @app.command()
@@ -194,8 +199,11 @@ def _words(text: str) -> list[str]:
 
 
 @contextmanager
-def _shown_log(name: str) -> Iterator[None]:
-    """Print the messages of a logger to standard error, above a progress bar if there is one."""
+def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
+    """Print the messages of a logger to standard error, unless ``quiet``."""
+    if quiet:
+        yield
+        return
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

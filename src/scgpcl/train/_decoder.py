@@ -39,6 +39,7 @@ class DecoderPlan(StagePlan):
     """
 
     stage = 3
+    title = "Decoder"
 
     def __init__(
         self,

@@ -21,9 +21,10 @@ from scvi.train import Trainer
 
 from scgpcl import _keys
 from scgpcl.train._callbacks import FiniteLosses
+from scgpcl.train._progress import StageProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.train._plans import StagePlan
@@ -42,16 +43,31 @@ class Devices(NamedTuple):
     saved_by_checkpoints: Any = None
 
 
+def shows_progress(trainer_kwargs: Mapping[str, Any]) -> bool:
+    """Whether arguments of ``scvi.train.Trainer`` ask for its simple bar, which ours take the place of."""
+    wanted = trainer_kwargs.get("enable_progress_bar", True) and trainer_kwargs.get("simple_progress_bar", True)
+    return bool(wanted) and trainer_kwargs.get("progress_bar_refresh_rate", 1) > 0
+
+
 def make_trainer(
-    splitter: BipartiteSplitter, callbacks: Sequence[pl.Callback], max_epochs: int, where: Devices, log_folder: str
+    splitter: BipartiteSplitter,
+    callbacks: Sequence[pl.Callback],
+    max_epochs: int,
+    where: Devices,
+    log_folder: str,
+    *,
+    title: str,
 ) -> Trainer:
-    """Trainer of one stage, on one device unless more are asked for."""
+    """Trainer of one stage, on one device unless more are asked for; ``title`` names the stage in its progress bar."""
     kwargs = {"log_every_n_steps": 1, **where.trainer_kwargs}  # small data has fewer steps than Lightning's interval
     kwargs.pop("ckpt_path", None)
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
     kwargs["callbacks"] = [FiniteLosses(), *callbacks, *kwargs.get("callbacks", ())]
+    if shows_progress(kwargs):
+        kwargs["callbacks"].append(StageProgress(title))
+        kwargs["simple_progress_bar"] = False  # that of scvi-tools
     kwargs["use_distributed_sampler"] = False  # the splitter distributes the cells itself
     # with several processes scvi-tools passes the history on in a file, by default in the working directory
     if kwargs.get("logger") is None and where.devices not in ("auto", 1, "1"):
@@ -117,11 +133,11 @@ def fit_stage(
             _interruptible(),
             tempfile.TemporaryDirectory() as folder,
         ):
-            trainer = make_trainer(splitter, callbacks, max_epochs, where, folder)
+            trainer = make_trainer(splitter, callbacks, max_epochs, where, folder, title=plan.title)
             device = trainer.strategy.root_device
             if getattr(trainer.strategy.launcher, "is_interactive_compatible", False):
                 device = torch.device("cpu")  # a process that has used a GPU cannot be forked for the next stage
-            logger.info("Stage %d runs on %s for at most %d epochs.", plan.stage, device, max_epochs)
+            logger.info("%s on %s for at most %d epochs.", plan.title, device, max_epochs)
             try:
                 checkpoint = where.trainer_kwargs.get("ckpt_path") if resume_from is None else str(resume_from)
                 trainer.fit(plan, splitter, ckpt_path=checkpoint)

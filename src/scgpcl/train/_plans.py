@@ -40,6 +40,8 @@ class StagePlan(pl.LightningModule):
     stage: int
     neighbor_keep: float
     feature_drop: float
+    #: Name of the stage in progress bars.
+    title: str
 
     def __init__(
         self,
@@ -190,6 +192,7 @@ class PretrainPlan(StagePlan):
     """
 
     stage = 1
+    title = "Pre-training"
 
     def __init__(
         self,
@@ -324,6 +327,7 @@ class DistillationPlan(StagePlan):
     """
 
     stage = 2
+    title = "Clustering"
 
     def __init__(
         self,
@@ -410,6 +414,7 @@ class ClusterPlan(StagePlan):
     """
 
     stage = 2
+    title = "Clustering"
 
     def __init__(
         self,

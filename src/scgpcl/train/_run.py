@@ -23,8 +23,9 @@ from scgpcl.train._callbacks import (
     from_first,
 )
 from scgpcl.train._checkpoint import EpochCheckpoint
-from scgpcl.train._fit import fit_stage
+from scgpcl.train._fit import fit_stage, shows_progress
 from scgpcl.train._plans import DistillationPlan
+from scgpcl.train._progress import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -253,7 +254,9 @@ class Run:
             )
             return Placed(k, curve, self._sort_centers(z), None)
         trained = self.module.depth(z[cells], size_factor[cells])
-        support = consensus(self._draws(trained, index), k, seed=READ_OUT_SEED).to(z.device)
+        visible = shows_progress(self.where.trainer_kwargs)
+        draws = shown(self._draws(trained, index), f"Consensus of {k} clusters", total=N_DRAWS + 2, visible=visible)
+        support = consensus(draws, k, seed=READ_OUT_SEED).to(z.device)
         support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
         rows = self.module.represent(z[cells], size_factor[cells])
         target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
