@@ -112,9 +112,9 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     assert (written.layers["counts"] != cells.layers["counts"]).nnz == 0
     new = {_keys.CLUSTER, _keys.CONFIDENCE}
     assert set(written.obs) - set(cells.obs) == new
-    assert set(written.uns) - set(cells.uns) == {_keys.UNS}
+    assert set(written.uns) - set(cells.uns) == {_keys.UNS, _keys.UMAP}
     assert written.obs[list(cells.obs)].equals(cells.obs)
-    assert set(written.obsm) == {_keys.LATENT, _keys.PROBABILITY}
+    assert set(written.obsm) == {_keys.LATENT, _keys.PROBABILITY, _keys.UMAP}
     sizes = written.obs[_keys.CLUSTER].value_counts(sort=False)
     assert sizes.is_monotonic_decreasing
     assert len(sizes) <= 4

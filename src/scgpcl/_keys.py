@@ -15,6 +15,10 @@ UNS: Final = "scgpcl"
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"
 
+# maps by scanpy, under its own names
+UMAP: Final = "X_umap"
+TSNE: Final = "X_tsne"
+
 # name of cells whose confidence is too low, where a least confidence is asked for
 UNASSIGNED: Final = "unassigned"
 

@@ -20,6 +20,7 @@ from scgpcl._read import read_files
 from scgpcl._report import _describe
 from scgpcl._report._page import write_page
 from scgpcl.model import SCGPCL
+from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def cluster_file(
     model, seconds = _fit(
         adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset, progress=progress
     )
+    _store_map(adata, seed=seed)
     if whole is not adata:
         _hand_over(adata, whole)
     write(whole, output_path)
@@ -108,6 +110,13 @@ def cluster_file(
         )
         files.append(page)
     return Result(table, files, seconds, {})
+
+
+def _store_map(adata: ad.AnnData, *, seed: int) -> None:
+    """Store a UMAP, unless there is one."""
+    if _keys.UMAP not in adata.obsm and adata.n_obs > 2:  # a map needs three cells
+        logger.info("Computing a UMAP.")
+        latent_map(adata, use_rep=_keys.LATENT, method="umap", seed=seed)
 
 
 def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
@@ -130,6 +139,7 @@ def demo(out_dir: Path, *, seed: int = 0, force: bool = False, progress: bool = 
     adata = datasets.pbmc3k()
     n_types = adata.obs[CELL_TYPE].nunique()
     model, seconds = _fit(adata, n_types, layer=COUNTS, batch_key=None, seed=seed, preset="default", progress=progress)
+    _store_map(adata, seed=seed)
     out_dir.mkdir(exist_ok=True)
     write(adata, output_path)
     table, _, pictures = _described(adata, model, layer=COUNTS, batch_key=None, label_key=CELL_TYPE, seed=seed)
@@ -146,9 +156,9 @@ def _described(
     adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
     """Table of clusters, marker genes and figures, for the folder and the page alike."""
-    logger.info("Ranking marker genes.")
+    logger.info("Ranking marker genes; mitochondrial and ribosomal genes are not shown.")
     markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
-    genes = {} if markers is None else tl.top_markers(markers)
+    genes = {} if markers is None else tl.top_markers(markers, skip_mt_ribo=True)
     table = _describe.cluster_table(adata, _keys.CLUSTER, label_key, genes=genes)
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
     logger.info("Drawing figures.")

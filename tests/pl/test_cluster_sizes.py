@@ -41,7 +41,7 @@ def test_leaves_the_cells_unchanged_and_takes_axes(clustered):
 
     _, ax = plt.subplots()
     before = clustered.copy()
-    assert pl.cluster_sizes(clustered, key="cell_type", ax=ax) is ax
+    assert pl.cluster_sizes(clustered, groupby="cell_type", ax=ax) is ax
     assert len(plt.get_fignums()) == 1
     assert not clustered.uns
     assert clustered.obs.equals(before.obs)
@@ -49,15 +49,15 @@ def test_leaves_the_cells_unchanged_and_takes_axes(clustered):
 
 def test_refuses_a_missing_key(clustered):
     with pytest.raises(KeyError, match=r"leiden.*scgpcl_cluster"):
-        pl.cluster_sizes(clustered, key="leiden")
+        pl.cluster_sizes(clustered, groupby="leiden")
     clustered.obs["empty"] = None
     with pytest.raises(ValueError, match="at least one cell"):
-        pl.cluster_sizes(clustered, key="empty")
+        pl.cluster_sizes(clustered, groupby="empty")
 
 
 def test_sixty_clusters():
     names = [f"group number {i}" for i in range(60)]
     big = ad.AnnData(obs=pd.DataFrame({"many": names}, index=names))
-    ax = pl.cluster_sizes(big, key="many")
+    ax = pl.cluster_sizes(big, groupby="many")
     ax.figure.canvas.draw()
     assert len(set(_colors(ax))) > 50

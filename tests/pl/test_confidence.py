@@ -45,7 +45,7 @@ def test_long_names_and_formulas_are_drawn_as_in_the_other_pictures(sure):
     sure.obs["my $key"] = sure.obs["scgpcl_cluster"].astype(str).map(names).astype("category")
     texts = []
     for draw in (pl.confidence, pl.cluster_sizes):
-        ax = draw(sure, key="my $key")
+        ax = draw(sure, groupby="my $key")
         ax.figure.canvas.draw()  # an unfinished formula fails here
         texts.append([(tick.get_text(), tick.get_rotation()) for tick in ax.get_xticklabels()])
         assert ax.get_xlabel() == r"my \$key"
@@ -65,7 +65,7 @@ def test_leaves_the_cells_unchanged_and_takes_axes(sure):
 
     _, ax = plt.subplots()
     before = sure.copy()
-    assert pl.confidence(sure, key="cell_type", ax=ax) is ax
+    assert pl.confidence(sure, groupby="cell_type", ax=ax) is ax
     assert len(plt.get_fignums()) == 1
     assert not sure.uns
     assert sure.obs.equals(before.obs)
@@ -73,14 +73,14 @@ def test_leaves_the_cells_unchanged_and_takes_axes(sure):
 
 def test_a_cluster_of_one_cell_and_cells_without_cluster(sure):
     sure.obs["group"] = pd.Categorical(["a", "b", "b", "b", None, "b", "b", "b", "b", "b"])
-    ax = pl.confidence(sure, key="group")
+    ax = pl.confidence(sure, groupby="group")
     ax.figure.canvas.draw()
     np.testing.assert_allclose(_medians(ax)[0], 0.9)
 
 
 def test_refuses_missing_columns_and_values(sure):
     with pytest.raises(KeyError, match=r"leiden.*scgpcl_cluster"):
-        pl.confidence(sure, key="leiden")
+        pl.confidence(sure, groupby="leiden")
     with pytest.raises(KeyError, match=r"score.*scgpcl_confidence"):
         pl.confidence(sure, confidence_key="score")
     sure.obs.loc["c3", "scgpcl_confidence"] = np.nan

@@ -28,7 +28,7 @@ def cells() -> ad.AnnData:
 @pytest.fixture
 def drawn(cells) -> ad.AnnData:
     """The same cells with a map of somebody else's, so that none has to be made."""
-    cells.obsm["X_scgpcl_umap"] = cells.obsm["X_scgpcl"][:, :2].copy()
+    cells.obsm["X_umap"] = cells.obsm["X_scgpcl"][:, :2].copy()
     return cells
 
 
@@ -45,7 +45,7 @@ def entries(ax):
 def test_axes_points_and_legend(drawn):
     ax = pl.latent(drawn)
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("scgpcl_cluster", "UMAP 1", "UMAP 2")
-    expected = drawn.obsm["X_scgpcl_umap"]
+    expected = drawn.obsm["X_umap"]
     np.testing.assert_allclose(points(ax), expected[np.lexsort(expected.T)])
     assert entries(ax) == ["0", "1", "2"]
     assert [text.get_text() for text in ax.texts] == ["0", "1", "2"]
@@ -58,7 +58,7 @@ def test_colors_are_those_scanpy_stored(drawn):
     (cloud,) = ax.collections
     at = np.asarray(cloud.get_offsets())
     for code, color in enumerate(drawn.uns["scgpcl_cluster_colors"]):
-        own = drawn.obsm["X_scgpcl_umap"][drawn.obs["scgpcl_cluster"] == str(code)]
+        own = drawn.obsm["X_umap"][drawn.obs["scgpcl_cluster"] == str(code)]
         is_own = (at[:, None] == own[None]).all(-1).any(1)
         assert {to_hex(face) for face in cloud.get_facecolors()[is_own]} == {color}
     assert [to_hex(handle.get_color()) for handle in ax.get_legend().legend_handles] == [
@@ -72,7 +72,7 @@ def test_long_names_are_numbered_on_the_map(drawn):
     ax = pl.latent(drawn, "cell_type")
     assert [text.get_text() for text in ax.texts] == ["1", "2", "3"]
     assert entries(ax) == ["1  B cell", "2  NK cell", "3  T cell"]
-    ax = pl.latent(drawn, "cell_type", label=False)
+    ax = pl.latent(drawn, "cell_type", legend_loc="right margin")
     assert not ax.texts
     assert entries(ax) == ["B cell", "NK cell", "T cell"]
 
@@ -80,7 +80,7 @@ def test_long_names_are_numbered_on_the_map(drawn):
 def test_mark_of_a_group_stands_in_the_group(drawn):
     ax = pl.latent(drawn)
     for text in ax.texts:
-        own = drawn.obsm["X_scgpcl_umap"][drawn.obs["scgpcl_cluster"] == text.get_text()]
+        own = drawn.obsm["X_umap"][drawn.obs["scgpcl_cluster"] == text.get_text()]
         assert np.abs(own - np.array(text.get_position())).max(1).min() < 0.5
 
 
@@ -102,24 +102,76 @@ def test_cells_without_a_value_are_grey(drawn):
 
 def test_map_is_made_once_kept_and_made_again_for_other_vectors(cells):
     pl.latent(cells)
-    first = cells.obsm["X_scgpcl_umap"].copy()
-    assert set(cells.obsm) == {"X_scgpcl", "X_scgpcl_umap"}
-    assert set(cells.uns) == {"X_scgpcl_umap"}
+    first = cells.obsm["X_umap"].copy()
+    assert set(cells.obsm) == {"X_scgpcl", "X_umap"}
+    assert set(cells.uns) == {"X_umap"}
     # groups that are far apart stay apart
     centers = pd.DataFrame(first).groupby(cells.obs["scgpcl_cluster"].to_numpy()).mean().to_numpy()
     spread = np.linalg.norm(first - centers[cells.obs["scgpcl_cluster"].astype(int)], axis=1).max()
     assert np.linalg.norm(centers[0] - centers[1]) > spread
 
-    cells.obsm["X_scgpcl_umap"][:] = first + 1  # a mark that shows whether it is taken from there
-    np.testing.assert_array_equal(points(pl.latent(cells, "cell_type")), (first + 1)[np.lexsort((first + 1).T)])
+    pl.latent(cells, "cell_type")
+    assert cells.obsm["X_umap"] is not None
     vectors = cells.obsm["X_scgpcl"].copy()
     cells.obsm["X_scgpcl"][0] += 1
     pl.latent(cells)
-    assert not np.array_equal(cells.obsm["X_scgpcl_umap"], first + 1)
-    del cells.obsm["X_scgpcl_umap"]
+    assert not np.array_equal(cells.obsm["X_umap"], first)
     cells.obsm["X_scgpcl"] = vectors
     pl.latent(cells)
-    np.testing.assert_array_equal(cells.obsm["X_scgpcl_umap"], first)
+    np.testing.assert_array_equal(cells.obsm["X_umap"], first)
+
+    cells.obsm["X_umap"] = first + 1  # as if scanpy had made another one since
+    cells.obsm["X_scgpcl"][0] += 1
+    np.testing.assert_array_equal(points(pl.latent(cells)), (first + 1)[np.lexsort((first + 1).T)])
+    np.testing.assert_array_equal(cells.obsm["X_umap"], first + 1)
+
+
+def test_panels_share_colours_and_numbers(drawn):
+    renamed = drawn.obs["cell_type"].cat.rename_categories({"B cell": "zz B cell"})
+    drawn.obs["name"] = renamed.astype(str).astype("category")  # in another order
+    one, two, three = pl.latent(drawn, ["scgpcl_cluster", "name", "scgpcl_confidence"])
+    assert entries(two) == ["1  NK cell", "2  T cell", "0  zz B cell"]
+    colors = [{to_hex(h.get_color()) for h in ax.get_legend().legend_handles} for ax in (one, two)]
+    assert colors[0] == colors[1]
+    assert three.get_legend() is None
+    for ax in (one, two):
+        (cloud,) = [group for group in ax.collections if len(group.get_offsets())]
+        order = np.lexsort(np.asarray(cloud.get_offsets()).T)
+        faces = cloud.get_facecolors()[order]
+        if ax is one:
+            expected = faces
+    np.testing.assert_array_equal(faces, expected)
+    drawn.obs["fine"] = pd.Categorical([f"type {i // 12}" for i in range(60)])
+    (_, fine) = pl.latent(drawn, ["scgpcl_cluster", "fine"])
+    assert sorted(entry.split()[0] for entry in entries(fine)) == ["0", "1", "2", "4", "5"]
+    assert len({to_hex(h.get_color()) for h in fine.get_legend().legend_handles}) == 5
+
+
+def test_genes_are_drawn_as_scanpy_normalises_them(drawn):
+    import scanpy as sc
+
+    counts = np.random.default_rng(0).poisson(2.0, (60, 5)).astype(np.float32)
+    cells = ad.AnnData(counts, obs=drawn.obs, obsm=drawn.obsm, var=pd.DataFrame(index=list("abcde")))
+    ax = pl.latent(cells, "c")
+    expected = cells.copy()
+    sc.pp.normalize_total(expected, target_sum=1e4)
+    sc.pp.log1p(expected)
+    values = np.asarray(ax.collections[1].get_array())
+    np.testing.assert_allclose(np.sort(values), np.sort(expected.X[:, 2]), rtol=1e-5)
+    cells.X = expected.X
+    np.testing.assert_allclose(
+        np.sort(np.asarray(pl.latent(cells, "c").collections[1].get_array())), np.sort(values), rtol=1e-5
+    )
+
+
+def test_names_on_the_data(drawn):
+    ax = pl.latent(drawn, "cell_type", legend_loc="on data")
+    assert [text.get_text() for text in ax.texts] == ["B cell", "NK cell", "T cell"]
+    assert ax.get_legend() is None
+    ax = pl.latent(drawn, legend_loc="none")
+    assert (len(ax.texts), ax.get_legend()) == (0, None)
+    with pytest.raises(ValueError, match="legend_loc"):
+        pl.latent(drawn, legend_loc="best")
 
 
 def test_equal_to_scanpys_map(cells):
@@ -132,14 +184,13 @@ def test_equal_to_scanpys_map(cells):
     np.testing.assert_allclose(points(ax), expected[np.lexsort(expected.T)], rtol=1e-5)
 
 
-def test_map_is_still_used_after_a_file(cells, tmp_path):
+def test_map_is_still_used_after_a_file(cells, tmp_path, monkeypatch):
     pl.latent(cells)
     cells.write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
-    again.obsm["X_scgpcl_umap"] += 1
-    mark = again.obsm["X_scgpcl_umap"].copy()
+    monkeypatch.setattr("scgpcl.pl._map._make", None)
     pl.latent(again)
-    np.testing.assert_array_equal(again.obsm["X_scgpcl_umap"], mark)
+    np.testing.assert_array_equal(again.obsm["X_umap"], cells.obsm["X_umap"])
 
 
 def test_tsne_views_and_other_positions(cells):
@@ -160,7 +211,7 @@ def test_hostile_and_many_names(drawn):
     before = drawn.copy()
     for draw in (
         lambda: pl.latent(drawn, "odd"),
-        lambda: pl.cluster_sizes(drawn, key="odd"),
+        lambda: pl.cluster_sizes(drawn, groupby="odd"),
         lambda: pl.comparison(drawn, "odd", "cell_type"),
         lambda: pl.comparison(drawn, "cell_type", "odd"),
     ):
@@ -204,8 +255,8 @@ def test_refuses_what_cannot_be_drawn(cells, untouched):
             pl.latent(cells, "leiden")
         with pytest.raises(KeyError, match="Train a model first"):
             pl.latent(cells, use_rep="X_scvi")
-        with pytest.raises(KeyError, match="X_umap"):
-            pl.latent(cells, basis="X_umap")
+        with pytest.raises(KeyError, match="X_other"):
+            pl.latent(cells, basis="X_other")
         with pytest.raises(ValueError, match="umap"):
             pl.latent(cells, method="pca")
         with pytest.raises(ValueError, match="at least 3 cells"):

@@ -65,7 +65,7 @@ def test_names_that_are_formulas_or_alike(cells):
     same = "a name that is very long and has its only difference in the midst {} of all of these words"
     odd.obs["odd"] = odd.obs["cell_type"].cat.rename_categories([same.format(1), same.format(2), "$_{"])
     odd.var_names = [f"${name}" for name in odd.var_names]
-    ax = pl.markers(odd, key="odd", n_genes=1)
+    ax = pl.markers(odd, groupby="odd", n_genes=1)
     ax.figure.canvas.draw()
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 3
 
@@ -74,7 +74,7 @@ def test_a_gene_is_drawn_once_and_thirty_clusters_fit(cells):
     many = cells.copy()
     many.obs["many"] = pd.Categorical((np.arange(many.n_obs) % 30).astype(str))
     ranked = tl.rank_markers(many, "many", key_added=None, method="t-test")
-    ax = pl.markers(many, ranked, key="many", n_genes=5)
+    ax = pl.markers(many, ranked, groupby="many", n_genes=5)
     genes = [tick.get_text() for tick in ax.get_xticklabels()]
     assert len(genes) == len(set(genes)) <= 60
     assert len(ax.get_yticklabels()) == 30
@@ -82,8 +82,39 @@ def test_a_gene_is_drawn_once_and_thirty_clusters_fit(cells):
 
 def test_refuses_what_cannot_be_drawn(cells, table):
     with pytest.raises(KeyError, match="leiden"):
-        pl.markers(cells, key="leiden")
+        pl.markers(cells, groupby="leiden")
     with pytest.raises(ValueError, match="found 0"):
         pl.markers(cells, table, n_genes=0)
     with pytest.raises(ValueError, match="at least one cluster"):
         pl.markers(cells, table.assign(score=-1.0))
+
+
+def test_mitochondrial_and_ribosomal_genes_are_left_out_with_a_note(cells, table):
+    names = lambda ax: [tick.get_text() for tick in ax.get_xticklabels()]
+    notes = lambda ax: [text.get_text() for text in ax.texts]
+    renamed = table.copy()
+    best = tl.top_markers(table, 2)
+    renamed["gene"] = table["gene"].replace({best["0"][0]: "MT-NEW", best["1"][0]: "Rps99", best["2"][0]: "RPS6KA9"})
+    cells = cells.copy()
+    cells.var_names = (
+        pd.Index(cells.var_names)
+        .to_series()
+        .replace({best["0"][0]: "MT-NEW", best["1"][0]: "Rps99", best["2"][0]: "RPS6KA9"})
+    )
+    ax = pl.markers(cells, renamed, n_genes=1)
+    assert names(ax) == [best["0"][1], best["1"][1], "RPS6KA9"]
+    assert any("left out" in note for note in notes(ax))
+    ax = pl.markers(cells, renamed, n_genes=1, skip_mt_ribo=False)
+    assert names(ax) == ["MT-NEW", "Rps99", "RPS6KA9"]
+    assert not any("left out" in note for note in notes(ax))
+    assert not any(
+        "left out" in note for note in notes(pl.markers(cells, table.assign(gene=cells.var_names[0]), n_genes=1))
+    )
+
+
+def test_genes_of_the_caller(cells):
+    names = lambda ax: [tick.get_text() for tick in ax.get_xticklabels()]
+    assert names(pl.markers(cells, var_names=["NKG7", "CD79A"])) == ["NKG7", "CD79A"]
+    assert names(pl.markers(cells, var_names={"B": ["CD79A"], "NK": "NKG7"})) == ["CD79A", "NKG7"]
+    with pytest.raises(KeyError, match="'CD79Z'"):
+        pl.markers(cells, var_names=["CD79Z"])

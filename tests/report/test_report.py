@@ -79,7 +79,7 @@ def trained():
     scgpcl.SCGPCL.setup_anndata(adata, layer="counts", batch_key="donor")
     model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
     model.train(pretrain_max_epochs=2, cluster_max_epochs=2, accelerator="cpu", enable_progress_bar=False)
-    adata.obsm["X_scgpcl_umap"] = adata.obsm["X_scgpcl"][:, :2].copy()
+    adata.obsm["X_umap"] = adata.obsm["X_scgpcl"][:, :2].copy()
     return adata, model
 
 
@@ -264,7 +264,7 @@ def test_command_writes_it(tmp_path, monkeypatch, trained):
         for name in [name for name in mapping if "scgpcl" in name or "scvi" in name]:
             del mapping[name]
     # A map of somebody else's, so that none has to be made here.
-    plain.obsm["X_scgpcl_umap"] = cells.obsm["X_scgpcl_umap"]
+    plain.obsm["X_umap"] = cells.obsm["X_scgpcl_umap"]
     plain.write_h5ad(tmp_path / "in.h5ad")
     words = ["cluster", "in.h5ad", "-o", "out.h5ad", "--n-clusters", "3", "--layer", "counts", "--batch-key", "donor"]
     words = [str(tmp_path / word) if word.endswith(".h5ad") else word for word in words]

@@ -85,11 +85,11 @@ def figures(
             draw["confidence"] = lambda: pl.latent(cells, _keys.CONFIDENCE, seed=seed)
         if batch_key is not None:
             # labels would overlap: the centres of well-mixed batches coincide
-            draw["batch"] = lambda: pl.latent(cells, batch_key, label=False, seed=seed)
+            draw["batch"] = lambda: pl.latent(cells, batch_key, legend_loc="right margin", seed=seed)
     if label_key is not None:
         draw["comparison"] = lambda: pl.comparison(cells, key, label_key)
-    if markers is not None and any(tl.top_markers(markers).values()):
-        draw["markers"] = lambda: pl.markers(adata, markers, key=key, layer=layer)
+    if markers is not None and any(tl.top_markers(markers, skip_mt_ribo=True).values()):
+        draw["markers"] = lambda: pl.markers(adata, markers, groupby=key, layer=layer)
     if model.history_:
         draw["history"] = lambda: pl.history(model)[0]
     # the user's own style may be meant for dark slides
@@ -99,7 +99,7 @@ def figures(
 
 def _drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
     """A new AnnData with what the maps read, so that storing a map leaves the user's AnnData unchanged."""
-    place = f"{_keys.LATENT}_umap"
+    place = _keys.UMAP
     uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}
     obsm = {name: adata.obsm[name] for name in (_keys.LATENT, place) if name in adata.obsm}
     return ad.AnnData(obs=adata.obs[columns].reset_index(drop=True).set_index(adata.obs_names), obsm=obsm, uns=uns)

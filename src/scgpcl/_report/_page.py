@@ -74,7 +74,7 @@ def report(
     Parameters
     ----------
     adata
-        Cells annotated by the model; not changed. The map in ``obsm["X_scgpcl_umap"]`` is used if it is up to date, see
+        Cells annotated by the model; not changed. The map in ``obsm["X_umap"]`` is used if it is up to date, see
         :func:`scgpcl.pl.latent`.
     model
         The trained model.
@@ -216,7 +216,7 @@ def _cluster_rows(
     """One row of the table per cluster, in the order of the categories."""
     groups = categories_of(adata, key)
     table = _describe.cluster_table(adata, key, label_key)
-    genes = {} if markers is None else top_markers(markers, N_MARKERS)
+    genes = {} if markers is None else top_markers(markers, N_MARKERS, skip_mt_ribo=True)
     colors = colors_of(adata, key)
     rows: list[dict[str, Any]] = []
     for category, row in zip(groups.cat.categories, table.to_dict("records"), strict=True):

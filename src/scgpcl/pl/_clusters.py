@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None = None) -> Axes:
+def cluster_sizes(adata: AnnData, *, groupby: str = _keys.CLUSTER, ax: Axes | None = None) -> Axes:
     """Draw the number of cells in each cluster, as bars in the order of the categories.
 
     Parameters
     ----------
     adata
         Clustered cells; not changed.
-    key
+    groupby
         Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
     ax
         Axes to draw on; a new figure by default.
@@ -40,8 +40,8 @@ def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None =
     """
     import matplotlib.pyplot as plt
 
-    sizes = categories_of(adata, key).value_counts(sort=False)
-    colors = colors_of(adata, key)
+    sizes = categories_of(adata, groupby).value_counts(sort=False)
+    colors = colors_of(adata, groupby)
     names = list(sizes.index)
     if ax is None:
         _, ax = plt.subplots(
@@ -50,7 +50,7 @@ def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None =
     bars = ax.bar(range(len(names)), sizes.to_numpy(), color=[colors[name] for name in names], width=0.8)
     ax.bar_label(bars, padding=2, fontsize=8, rotation=90 if len(names) > 15 else 0)
     name_ticks(ax, names)
-    ax.set(xlabel=shown(key, 60), ylabel="cells")
+    ax.set(xlabel=shown(groupby, 60), ylabel="cells")
     ax.margins(x=0.02, y=0.18 if len(names) > 15 else 0.1)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -59,7 +59,7 @@ def cluster_sizes(adata: AnnData, *, key: str = _keys.CLUSTER, ax: Axes | None =
 def confidence(
     adata: AnnData,
     *,
-    key: str = _keys.CLUSTER,
+    groupby: str = _keys.CLUSTER,
     confidence_key: str = _keys.CONFIDENCE,
     min_confidence: float | None = None,
     ax: Axes | None = None,
@@ -70,7 +70,7 @@ def confidence(
     ----------
     adata
         Clustered cells; not changed.
-    key
+    groupby
         Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
     confidence_key
         Column of ``adata.obs`` with the probability of each cell's cluster.
@@ -92,7 +92,7 @@ def confidence(
     """
     import matplotlib.pyplot as plt
 
-    clusters = categories_of(adata, key)
+    clusters = categories_of(adata, groupby)
     if confidence_key not in adata.obs:
         msg = f"Expected `adata.obs[{confidence_key!r}]`, found the columns {list(adata.obs.columns)}."
         raise KeyError(msg)
@@ -112,7 +112,7 @@ def confidence(
         raise ValueError(msg)
     names = list(clusters.cat.categories)
     groups = [values[clusters == name].to_numpy() for name in names]
-    colors = colors_of(adata, key)
+    colors = colors_of(adata, groupby)
     if ax is None:
         _, ax = plt.subplots(figsize=(max(3.5, 0.45 * len(names) + 1.2), 3.2), layout="constrained")
     positions = list(range(len(names)))
@@ -126,6 +126,6 @@ def confidence(
             share = f"{(group < min_confidence).mean():.0%}"
             ax.text(x, 1.01, share, ha="center", va="bottom", fontsize=7, transform=ax.get_xaxis_transform())
     name_ticks(ax, names)
-    ax.set(xlabel=shown(key, 60), ylabel="confidence", ylim=(0.0, 1.0))
+    ax.set(xlabel=shown(groupby, 60), ylabel="confidence", ylim=(0.0, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scgpcl import _keys
+from scgpcl._rules import listed
 from scgpcl.pl._style import shown
 from scgpcl.tl import rank_markers, top_markers
 from scgpcl.tl._expression import log_normalized
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -20,9 +24,11 @@ def markers(
     adata: AnnData,
     table: pd.DataFrame | None = None,
     *,
-    key: str = _keys.CLUSTER,
+    groupby: str = _keys.CLUSTER,
+    var_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     layer: str | None = None,
     n_genes: int = 3,
+    skip_mt_ribo: bool = True,
 ) -> Axes:
     """Draw a dot plot of the top marker genes of each cluster, with scanpy.
 
@@ -35,13 +41,19 @@ def markers(
         Clustered cells with raw counts; not changed.
     table
         Result of :func:`scgpcl.tl.rank_markers`; ``None`` computes it.
-    key
+    groupby
         Column of ``adata.obs`` with the clusters.
+    var_names
+        Genes to draw instead, as in :func:`scanpy.pl.dotplot`: a list, or lists by the name of a group of genes. Nothing is
+        ranked then.
     layer
         Layer with the counts; ``None`` uses ``X``.
     n_genes
         Genes per cluster, see :func:`scgpcl.tl.top_markers`; fewer if there would be more than 60 in total. A gene that
         marks several clusters is shown with the first of them.
+    skip_mt_ribo
+        Leave out mitochondrial genes and those of ribosomal proteins, see :func:`scgpcl.tl.top_markers`; a note below the
+        figure says so if there were any.
 
     Returns
     -------
@@ -50,7 +62,7 @@ def markers(
     Raises
     ------
     KeyError
-        If ``adata`` lacks the column or the layer.
+        If ``adata`` lacks the column, the layer or a gene.
     ValueError
         If no cluster has a marker gene, ``n_genes`` is below 1, or the layer does not hold raw counts.
     """
@@ -60,26 +72,32 @@ def markers(
     if isinstance(n_genes, bool) or not isinstance(n_genes, int) or n_genes < 1:
         msg = f"Expected `n_genes` to be a whole number of at least 1, found {n_genes!r}."
         raise ValueError(msg)
-    if table is None:
-        table = rank_markers(adata, key, layer=layer, key_added=None)
-    chosen = choose(top_markers(table, 10 * n_genes), n_genes)
+    note = ""
+    if var_names is not None:
+        chosen = _named(adata, var_names)
+    else:
+        if table is None:
+            table = rank_markers(adata, groupby, layer=layer, key_added=None)
+        chosen = choose(top_markers(table, 10 * n_genes, skip_mt_ribo=skip_mt_ribo), n_genes)
+        if skip_mt_ribo and choose(top_markers(table, 10 * n_genes), n_genes) != chosen:
+            note = "Mitochondrial and ribosomal genes are left out."
     if not chosen:
-        msg = f"Expected a marker gene of at least one cluster in `adata.obs[{key!r}]`, found none."
+        msg = f"Expected a marker gene of at least one cluster in `adata.obs[{groupby!r}]`, found none."
         raise ValueError(msg)
-    expression = log_normalized(adata, key, layer=layer)
+    expression = log_normalized(adata, groupby, layer=layer)
     genes = [gene for names in chosen.values() for gene in names]
     expression = expression[:, genes].copy()
-    names = _unique([shown(name) for name in expression.obs[key].cat.categories])
-    shown_as = dict(zip(expression.obs[key].cat.categories, names, strict=True))
-    expression.obs[key] = expression.obs[key].cat.rename_categories(names)
+    names = _unique([shown(name) for name in expression.obs[groupby].cat.categories])
+    expression.obs[groupby] = expression.obs[groupby].cat.rename_categories(names)
     expression.var_names = _unique([shown(gene, 20) for gene in genes])
     symbols = iter(expression.var_names)
+    drawn = {shown(name): [next(symbols) for _ in own] for name, own in chosen.items()}
     plot: Any = sc.pl.dotplot(
         expression,
-        {shown_as[name]: [next(symbols) for _ in own] for name, own in chosen.items()},
-        groupby=key,
+        drawn if "" not in drawn else drawn[""],
+        groupby=groupby,
         standard_scale="var",
-        var_group_rotation=90 if max(map(len, names)) > 4 else 0,
+        var_group_rotation=90 if max(map(len, drawn)) > 4 else 0,
         return_fig=True,
         show=False,
     )
@@ -87,9 +105,22 @@ def markers(
     plot.legend(colorbar_title="mean expression\n(scaled per gene)", size_title="cells with the gene (%)")
     plot.make_figure()
     axes: Axes = plot.get_axes()["mainplot_ax"]
-    axes.set_ylabel(shown(key, 60))
+    axes.set_ylabel(shown(groupby, 60))
+    if note:
+        axes.annotate(note, (0, 0), (0, -70), "axes fraction", textcoords="offset points", fontsize=7, color="0.4")
     plt.figure(plot.fig)
     return axes
+
+
+def _named(adata: AnnData, var_names: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Genes of the caller by group; one group without a name for a list."""
+    groups = dict(var_names) if isinstance(var_names, Mapping) else {"": var_names}
+    wanted = {str(name): [own] if isinstance(own, str) else list(own) for name, own in groups.items()}
+    missing = [gene for own in wanted.values() for gene in own if gene not in adata.var_names]
+    if missing:
+        msg = f"Expected genes of `adata.var_names` in `var_names`, found {listed(missing)}. Check the spelling."
+        raise KeyError(msg)
+    return wanted
 
 
 def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:

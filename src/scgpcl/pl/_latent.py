@@ -1,102 +1,192 @@
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy.optimize import linear_sum_assignment
 
 from scgpcl import _keys
 from scgpcl.pl._map import METHODS, latent_map, positions_at
-from scgpcl.pl._style import categories_of, colors_of, shown
+from scgpcl.pl._style import DISTINCT, categories_of, colors_of, shown
+from scgpcl.tl._expression import expression_of
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
 
 _TITLES = {"umap": "UMAP", "tsne": "t-SNE"}
 _MISSING = "lightgrey"
+#: Places of the names of groups.
+LEGENDS = ("both", "on data", "right margin", "none")
 #: Entries in a column of the legend.
 _LEGEND_ROWS = 16
 
 
-def latent(
+@overload
+def latent(adata: AnnData, color: str = ..., **kwargs: Any) -> Axes: ...
+@overload
+def latent(adata: AnnData, color: list[str] | tuple[str, ...], **kwargs: Any) -> list[Axes]: ...
+def latent(  # type: ignore[misc]  # keywords as below
     adata: AnnData,
-    key: str = _keys.CLUSTER,
+    color: str | list[str] | tuple[str, ...] = _keys.CLUSTER,
     *,
     method: Literal["umap", "tsne"] = "umap",
     basis: str | None = None,
     use_rep: str = _keys.LATENT,
-    label: bool = True,
+    layer: str | None = None,
+    legend_loc: Literal["both", "on data", "right margin", "none"] = "both",
+    ncols: int = 3,
     seed: int = 0,
     ax: Axes | None = None,
-) -> Axes:
-    """Draw a two-dimensional map of the latent vectors, coloured by a column of ``adata.obs``.
+) -> Axes | list[Axes]:
+    """Draw a two-dimensional map of the latent vectors, coloured by columns of ``adata.obs`` or by genes.
 
-    The map is computed with scanpy and stored in ``obsm["X_scgpcl_umap"]`` or ``obsm["X_scgpcl_tsne"]``, with the seed and a
-    digest of the latent vectors in ``uns`` under the same name. Later calls reuse it if both are unchanged. Nothing is stored
-    in a view. In such a map, the sizes of groups and the distances between distant groups are not meaningful.
+    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, where scanpy stores its own; one
+    that is there already is used. A map that was computed here is computed again when the latent vectors or the seed have
+    changed. Nothing is stored in a view. In such a map, the sizes of groups and the distances between distant groups are not
+    meaningful.
 
     Parameters
     ----------
     adata
         Cells with latent vectors.
-    key
-        Column of ``adata.obs``. Text, categories and booleans are drawn in the colours of ``uns[f"{key}_colors"]`` if
-        present, numbers on a continuous scale, and cells without a value in grey.
+    color
+        Column of ``adata.obs`` or gene of ``adata.var_names``, or several, each of which gets its panel. Text, categories and
+        booleans are drawn in the colours of ``uns[f"{color}_colors"]`` if present, numbers on a continuous scale, and
+        cells without a value in grey. Groups of a further panel have the colour and the number of the group of the first one
+        with which they have most cells in common. Genes are drawn as log(1 + counts per 10,000); values that are
+        not counts are drawn as they are.
     method
         ``"umap"`` or ``"tsne"``.
     basis
-        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_umap"``; nothing is computed or stored then.
+        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``; nothing is computed or stored then.
     use_rep
-        Key of the latent vectors in ``adata.obsm``.
-    label
-        Also write the groups on the map, for readers who cannot tell the colours apart. If a name has more than three
-        characters, numbers are written instead and explained in the legend.
+        Key of the latent vectors in ``adata.obsm``. Maps of others than the default are stored in
+        ``obsm[f"{use_rep}_{method}"]``.
+    layer
+        Layer with the counts of genes; ``None`` uses ``X``.
+    legend_loc
+        Where the names of groups are: ``"on data"``, in a legend in the ``"right margin"``, ``"both"``, or ``"none"``.
+        If a name has more than three characters, ``"both"`` writes numbers on the map and explains them in the legend.
+    ncols
+        Panels per row.
     seed
         Seed of the map.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on, for one panel only; a new figure by default.
 
     Returns
     -------
-    The axes with the map, with a colour bar for numbers.
+    The axes with the map, with a colour bar for numbers; a list of axes for a list of colours.
 
     Raises
     ------
     KeyError
-        If ``adata`` lacks the column, the latent vectors or the basis.
+        If ``adata`` lacks a column or gene, the latent vectors or the basis.
     ValueError
-        If no cell has a value, there are fewer than three cells, or ``method`` or ``seed`` is not valid.
+        If no cell has a value, there are fewer than three cells, or an argument is not valid.
+
+    Examples
+    --------
+    >>> scgpcl.pl.latent(adata, ["scgpcl_cluster", "scgpcl_confidence", "CD3D"])  # doctest: +SKIP
     """
     import matplotlib.pyplot as plt
 
     if method not in METHODS:
         msg = f"Expected `method` to be one of {METHODS}, found {method!r}."
         raise ValueError(msg)
+    if legend_loc not in LEGENDS:
+        msg = f"Expected `legend_loc` to be one of {LEGENDS}, found {legend_loc!r}."
+        raise ValueError(msg)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         msg = f"Expected `seed` to be a whole number from 0 to {2**32 - 1}, found {seed!r}."
         raise ValueError(msg)
-    groups = categories_of(adata, key)
-    column = adata.obs[key]
-    continuous = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    several = isinstance(color, list | tuple)
+    names: list[Any] = list(color) if several else [color]
+    if not names or (ax is not None and len(names) > 1):
+        msg = f"Expected one column or gene for `ax`, found {len(names)}. Leave out `ax`, or draw them one by one."
+        raise ValueError(msg)
+    panels = [_values_of(adata, name, layer) for name in names]
+    first = next((groups for groups in panels if groups.dtype == "category"), None)
+    looks = [_look(adata, name, groups, first) for name, groups in zip(names, panels, strict=True)]
     if basis is None:
         positions = latent_map(adata, use_rep=use_rep, method=method, seed=seed)
     else:
         positions = positions_at(adata, basis)
     if ax is None:
-        width = 5.2 if continuous else 4.4 + _legend_width(groups, label=label)
-        _, ax = plt.subplots(figsize=(width, 4.4), layout="constrained")
-    if continuous:
-        _draw_numbers(ax, positions, column)
+        widths = [5.2 if look is None else 4.4 + _legend_width(look, legend_loc) for look in looks]
+        n_cols = min(max(1, ncols), len(names))
+        n_rows = -(-len(names) // n_cols)
+        width = max(sum(widths[row * n_cols : (row + 1) * n_cols]) for row in range(n_rows))
+        figure, grid = plt.subplots(n_rows, n_cols, figsize=(width, 4.4 * n_rows), layout="constrained", squeeze=False)
+        axes = list(grid.flat[: len(names)])
+        for unused in grid.flat[len(names) :]:
+            unused.remove()
     else:
-        _draw_groups(ax, positions, groups, colors_of(adata, key), label=label)
+        axes = [ax]
     axis = _TITLES[method] if basis is None else shown(basis.removeprefix("X_"))
-    ax.set(title=shown(key, 60), xticks=[], yticks=[], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
-    ax.set_box_aspect(1)
-    ax.set_anchor("W")  # leave the remaining space to the legend
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    for one, name, values, look in zip(axes, names, panels, looks, strict=True):
+        if look is None:
+            _draw_numbers(one, positions, values)
+        else:
+            _draw_groups(one, positions, values, look, legend_loc)
+        one.set(title=shown(name, 60), xticks=[], yticks=[], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
+        one.set_box_aspect(1)
+        one.set_anchor("W")  # leave the remaining space to the legend
+        one.spines[["top", "right"]].set_visible(False)
+    return axes if several else axes[0]
+
+
+class _Look(NamedTuple):
+    """Names of the groups of one panel, and the colour and the mark of each."""
+
+    names: list[object]
+    colors: dict[object, str]
+    marks: list[str]
+
+
+def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
+    """Numbers of a column or gene, or its groups as a categorical."""
+    if isinstance(adata, AnnData) and isinstance(name, str) and name not in adata.obs and name in adata.var_names:
+        return pd.Series(expression_of(adata, name, layer=layer), index=adata.obs_names)
+    groups = categories_of(adata, name)
+    column = adata.obs[name]
+    continuous = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    return column if continuous else groups
+
+
+def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None) -> _Look | None:
+    """Colours and marks of groups, those of the matching groups of the first panel where there are any; none of numbers."""
+    if groups.dtype != "category":
+        return None
+    names, colors = list(groups.cat.categories), colors_of(adata, name)
+    marks = _marks(names)
+    if first is None or first.name == name:
+        return _Look(names, colors, marks)
+    matched = _matched(groups, first)
+    others = _marks(list(first.cat.categories))
+    mine = {own: others[list(first.cat.categories).index(theirs)] for own, theirs in matched.items()}
+    free = (str(number) for number in itertools.count(len(first.cat.categories) + 1) if str(number) not in others)
+    if max(len(shown(one)) for one in names) > 3:
+        marks = [mine[one] if one in mine else next(free) for one in names]
+    if f"{name}_colors" not in adata.uns:
+        theirs_colors = colors_of(adata, str(first.name))
+        taken = {theirs_colors[theirs] for theirs in matched.values()}
+        rest = (color for color in (*colors.values(), *DISTINCT) if color not in taken)
+        colors = {one: theirs_colors[matched[one]] if one in matched else next(rest, "grey") for one in names}
+    return _Look(names, colors, marks)
+
+
+def _matched(groups: pd.Series, first: pd.Series) -> dict[object, object]:
+    """Group of ``first`` for each group, one to one, that share most cells in all; pairs without a cell in common are left out."""
+    table = pd.crosstab(groups.to_numpy(), first.to_numpy())
+    rows, cols = linear_sum_assignment(-table.to_numpy())
+    return {
+        table.index[row]: table.columns[col] for row, col in zip(rows, cols, strict=True) if table.iloc[row, col] > 0
+    }
 
 
 def _point_size(n_cells: int) -> float:
@@ -122,34 +212,34 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
     ax.figure.colorbar(points, ax=ax, fraction=0.05, pad=0.02, shrink=0.8)
 
 
-def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, colors: dict[object, str], *, label: bool) -> None:
-    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend."""
+def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look, legend_loc: str) -> None:
+    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend and marks as asked for."""
     from matplotlib.lines import Line2D
 
-    names = list(groups.cat.categories)
-    point_colors = groups.astype(object).map(colors).fillna(_MISSING).to_numpy()
+    point_colors = groups.astype(object).map(look.colors).fillna(_MISSING).to_numpy()
     order = _order(len(groups))
     x, y = positions[order].T
     ax.scatter(x, y, c=point_colors[order], s=_point_size(len(groups)), lw=0, rasterized=True)
-    marks = _marks(names)
-    handles = [Line2D([], [], ls="", marker="o", ms=6, color=colors[name]) for name in names]
-    legend = ax.legend(
-        handles,
-        ["x"] * len(names),
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        frameon=False,
-        ncols=_n_columns(names),
-        fontsize=9,
-        handletextpad=0.2,
-        columnspacing=1.0,
-    )
-    # set afterwards, because matplotlib drops labels with a leading underscore
-    for text, entry in zip(legend.get_texts(), _entries(names, label=label), strict=True):
-        text.set_text(entry)
-    if label:
+    if legend_loc in ("both", "right margin"):
+        handles = [Line2D([], [], ls="", marker="o", ms=6, color=look.colors[name]) for name in look.names]
+        legend = ax.legend(
+            handles,
+            ["x"] * len(look.names),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            ncols=_n_columns(look.names),
+            fontsize=9,
+            handletextpad=0.2,
+            columnspacing=1.0,
+        )
+        # set afterwards, because matplotlib drops labels with a leading underscore
+        for text, entry in zip(legend.get_texts(), _entries(look, legend_loc), strict=True):
+            text.set_text(entry)
+    if legend_loc in ("both", "on data"):
         codes = groups.cat.codes.to_numpy()
-        centers = np.stack([_center(positions[codes == code]) for code in range(len(names))])
+        centers = np.stack([_center(positions[codes == code]) for code in range(len(look.names))])
+        marks = look.marks if legend_loc == "both" else [shown(name, 20) for name in look.names]
         _write_marks(ax, centers, marks, extent=np.ptp(positions, axis=0))
 
 
@@ -159,21 +249,24 @@ def _marks(names: list[object]) -> list[str]:
     return short if max(map(len, short)) <= 3 else [str(number + 1) for number in range(len(names))]
 
 
-def _entries(names: list[object], *, label: bool) -> list[str]:
+def _entries(look: _Look, legend_loc: str) -> list[str]:
     """Entries of the legend."""
-    short, marks = [shown(name) for name in names], _marks(names)
-    return [f"{mark}  {name}" if label and mark != name else name for mark, name in zip(marks, short, strict=True)]
+    short = [shown(name) for name in look.names]
+    numbered = legend_loc == "both"
+    return [
+        f"{mark}  {name}" if numbered and mark != name else name for mark, name in zip(look.marks, short, strict=True)
+    ]
 
 
 def _n_columns(names: list[object]) -> int:
     return math.ceil(len(names) / _LEGEND_ROWS)
 
 
-def _legend_width(groups: pd.Series, *, label: bool) -> float:
+def _legend_width(look: _Look, legend_loc: str) -> float:
     """Width of the legend in inches."""
-    names = list(groups.cat.categories)
-    longest = max(map(len, _entries(names, label=label)))
-    return _n_columns(names) * (0.4 + 0.078 * longest)
+    if legend_loc in ("none", "on data"):
+        return 0.1
+    return _n_columns(look.names) * (0.4 + 0.078 * max(map(len, _entries(look, legend_loc))))
 
 
 def _center(positions: np.ndarray) -> np.ndarray:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
 
+from scgpcl import _keys
 from scgpcl._process import held
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Method = Literal["umap", "tsne"]
 METHODS = ("umap", "tsne")
+
+
+def map_key(use_rep: str, method: Method) -> str:
+    """Key of a map in ``adata.obsm``: scanpy's own for the default latent vectors."""
+    return {"umap": _keys.UMAP, "tsne": _keys.TSNE}[method] if use_rep == _keys.LATENT else f"{use_rep}_{method}"
 
 
 @held()
 def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
     """Positions of the cells, shape (n_cells, 2), taken from ``adata`` if present and up to date.
 
-    New positions are stored in ``obsm[f"{use_rep}_{method}"]``, with the seed and a digest of the latent vectors in ``uns``
-    under the same name, unless ``adata`` is a view. Positions without such a record come from elsewhere: they are used and
-    not overwritten.
+    New positions are stored in ``obsm["X_umap"]`` (or ``"X_tsne"``), with the seed and digests of the latent vectors and of
+    the positions in ``uns`` under the same name, unless ``adata`` is a view. Positions that do not fit such a record come
+    from elsewhere: they are used and not overwritten.
     """
+    place = map_key(use_rep, method)
+    stored = adata.uns.get(place) if place in adata.obsm else None
+    if place in adata.obsm and (
+        use_rep not in adata.obsm or not isinstance(stored, Mapping) or stored.get("map") != _digest(adata.obsm[place])
+    ):
+        return positions_at(adata, place)
     if use_rep not in adata.obsm:
         msg = (
             f"Expected latent vectors in `adata.obsm[{use_rep!r}]`, found the keys {list(adata.obsm)}. "
@@ -35,15 +45,18 @@ def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) ->
         msg = f"Expected at least 3 cells for a map, found {adata.n_obs}."
         raise ValueError(msg)
     latent = np.ascontiguousarray(adata.obsm[use_rep])
-    place = f"{use_rep}_{method}"
-    record = {"seed": seed, "digest": hashlib.blake2b(latent.tobytes(), digest_size=16).hexdigest()}
-    if place in adata.obsm and (place not in adata.uns or _same(adata.uns[place], record)):
+    record = {"seed": seed, "digest": _digest(latent)}
+    if stored is not None and _same(stored, record):
         return positions_at(adata, place)
     positions = _make(latent, method=method, seed=seed)
     if not adata.is_view:
         adata.obsm[place] = positions
-        adata.uns[place] = record
+        adata.uns[place] = record | {"map": _digest(positions)}
     return positions
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
 
 
 def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgpcl import _keys
+from scgpcl.cluster import STABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Panels in drawing order: title and curves (name in the history, legend entry).
 _PANELS = (
-    ("total loss", ((_keys.TRAIN_LOSS, "training"), (_keys.VALIDATION_LOSS, "validation"))),
     *(
         (title, ((f"{metric}_train", "training"), (f"{metric}_validation", "validation")))
         for title, metric in (
@@ -31,13 +31,15 @@ _PANELS = (
     ("agreement of clusterings (ARI)", ((_keys.LABEL_AGREEMENT, "training"),)),
     ("share of cells changing cluster", ((_keys.LABEL_CHANGE, "training"),)),
 )
+_TOTAL = ((_keys.TRAIN_LOSS, "training"), (_keys.VALIDATION_LOSS, "validation"))
+_STAGES = {1: "pre-training", 2: "clustering", 3: "decoder"}
 _COLORS = {"training": "C0", "validation": "C1"}
 #: Columns of the curve of :func:`scgpcl.cluster.estimate_n_clusters`.
 _COLUMNS = ("K", "stability", "spread", "agreement", "silhouette")
 
 
 def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> list[Axes]:
-    """Draw the training curves: one panel per loss or stopping criterion, with both stages on one axis of epochs.
+    """Draw the training curves: one panel per loss or stopping criterion, each over the epochs that have it.
 
     Parameters
     ----------
@@ -48,8 +50,8 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
 
     Returns
     -------
-    One axes per metric in the history, in a new figure. A dashed line marks the start of the clustering stage, and every
-    further change of stage if training was continued.
+    One axes per metric in the history, in a new figure. A dashed line marks a change of stage within a panel, as when
+    training was continued.
 
     Raises
     ------
@@ -66,7 +68,8 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
     if not tables:
         msg = "Expected a trained model or its `history_`, found no history. Call `model.train()` first."
         raise ValueError(msg)
-    panels = [(title, curves) for title, wanted in _PANELS if (curves := _curves(tables, wanted))]
+    panels = [*_total_losses(tables)]
+    panels += [(title, curves) for title, wanted in _PANELS if (curves := _curves(tables, wanted))]
     if not panels:
         msg = f"Expected a training history with at least one loss, found the metrics {sorted(tables)}."
         raise ValueError(msg)
@@ -74,7 +77,7 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
     n_cols = min(n_cols, len(panels))
     n_rows = -(-len(panels) // n_cols)
     figure, grid = plt.subplots(
-        n_rows, n_cols, figsize=(3.3 * n_cols, 2.3 * n_rows), sharex=True, squeeze=False, layout="constrained"
+        n_rows, n_cols, figsize=(3.3 * n_cols, 2.3 * n_rows), squeeze=False, layout="constrained"
     )
     axes = list(grid.flat[: len(panels)])
     for unused in grid.flat[len(panels) :]:
@@ -82,16 +85,26 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
     borders = _stage_borders(tables)
     for ax, (title, curves) in zip(axes, panels, strict=True):
         _draw(ax, title, curves, borders=borders)
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for ax in axes[-n_cols:]:
-        # shared axes hide the ticks of a panel above an empty slot
-        ax.tick_params(labelbottom=True)
         ax.set_xlabel("epoch")
-    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))  # applies to all panels, which share the axis
-    if len(borders) == 1:
-        for name, side in (("pre-training ", "right"), (" clustering", "left")):
-            place = {"ha": side, "va": "top", "transform": axes[0].get_xaxis_transform()}
-            axes[0].text(borders[0] - 0.5, 0.99, name, fontsize=7, color="0.4", **place)
     return axes
+
+
+def _total_losses(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, dict[str, pd.Series]]]:
+    """Panel of the total loss of each stage: they minimise different sums, which one axis could not show."""
+    curves = _curves(tables, _TOTAL)
+    if curves and _keys.STAGE not in tables:
+        yield "total loss", curves
+    elif curves:
+        stage = tables[_keys.STAGE].iloc[:, 0]
+        for number in sorted(stage.unique()):
+            epochs = stage.index[stage == number]
+            yield (
+                f"total loss, {_STAGES[int(number)]}",
+                {label: curve[curve.index.isin(epochs)] for label, curve in curves.items()},
+            )
 
 
 def _curves(tables: Mapping[str, pd.DataFrame], wanted: tuple[tuple[str, str], ...]) -> dict[str, pd.Series]:
@@ -119,7 +132,8 @@ def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[f
             name = label if i == 0 else f"_{label}"
             marker = "." if len(part) < 3 else None
             ax.plot(part.index, part, color=_COLORS[label], lw=1.4, marker=marker, label=name)
-    for border in borders:
+    first, last = (limit([limit(curve.index) for curve in curves.values() if len(curve)]) for limit in (min, max))
+    for border in [border for border in borders if first < border <= last]:
         # between the last epoch of one stage and the first of the next
         ax.axvline(border - 0.5, color="0.4", ls="--", lw=1)
     if len(curves) > 1:
@@ -129,7 +143,9 @@ def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[f
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, ax: Axes | None = None) -> Axes:
+def n_clusters(
+    model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, threshold: float = STABLE, ax: Axes | None = None
+) -> Axes:
     """Draw the stability of clusterings against their number of clusters, and mark the number that was chosen.
 
     Parameters
@@ -139,13 +155,15 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
         :func:`scgpcl.cluster.estimate_n_clusters`; not changed.
     n_clusters
         Number to mark; ``None`` marks that of the model, and nothing for a curve.
+    threshold
+        Stability that counts as stable, drawn as a dotted line.
     ax
         Axes to draw on; a new figure by default.
 
     Returns
     -------
-    The axes: stability of the weakest cluster with a band of one spread, agreement and silhouette, and a dashed line at
-    the chosen number.
+    The axes: stability of the weakest cluster with a band of one spread, agreement and silhouette, a dashed line at the
+    chosen number, and how to read them.
 
     Raises
     ------
@@ -168,7 +186,7 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
         raise ValueError(msg)
     number = n_clusters if n_clusters is not None else getattr(model, "n_clusters_", None)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+        _, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
     k, stability, spread = (curve[name].to_numpy(dtype=float) for name in ("K", "stability", "spread"))
     ax.fill_between(k, stability - spread, (stability + spread).clip(max=1.0), color="C0", alpha=0.2, lw=0)
     ax.plot(k, stability, color="C0", marker=".", label="stability (weakest cluster)")
@@ -177,7 +195,15 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     if number is not None:
         ax.axvline(number, color="0.4", ls="--", lw=1)
         ax.text(number, 1.01, f"{number}", ha="center", va="bottom", transform=ax.get_xaxis_transform(), fontsize=9)
-    ax.set(xlabel="number of clusters", ylabel="score")
+    ax.axhline(threshold, color="C0", ls=":", lw=1)
+    ax.set(xlabel="number of clusters", ylabel="score", ylim=(min(0.0, curve["silhouette"].min()), 1.02))
+    ax.set_title(
+        "Numbers whose blue point is on or above the dotted line are stable.\n"
+        "Of these, the one with the largest silhouette × log(number) is chosen.",
+        fontsize=8,
+        loc="left",
+        pad=16,
+    )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgpcl import _input as _checks
+from scgpcl.data import row_blocks
 
 #: Counts per cell after normalisation.
 TARGET_SUM = 1e4
@@ -55,3 +56,19 @@ def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> 
     sc.pp.normalize_total(expression, target_sum=TARGET_SUM)
     sc.pp.log1p(expression)
     return expression
+
+
+def expression_of(adata: ad.AnnData, gene: str, *, layer: str | None = None) -> np.ndarray:
+    """log(1 + counts per 10,000) of one gene, float64, shape (n_cells,); values that are not counts as they are."""
+    x = _checks.counts_of(adata, layer)
+    column = adata.var_names.get_loc(gene)
+    if not isinstance(column, int):
+        msg = f"Expected one gene of the name {gene!r}, found several. Call `adata.var_names_make_unique()`."
+        raise ValueError(msg)
+    total, own, whole = [], [], True
+    for block in row_blocks(x):
+        whole = whole and bool((block.data >= 0).all() and (block.data == np.floor(block.data)).all())
+        total.append(np.asarray(block.sum(1), dtype=np.float64).ravel())
+        own.append(block[:, [column]].toarray().ravel().astype(np.float64))
+    values = np.concatenate(own)
+    return np.log1p(values / np.maximum(np.concatenate(total), 1.0) * TARGET_SUM) if whole else values

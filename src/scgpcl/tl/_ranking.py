@@ -21,6 +21,8 @@ _FIELDS = {
     "pvals": "p_value",
     "pvals_adj": "p_adjusted",
 }
+#: Names of mitochondrial genes and of genes of ribosomal proteins, not of ribosomal kinases such as RPS6KA1.
+MT_RIBO = r"MT-.+|RP[LS]\d+[AXYL]?\d*|RPLP\d|RPSA"
 _SHARES = {"pts": "share_in", "pts_rest": "share_out"}
 
 
@@ -109,7 +111,9 @@ def rank_markers(
     return _tidy(result, testable, sizes.index)
 
 
-def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: float = 1.0) -> dict[str, list[str]]:
+def top_markers(
+    table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: float = 1.0, skip_mt_ribo: bool = False
+) -> dict[str, list[str]]:
     """Top genes of each cluster that can serve as its markers.
 
     Parameters
@@ -121,6 +125,9 @@ def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: f
     min_log_fold_change
         Smallest log2 fold change. The default requires twice the mean expression of the other cells. Genes with a score of
         zero or less are always excluded.
+    skip_mt_ribo
+        Leave out mitochondrial genes and those of ribosomal proteins, recognised by the names they have in human and mouse.
+        They often follow the state of a cell rather than its type.
 
     Returns
     -------
@@ -137,10 +144,17 @@ def top_markers(table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: f
     _checks.check_range(n_genes, 1, float("inf"), "n_genes", whole=True)
     _checks.check_range(min_log_fold_change, float("-inf"), float("inf"), "min_log_fold_change")
     marking = table[(table["score"] > 0) & (table["log_fold_change"] >= min_log_fold_change)]
+    if skip_mt_ribo:
+        marking = marking[~is_mt_ribo(marking["gene"])]
     genes: dict[str, list[str]] = {str(name): [] for name in table["cluster"].cat.categories}
     for name, rows in marking.groupby("cluster", observed=True):
         genes[str(name)] = rows["gene"].head(n_genes).tolist()
     return genes
+
+
+def is_mt_ribo(genes: pd.Series) -> pd.Series:
+    """Whether each gene is mitochondrial or that of a ribosomal protein, by its name in human or mouse."""
+    return genes.astype(str).str.fullmatch(MT_RIBO, case=False)
 
 
 def check_table(table: Any) -> None:
