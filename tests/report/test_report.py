@@ -264,7 +264,7 @@ def test_command_writes_it(tmp_path, monkeypatch, trained):
         for name in [name for name in mapping if "scgpcl" in name or "scvi" in name]:
             del mapping[name]
     # A map of somebody else's, so that none has to be made here.
-    plain.obsm["X_umap"] = cells.obsm["X_scgpcl_umap"]
+    plain.obsm["X_umap"] = cells.obsm["X_umap"]
     plain.write_h5ad(tmp_path / "in.h5ad")
     words = ["cluster", "in.h5ad", "-o", "out.h5ad", "--n-clusters", "3", "--layer", "counts", "--batch-key", "donor"]
     words = [str(tmp_path / word) if word.endswith(".h5ad") else word for word in words]
