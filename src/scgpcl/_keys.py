@@ -21,6 +21,8 @@ TSNE: Final = "X_tsne"
 
 # name of cells whose confidence is too low, where a least confidence is asked for
 UNASSIGNED: Final = "unassigned"
+#: Stem of the names of clusters that fit none of the labelled types.
+NEW: Final = "new"
 
 # node and edge types of the graph, in PyG's vocabulary
 CELL: Final = "cell"
@@ -35,6 +37,7 @@ VALIDATION_LOSS: Final = "validation_loss"
 RECONSTRUCTION_LOSS: Final = "reconstruction_loss"
 INSTANCE_LOSS: Final = "instance_loss"
 PROTOTYPE_LOSS: Final = "prototype_loss"
+LABEL_LOSS: Final = "label_loss"
 CLUSTERING_LOSS: Final = "clustering_loss"
 LABEL_AGREEMENT: Final = "label_agreement"
 LABEL_CHANGE: Final = "label_change"

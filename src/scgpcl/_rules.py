@@ -145,6 +145,7 @@ RULES: dict[str, Rule] = {
     "decoded_genes": number(1e-9, 1.0),
     "lambda_instance": AT_LEAST_0,
     "lambda_prototype": AT_LEAST_0,
+    "lambda_label": AT_LEAST_0,
     "lambda_reconstruction": AT_LEAST_0,
     "prototypes": one_of("epoch", "batch"),
     "granularity": several(number(1e-3), "(1.0, 1.5, 2.0)"),

@@ -1,8 +1,9 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
-from scgpcl.cluster._consensus import consensus
+from scgpcl.cluster._consensus import Evidence, consensus
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import STABLE, NClusters, estimate_n_clusters
+from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 
 __all__ = ["NClusters", "estimate_n_clusters"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -58,19 +58,40 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     Support of each cell for each cluster, float32, shape (n_cells, n_clusters): its mean similarity to the cells of the
     cluster, over the sum of those to all clusters. The largest entry is the cell's cluster.
     """
-    labels = torch.stack([each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)])
-    n_cells = labels.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    linked = torch.randperm(n_cells, generator=generator)[:MAX_LINKED].sort().values
-    clusters = _cut(_distances(labels[:, linked]), n_clusters)
-    size = torch.bincount(clusters, minlength=n_clusters).float()
-    support = torch.zeros(n_cells, n_clusters)
-    for each in labels:
-        table = torch.zeros(int(each.max()) + 1, n_clusters)
-        table.index_put_((each[linked], clusters), torch.ones(()), accumulate=True)
-        support += (table / size)[each]
-    support[support.sum(1) == 0] = 1.0  # a cell whose companions were never linked supports all clusters alike
-    return support / support.sum(1, keepdim=True)
+    return Evidence.of(draws, n_clusters, seed=seed).support(n_clusters)
+
+
+class Evidence(NamedTuple):
+    """Partitions of the same cells (n_partitions, n_cells), the linked ones, and the share that separates two of these."""
+
+    labels: Tensor
+    linked: Tensor
+    distance: np.ndarray
+
+    @classmethod
+    def of(cls, draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Evidence:
+        """Partition every draw, see :func:`consensus`."""
+        labels = torch.stack([each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)])
+        generator = torch.Generator().manual_seed(seed)
+        linked = torch.randperm(labels.shape[1], generator=generator)[:MAX_LINKED].sort().values
+        return cls(labels, linked, _distances(labels[:, linked]))
+
+    def support(self, n_clusters: int) -> Tensor:
+        """Support of each cell for each of ``n_clusters`` clusters, float32, shape (n_cells, n_clusters)."""
+        clusters = _cut(self.distance, n_clusters)
+        size = torch.bincount(clusters, minlength=n_clusters).float()
+        support = torch.zeros(self.labels.shape[1], n_clusters)
+        for each in self.labels:
+            table = torch.zeros(int(each.max()) + 1, n_clusters)
+            table.index_put_((each[self.linked], clusters), torch.ones(()), accumulate=True)
+            support += (table / size)[each]
+        support[support.sum(1) == 0] = 1.0  # a cell whose companions were never linked supports all clusters alike
+        return support / support.sum(1, keepdim=True)
+
+    def memberships(self) -> np.ndarray:
+        """Vectors whose inner products are the shares of partitions that put cells together, float32, (n_cells, n)."""
+        parts = [one_hot(each).float() for each in self.labels]
+        return torch.cat(parts, 1).div_(len(parts) ** 0.5).numpy()
 
 
 def _distances(labels: Tensor) -> np.ndarray:

@@ -162,6 +162,8 @@ class Cells:
         Positions of the measured genes of the model in its order, shape (n_measured,); ``None`` takes all as they are.
     batch_index
         Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
+    label_index
+        Type of each labelled cell and -1 for the others, shape (n_cells,), if the model was given labels.
     places
         Ascending positions of the measured genes among the model's, shape (n_measured,); ``None`` if all were measured.
     n_genes
@@ -175,6 +177,7 @@ class Cells:
         columns: np.ndarray | None = None,
         *,
         batch_index: np.ndarray | None = None,
+        label_index: np.ndarray | None = None,
         places: np.ndarray | None = None,
         n_genes: int = 0,
     ) -> None:
@@ -190,6 +193,7 @@ class Cells:
         self._n_genes = n_genes
         self.size_factor = np.asarray(size_factor, dtype=np.float32)
         self.batch_index = None if batch_index is None else np.asarray(batch_index, dtype=np.int64)
+        self.label_index = None if label_index is None else np.asarray(label_index, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._x.shape[0]
@@ -285,7 +289,7 @@ def read_cells(
 
 
 def concatenated(parts: Sequence[Cells]) -> Cells:
-    """Cells of all parts in memory, one part after the other; every part must have measured all genes."""
+    """Cells of all parts in memory, one part after the other, without labels; every part must have measured all genes."""
     counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
     known = [part.batch_index for part in parts if part.batch_index is not None]
     size_factor = np.concatenate([part.size_factor for part in parts])

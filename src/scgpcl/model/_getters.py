@@ -38,6 +38,7 @@ class Getters:
     adata: AnnData | None
     module: SCGPCLModule
     seed_: int
+    cluster_names_: np.ndarray | None
     if TYPE_CHECKING:  # what the model itself has
 
         @property
@@ -114,7 +115,7 @@ class Getters:
 
         Returns
         -------
-        Names of the clusters ("0" is the largest in training), shape (n_cells,); with ``soft`` a table of
+        Names of the clusters (labelled types, and ``"new 0"``, ...; without labels "0" is the largest in training), shape (n_cells,); with ``soft`` a table of
         probabilities of shape (n_cells, n_clusters), indexed by cell, whose rows sum to one.
 
         Raises
@@ -342,7 +343,8 @@ class Getters:
     @torch.no_grad()
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
         q = self.module.probabilities(torch.from_numpy(z)).numpy()
-        return pd.DataFrame(q, index=cells, columns=[str(k) for k in range(q.shape[1])])
+        names = [str(k) for k in range(q.shape[1])] if self.cluster_names_ is None else list(self.cluster_names_)
+        return pd.DataFrame(q, index=cells, columns=names)
 
     def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
         """Latent vectors as they are clustered and reported, shape (n_cells, n_latent)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,12 +28,21 @@ MAX_MISSING = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Where counts, size factors and batches are in an AnnData, and the names of the batches."""
+    """Where counts, size factors, batches and labels are in an AnnData, and the names of the batches and of the types."""
 
     layer: str | None
     size_factor_key: str | None
     batch_key: str | None
     batches: pd.Index
+    labels_key: str | None = None
+    types: pd.Index = field(default_factory=lambda: pd.Index([]))
+
+    def label_index(self, adata: AnnData) -> np.ndarray | None:
+        """Position of each labelled cell's type among the model's and -1 for the others, int64 (n_cells,), if there are labels."""
+        if self.labels_key is None:
+            return None
+        _input.check_obs_key(adata, self.labels_key, "labels_key")
+        return self.types.get_indexer(adata.obs[self.labels_key].astype(str)).astype(np.int64)
 
     def batch_index(
         self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
@@ -113,11 +122,12 @@ class Registration:
 
 
 class TrainingCounts(NamedTuple):
-    """Counts of all genes in any storage (n_cells, n_vars), given size factors and batches (n_cells,), or ``None``."""
+    """Counts of all genes in any storage (n_cells, n_vars), given size factors, batches and labels (n_cells,), or ``None``."""
 
     counts: Any
     size: np.ndarray | None
     batch_index: np.ndarray | None
+    label_index: np.ndarray | None = None
 
 
 def training_counts(adata: AnnData | None, datamodule: Any, registered: Registration) -> TrainingCounts:
@@ -130,7 +140,7 @@ def training_counts(adata: AnnData | None, datamodule: Any, registered: Registra
     counts = _input.counts_of(adata, registered.layer)
     # checked again, because counts are often normalised in place after they were registered
     _input.check_counts(counts, registered.layer)
-    return TrainingCounts(counts, size, batch_index)
+    return TrainingCounts(counts, size, batch_index, registered.label_index(adata))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters. ``None`` estimates it from the pre-trained latent space by the stability of clusterings, see
+        Number of clusters, with labels that of the types and of the new clusters. ``None`` estimates it from the pre-trained latent space by the stability of clusterings, see
         :func:`scgpcl.cluster.estimate_n_clusters`, and keeps ``n_clusters_`` and ``n_clusters_curve_``.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
@@ -86,6 +86,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
         Number of clusters, ``None`` until it is estimated.
     n_clusters_curve_
         What the estimate rests on, see :class:`scgpcl.cluster.NClusters`; ``None`` if the number was given.
+    cluster_names_
+        Names of the clusters, in the order of the columns of ``predict(soft=True)``: the labelled types, then
+        ``"new 0"``, ...; without labels ``"0"``, ``"1"``, ..., the largest in training first.
     seed_
         Seed of everything random.
     gene_names_
@@ -161,6 +164,13 @@ class SCGPCL(Training, Getters, BaseModelClass):
             )
             raise ValueError(msg) from error
         n_vars, n_batch = self.summary_stats.n_vars, self.summary_stats.n_batch
+        n_types = len(self.registration.types)
+        if self.n_clusters_ is not None and self.n_clusters_ < n_types:
+            msg = (
+                f"Expected at least as many clusters as labelled types, found `n_clusters={n_clusters}` for {n_types} types. "
+                "Pass `n_clusters=None` to find clusters beside the types, or their number if there are no others."
+            )
+            raise ValueError(msg)
         self.n_clusters_curve_ = None
         self.gene_flavor = values["gene_flavor"]
         self.gene_scaling = values["gene_scaling"]
@@ -195,6 +205,8 @@ class SCGPCL(Training, Getters, BaseModelClass):
         layer: str | None = None,
         batch_key: str | None = None,
         size_factor_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "Unknown",
         **kwargs: Any,
     ) -> None:
         """Register counts with the model; nothing is registered unless all checks pass.
@@ -209,6 +221,12 @@ class SCGPCL(Training, Getters, BaseModelClass):
             need the same column; their batches are matched by name.
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
+        labels_key
+            Column of ``adata.obs`` with the types of some cells, or of all. Clusters are then named after the types, and
+            cells that fit none of them form clusters ``"new 0"``, ``"new 1"``, .... Wrong labels are outvoted if they are few.
+            New cells need no labels.
+        unlabeled_category
+            Name of the cells without a label in that column.
 
         Raises
         ------
@@ -381,9 +399,15 @@ class SCGPCL(Training, Getters, BaseModelClass):
     @property
     def registration(self) -> Registration:
         """Where counts, size factors and batches are, and the names of the batches."""
-        places = {name: self.registry_["setup_args"].get(name) for name in ("layer", "size_factor_key", "batch_key")}
+        keys = ("layer", "size_factor_key", "batch_key", "labels_key")
+        places = {name: self.registry_["setup_args"].get(name) for name in keys}
         names = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
-        return Registration(**places, batches=pd.Index([str(name) for name in names]))
+        types = pd.Index([])
+        if places["labels_key"] is not None:
+            labels = self.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
+            found = (str(name) for name in labels.categorical_mapping if name != labels.unlabeled_category)
+            types = pd.Index(sorted(found))  # scvi-tools exchanges the last one for the unlabelled cells
+        return Registration(**places, batches=pd.Index([str(name) for name in names]), types=types)
 
     @property
     def reference(self) -> Reference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,9 +12,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField, NumericalObsField
+from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, NumericalObsField
 
-from scgpcl import _input
+from scgpcl import _input, _keys
 from scgpcl._random import seeded
 from scgpcl._rules import listed
 
@@ -34,6 +35,8 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     _input.check_names(adata.var_names, "var_names")
     _input.check_obs_key(adata, batch_key, "batch_key")
     _check_batch_names(adata, batch_key)
+    labels_key, unlabeled = arguments.get("labels_key"), arguments.get("unlabeled_category")
+    _check_labels(adata, labels_key, unlabeled)
     _input.check_size_factors(adata, size_factor_key)
     _input.check_counts(_input.counts_of(adata, layer), layer)
     fields = [
@@ -41,9 +44,14 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
         CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
     ]
+    if labels_key is not None:
+        fields.append(LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled))
     manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
     with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
         warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
+        warnings.filterwarnings(
+            "ignore", message=r"Category .* in adata.obs\['_scvi_labels'\]"
+        )  # few labels are enough
         manager.register_fields(adata, **kwargs)
     return manager
 
@@ -58,6 +66,34 @@ def _check_batch_names(adata: AnnData, key: str | None) -> None:
         msg = (
             f"Expected batches in `adata.obs[{key!r}]` whose names differ as text, found {listed(twice)} as "
             f"values of different types. Make them alike: `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+        )
+        raise ValueError(msg)
+
+
+def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
+    """Require at least one labelled cell, and names of types that are not those of new clusters or unassigned cells."""
+    _input.check_obs_key(adata, key, "labels_key")
+    if key is None:
+        return
+    values = adata.obs[key]
+    names = sorted({str(value) for value in values[values != unlabeled].unique()})
+    if not names:
+        msg = (
+            f"Expected at least one labelled cell in `adata.obs[{key!r}]`, found {unlabeled!r} in all {adata.n_obs}. "
+            "Label some cells, or pass `labels_key=None` to cluster without labels."
+        )
+        raise ValueError(msg)
+    if len(names) == 1 and (values != unlabeled).all():
+        msg = (
+            f"Expected two types or unlabelled cells in `adata.obs[{key!r}]`, found {names[0]!r} in all {adata.n_obs}. "
+            f"Pass `labels_key=None`, or write {unlabeled!r} for cells whose type is not known."
+        )
+        raise ValueError(msg)
+    reserved = [name for name in names if name == _keys.UNASSIGNED or re.fullmatch(rf"{_keys.NEW} \d+", name)]
+    if reserved:
+        msg = (
+            f"Expected names of types in `adata.obs[{key!r}]`, found {listed(reserved)}, which name clusters that fit no type "
+            f"and cells that were not assigned. Rename them, or pass the name of unlabelled cells as `unlabeled_category`."
         )
         raise ValueError(msg)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 
-from scgpcl import _input
+from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import cpu_generator, derived_seed, seeded
 from scgpcl._rules import check, check_enough_cells, check_kwargs
@@ -69,6 +69,7 @@ class Training:
     init_params_: dict[str, Any]
     n_clusters_: int | None
     n_clusters_curve_: pd.DataFrame | None
+    cluster_names_: np.ndarray | None = None
     seed_: int
     gene_flavor: GeneFlavor
     gene_scaling: float
@@ -208,6 +209,12 @@ class Training:
         cluster = check_kwargs(
             cluster_plan_kwargs, CLUSTERING[values["clustering"]], "cluster_plan_kwargs", without=SET_BY_RUN
         )
+        if values["clustering"] != "distillation" and len(self.registration.types):
+            msg = (
+                f'Expected `clustering="distillation"` for a model with labels, found {clustering!r}, which knows none. '
+                "Pass `setup_anndata(..., labels_key=None)` to cluster without labels."
+            )
+            raise ValueError(msg)
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
         check_trainer(accelerator, devices, trainer_kwargs)
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
@@ -248,7 +255,7 @@ class Training:
                     patience=values["agreement_patience"],
                 )
                 run.place_centers(stage_plan)
-                self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
+                self._name_clusters(run)
                 run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
         if self.adata is not None:
             self._annotate_registered()
@@ -435,6 +442,13 @@ class Training:
             device = self.module.device
             self.module.decoder.fit_statistics(z.to(device), None if known is None else known.to(device))
 
+    def _name_clusters(self, run: Run) -> None:
+        """Take over the number of clusters of a run, and name them after the labelled types, if there are any."""
+        self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
+        types, k = self.registration.types, cast("int", run.n_clusters)
+        new = [f"{_keys.NEW} {i}" for i in range(k - len(types))]
+        self.cluster_names_ = np.array([*types, *new] if len(types) else [str(i) for i in range(k)], dtype=object)
+
     def _check_cells(self, datamodule: Any = None) -> int:
         """Require cells to train on that suit the model; give their number."""
         if datamodule is not None:
@@ -470,7 +484,8 @@ class Training:
                 raise ValueError(msg)
             size = library_sizes(found.counts) if found.size is None else found.size
             columns = genes.get_indexer(reference.selected)
-            return Cells(found.counts, size / reference.unit_size, columns, batch_index=found.batch_index)
+            own = {"batch_index": found.batch_index, "label_index": found.label_index}
+            return Cells(found.counts, size / reference.unit_size, columns, **own)
         features = fit_features(
             found.counts,
             size=found.size,
@@ -481,7 +496,8 @@ class Training:
             batch_index=found.batch_index,
         )
         columns = np.flatnonzero(features.mask)
-        cells = Cells(found.counts, features.size_factor, columns, batch_index=found.batch_index)
+        own = {"batch_index": found.batch_index, "label_index": found.label_index}
+        cells = Cells(found.counts, features.size_factor, columns, **own)
         moments, share, ratio = features.moments, None, None
         if cells.batch_index is not None:
             moments, share, ratio = fit_batches(

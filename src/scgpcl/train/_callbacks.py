@@ -113,6 +113,7 @@ class _Grouping(NamedTuple):
     labels: Tensor | None
     prototypes: list[Tensor]
     prototype_labels: list[Tensor]
+    named_prototypes: list[Tensor]
 
 
 class PrototypeUpdate(_AllCells):
@@ -169,6 +170,7 @@ class PrototypeUpdate(_AllCells):
         found = from_first(trainer, plan.module, lambda: self._group(plan, watch=watch))
         self._centers, self._labels = found.centers, found.labels
         plan.prototypes, plan.prototype_labels = found.prototypes, found.prototype_labels
+        plan.named_prototypes = found.named_prototypes
 
     def _group(self, plan: PretrainPlan, *, watch: bool) -> _Grouping:
         """Encode and cluster all cells; ``watch`` clusters them for the stopping rule too."""
@@ -176,22 +178,30 @@ class PrototypeUpdate(_AllCells):
         if plan.prototype_scope == "batch":
             seed = derived_seed(self.seed, plan.current_epoch)
             found = kmeans(z, self.n_clusters, n_init=PUBLISHED_KMEANS_INIT, seed=seed)
-            return _Grouping({}, found.labels, [], [])
+            return _Grouping({}, found.labels, [], [], [])
         centers = dict(self._centers)
         labels = self._cluster(z, self.n_clusters, centers) if watch else self._labels
-        if plan.lambda_prototype == 0:
-            return _Grouping(centers, labels, plan.prototypes, plan.prototype_labels)
-        own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
+        own: list[Tensor] = []
+        if plan.lambda_prototype > 0:
+            own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
+        groups, n_types = own, 0
+        if plan.known is not None and plan.lambda_label > 0:
+            n_types = int(plan.known.max()) + 1  # the unlabelled cells make a last group, which is left out below
+            groups = [*own, torch.where(plan.known < 0, n_types, plan.known).to(z.device)]
+        if not groups:
+            return _Grouping(centers, labels, [], [], [])
         # prototypes: mean projections of the cells of each group, at every granularity
-        totals = [z.new_zeros(int(group.max()) + 1, z.shape[1]) for group in own]
+        totals = [z.new_zeros(int(group.max()) + 1, z.shape[1]) for group in groups]
         with _evaluating(plan.module), torch.no_grad():
             for start in range(0, len(z), PROJECTED_ROWS):
                 part = slice(start, start + PROJECTED_ROWS)
                 rows = z[part].unsqueeze(1)
                 projected = normalize((plan.module.projection(rows) if plan.projection else rows)[:, 0], dim=1)
-                for group, total in zip(own, totals, strict=True):
+                for group, total in zip(groups, totals, strict=True):
                     add_rows(total, group[part], projected)
-        return _Grouping(centers, labels, [normalize(total, dim=1) for total in totals], own)
+        prototypes = [normalize(total, dim=1) for total in totals]
+        named = [each[:n_types] for each in prototypes[len(own) :]]
+        return _Grouping(centers, labels, prototypes[: len(own)], own, named)
 
     def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
         """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""

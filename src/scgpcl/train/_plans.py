@@ -173,6 +173,9 @@ class PretrainPlan(StagePlan):
         where they share a mini-batch; 0 for none.
     lambda_instance, lambda_prototype
         Weights of the contrastive losses; the reconstruction has weight 1.
+    lambda_label
+        Weight of the pull of labelled cells to the prototypes of their types, set once per epoch from all labelled cells;
+        acts only on a model that was set up with labels.
     prototypes
         ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``, pull both views. ``"batch"``, as
         published: k-means of the second view of the mini-batch at every step, whose centres pull the first view.
@@ -208,6 +211,7 @@ class PretrainPlan(StagePlan):
         n_neighbors: int = 15,
         lambda_instance: float = 1.0,
         lambda_prototype: float = 0.5,
+        lambda_label: float = 0.5,
         prototypes: PrototypeScope = "epoch",
         granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
         warmup_epochs: int = 3,
@@ -235,6 +239,7 @@ class PretrainPlan(StagePlan):
         self.n_neighbors = n_neighbors
         self.lambda_instance = lambda_instance
         self.lambda_prototype = lambda_prototype
+        self.lambda_label = lambda_label
         self.prototype_scope = prototypes
         self.n_clusters = n_clusters or UNKNOWN_CLUSTERS
         whole = math.floor if prototypes == "batch" else round
@@ -246,10 +251,14 @@ class PretrainPlan(StagePlan):
             self.idle += module.projection.parameters()
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
+        #: Prototypes of the types, in a list of their own, and the type of each cell or -1, int64, (n_cells,).
+        self.named_prototypes: list[Tensor] = []
+        self.known: Tensor | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the prototypes."""
-        checkpoint["prototypes"] = {"prototypes": self.prototypes, "prototype_labels": self.prototype_labels}
+        names = ("prototypes", "prototype_labels", *(("named_prototypes",) if self.named_prototypes else ()))
+        checkpoint["prototypes"] = {name: getattr(self, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the prototypes."""
@@ -282,6 +291,16 @@ class PretrainPlan(StagePlan):
             if prototypes:
                 parts[_keys.PROTOTYPE_LOSS] = prototype_loss(pulled, prototypes, labels, tau=self.tau)
                 total = total + self.lambda_prototype * parts[_keys.PROTOTYPE_LOSS]
+        if self.named_prototypes and self.known is not None:
+            code = self.known[batch.cell_index.cpu()].to(z.device)
+            own = code >= 0
+            # a sum over the mini-batch's labelled cells, so that the pull of a cell does not depend on how many it holds
+            share = own.float().mean() / (self.known >= 0).float().mean()
+            loss = (
+                prototype_loss(projected[own], self.named_prototypes, [code[own]], tau=self.tau) if own.any() else 0.0
+            )
+            parts[_keys.LABEL_LOSS] = share * torch.as_tensor(loss).to(z)
+            total = total + self.lambda_label * parts[_keys.LABEL_LOSS]
         if self.lambda_prototype > 0 and len(parts) == 1:
             total = total + 0.0 * projected.sum()  # DDP waits for a gradient of the projection also in the warm-up
         self.log_losses(batch, total, parts)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from scgpcl._random import cpu_generator, derived_seed
-from scgpcl.cluster import consensus, estimate_n_clusters, kmeans
+from scgpcl.cluster import Evidence, consensus, estimate_n_clusters, kmeans, named_support
 from scgpcl.data import halves, thinned
 from scgpcl.nn import fit_centers, fit_temperature, neighborhood, shrink_length
 from scgpcl.train._callbacks import (
@@ -132,6 +132,10 @@ class Run:
         self._checkpoint = checkpoint
         self._resumed = resumed
         self._identity = identity or {}
+        label_index = splitter.source.label_index
+        #: Type of each labelled cell, -1 for the others, (n_cells,), and the number of types; without labels ``None`` and 0.
+        self.known = None if label_index is None else torch.from_numpy(label_index)
+        self.n_types = 0 if self.known is None else int(self.known.max()) + 1
 
     def pretrain(
         self,
@@ -146,6 +150,7 @@ class Run:
             return
         if plan.n_neighbors > 0:
             plan.neighborhood = neighborhood(self._components(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
+        plan.known = self.known
         seed, k = derived_seed(self.seed, 20), min(plan.n_clusters, len(self.splitter.source))
         update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
         self.fit(plan, [update], max_epochs)
@@ -166,8 +171,7 @@ class Run:
     def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
         """Cluster from the placed centres, or resume, and order the clusters by size."""
         if max_epochs > 0 and isinstance(plan, DistillationPlan):
-            index = clustered_cells(len(self.splitter.source))
-            self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(index))
+            self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(self._clustered()))
         elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
         if max_epochs > 0 or self._resumed_at(plan) is not None:
@@ -184,7 +188,7 @@ class Run:
         self.module.temperature.fill_(1.0)
         generator = cpu_generator(READ_OUT_SEED, 26)
         q: list[list[torch.Tensor]] = [[], []]
-        for batch in self.splitter.batches(clustered_cells(len(self.splitter.source))):
+        for batch in self.splitter.batches(self._clustered()):
             for found, half in zip(q, halves(batch, generator), strict=True):
                 half = half.to(self.module.gene_mean.device)
                 found.append(self.module.assign_all(self.module.encode(half), half.size_factor))
@@ -225,7 +229,7 @@ class Run:
 
     def _take_clusters(self, n_clusters: int, curve: pd.DataFrame | None) -> None:
         self.n_clusters, self.curve = n_clusters, curve
-        if self.module.centers is None:
+        if self.module.centers is None or len(self.module.centers) != n_clusters:
             self.module.set_n_clusters(n_clusters)
 
     @torch.no_grad()
@@ -233,21 +237,22 @@ class Run:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
         z = encode_all(self.module, self.splitter)
         size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
-        index = clustered_cells(len(z))
+        index = self._clustered()
         cells = torch.from_numpy(index).to(z.device)
         if isinstance(plan, DistillationPlan):
             self._fit_depth(z[cells], index, plan.depth)
         else:
             self.module.depth.weight.zero_()
-        k, curve = self.n_clusters, self.curve
+        given, curve = self.n_clusters, self.curve
+        k = given
         if k is None:
             k, curve = estimate_n_clusters(self.module.depth(z, size_factor), seed=derived_seed(self.seed, 22))
             logger.info("Estimated %d clusters from the pre-trained latent space.", k)
-        self._take_clusters(k, curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
         self.module.temperature.fill_(1.0)
         if not isinstance(plan, DistillationPlan):
+            self._take_clusters(k, curve)
             seed = derived_seed(self.seed, 21)
             self.module.set_centers(
                 kmeans(shrink_length(z, plan.shrinkage), k, n_init=PUBLISHED_KMEANS_INIT, seed=seed).centers
@@ -256,12 +261,29 @@ class Run:
         trained = self.module.depth(z[cells], size_factor[cells])
         visible = shows_progress(self.where.trainer_kwargs)
         draws = shown(self._draws(trained, index), f"Consensus of {k} clusters", total=N_DRAWS + 2, visible=visible)
-        support = consensus(draws, k, seed=READ_OUT_SEED).to(z.device)
-        support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
+        if self.known is None:
+            support = consensus(draws, k, seed=READ_OUT_SEED).to(z.device)
+            support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
+        else:
+            kept = list(draws)
+            n_new = None if given is None else given - self.n_types
+            evidence = Evidence.of(kept, k, seed=READ_OUT_SEED)
+            named = named_support(evidence, kept[:2], self.known[index], self.n_types, k, n_new=n_new)
+            support, k = named.probability.to(z.device), self.n_types + named.n_new
+            logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self.n_types)
+        self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
         target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
         means = target.t() @ rows / target.sum(0).unsqueeze(1)
         return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows))
+
+    def _clustered(self) -> np.ndarray:
+        """Cells that are clustered and distilled from, with those labelled, ascending positions."""
+        index = clustered_cells(len(self.splitter.source))
+        if self.known is None:
+            return index
+        labelled = np.flatnonzero(self.known.numpy() >= 0)
+        return np.union1d(index, labelled[clustered_cells(len(labelled))])
 
     def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
         """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
@@ -322,9 +344,10 @@ class Run:
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
-        """Order the centres by the number of their cells, the largest first."""
+        """Order the centres by the number of their cells, the largest first; those of labelled types keep their places."""
         q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
+        sizes[: self.n_types] = len(z) + 1
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
         return centers.detach()

@@ -1,0 +1,106 @@
+"""Clusters with names: types of which some cells are labelled, and new groups of cells that fit none of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from scgpcl.nn import shrink_length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scgpcl.cluster._consensus import Evidence
+
+#: Weight of the partitions beside each space of unit vectors, and inverse strength of the ridge of the regression.
+PARTITION_WEIGHT = 3.0
+INVERSE_RIDGE = 1.0
+MAX_ITERATIONS = 500
+#: A group is new if its cells are together with the labelled cells of every type in less than this share of the partitions.
+MAX_CLAIM = 0.2
+#: How many more groups are tried where a new group may hide in that of a type.
+MORE_GROUPS = 10
+
+
+class NamedSupport(NamedTuple):
+    """Probability of each type and new group, float32 (n_cells, n_types + n_new), and the number of new groups."""
+
+    probability: Tensor
+    n_new: int
+
+
+def named_support(
+    evidence: Evidence, spaces: Sequence[Tensor], known: Tensor, n_types: int, n_groups: int, *, n_new: int | None
+) -> NamedSupport:
+    """Spread the labels of some cells over all, and find groups that no label reaches.
+
+    Multinomial regression on what is known of each cell without labels: its direction in some spaces, and its memberships in
+    many partitions. Few labels are thus spread along clusters, and many draw borders inside them. Groups of
+    the consensus of which no type has labelled cells enter with names of their own, each with the weight of a type.
+
+    Parameters
+    ----------
+    evidence
+        Partitions of the cells.
+    spaces
+        Vectors of the cells, each of shape (n_cells, n).
+    known
+        Type of each labelled cell, -1 for the others, int64, shape (n_cells,); every type has labelled cells.
+    n_types
+        Number of types.
+    n_groups
+        Number of groups in which new ones are looked for.
+    n_new
+        Number of new groups; ``None`` takes those that are hardly ever together with labelled cells.
+    """
+    member = evidence.memberships()
+    units = [shrink_length(z, 1.0).cpu().numpy() / z.shape[1] ** 0.5 for z in spaces]
+    x = np.hstack([*units, PARTITION_WEIGHT * member]).astype(np.float64)
+    code = known.cpu().numpy()
+    group, new = _new_groups(evidence, member, code, n_types, n_groups, n_new)
+    labelled = code >= 0
+    weight = labelled.astype(np.float64)
+    y = code.copy()
+    for rank, each in enumerate(new):
+        own = (group == each) & ~labelled
+        y[own] = n_types + rank
+        weight[own] = labelled.sum() / n_types / own.sum()
+    used = weight > 0
+    model = LogisticRegression(C=INVERSE_RIDGE, max_iter=MAX_ITERATIONS).fit(x[used], y[used], weight[used])
+    return NamedSupport(torch.from_numpy(model.predict_proba(x)).float(), len(new))
+
+
+def _new_groups(
+    evidence: Evidence, member: np.ndarray, code: np.ndarray, n_types: int, n_groups: int, n_new: int | None
+) -> tuple[np.ndarray, list[int]]:
+    """Group of each cell (n_cells,), and the new groups, the largest first."""
+    n_cells = len(code)
+    if n_new == 0:
+        return np.zeros(n_cells, dtype=np.int64), []
+    types = np.stack([member[code == each].mean(0) for each in range(n_types)])
+    least = max(2 - n_types, 0 if n_new is None else n_new)
+    first = max(n_groups, n_types) if n_new is None else n_types + n_new
+    last = min(first + (MORE_GROUPS if least else 1), max(first + 1, n_cells // 2))
+    best: tuple[float, np.ndarray, list[int]] | None = None
+    for k in range(first, last):
+        group = evidence.support(k).argmax(1).numpy()
+        size = np.bincount(group[code < 0], minlength=k)
+        mean = np.stack(
+            [member[group == each].mean(0) if size[each] else np.zeros_like(member[0]) for each in range(k)]
+        )
+        claim = np.where(size > 0, (mean @ types.T).max(1), np.inf)
+        order = np.argsort(claim, kind="stable")
+        chosen = [int(each) for each in order if claim[each] < MAX_CLAIM]
+        if n_new is not None or len(chosen) < least:
+            chosen = [int(each) for each in order[:least] if np.isfinite(claim[each])]
+        worst = float(claim[chosen].max(initial=0.0))
+        if best is None or len(chosen) > len(best[2]) or worst < best[0]:
+            best = worst, group, sorted(chosen, key=lambda each: (-size[each], each))
+        if len(chosen) >= least and worst < MAX_CLAIM:
+            break
+    assert best is not None
+    return best[1], best[2]

@@ -1,0 +1,147 @@
+"""Labels of some cells: named prototypes, new clusters, and wrong labels."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+import scgpcl
+from scgpcl import _keys
+from scgpcl.cluster._consensus import Evidence
+
+UNKNOWN = "Unknown"
+N_TYPES = 4
+SETUP = {"labels_key": "label"}
+
+
+@pytest.fixture
+def truth(draw_counts):
+    """Counts of four simulated types, with their names."""
+    x, groups = draw_counts(n_cells=300, n_genes=120, n_groups=N_TYPES, seed=3)
+    adata = ad.AnnData(x)
+    adata.obs["type"] = [f"type {group}" for group in groups]
+    return adata
+
+
+def labelled(truth, n_each, *, without=(), seed=0):
+    """A copy with the labels of at most ``n_each`` cells of each type."""
+    rng = np.random.default_rng(seed)
+    adata = ad.AnnData(truth.X.copy())
+    label = np.full(truth.n_obs, UNKNOWN, dtype=object)
+    for name in sorted(set(truth.obs["type"]) - set(without)):
+        chosen = rng.permutation(np.flatnonzero(truth.obs["type"] == name))[:n_each]
+        label[chosen] = name
+    adata.obs["label"] = label.astype(str)
+    return adata
+
+
+def accuracy(truth, adata, names):
+    """Share of the unlabelled cells that get their type."""
+    rest = (adata.obs["label"] == UNKNOWN).to_numpy()
+    return (truth.obs["type"].to_numpy() == names)[rest].mean()
+
+
+def test_three_labels_a_type_name_the_rest(truth, fit):
+    adata = labelled(truth, 3)
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    probability = model.predict(soft=True)
+    assert list(probability) == list(model.cluster_names_) == [f"type {i}" for i in range(N_TYPES)]
+    np.testing.assert_allclose(probability.sum(1), 1.0, atol=1e-5)
+    assert accuracy(truth, adata, model.predict()) > 0.95
+    assert set(adata.obs[_keys.CLUSTER].cat.categories) == set(probability)
+    new = ad.AnnData(truth.X[:20].copy())  # new cells need no labels
+    np.testing.assert_array_equal(model.predict(new), model.predict(indices=np.arange(20)))
+
+
+def test_a_type_without_labels_is_new(truth, fit):
+    adata = labelled(truth, 5, without=["type 2"])
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    assert list(model.cluster_names_) == ["type 0", "type 1", "type 3", "new 0"]
+    assert f1_score(truth.obs["type"] == "type 2", model.predict() == "new 0") > 0.95
+
+
+def test_the_number_of_new_clusters_is_found(truth, fit):
+    adata = labelled(truth, 5, without=["type 2"])
+    model = fit(adata, setup=SETUP, n_clusters=None)
+    assert list(model.cluster_names_) == ["type 0", "type 1", "type 3", "new 0"]
+    assert model.n_clusters_ == N_TYPES
+    assert f1_score(truth.obs["type"] == "type 2", model.predict() == "new 0") > 0.95
+
+
+def test_one_label_names_one_cluster(truth, fit, tmp_path):
+    adata = labelled(truth, 1, without=["type 1", "type 2", "type 3"])
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    assert list(model.cluster_names_) == ["type 0", "new 0", "new 1", "new 2"]
+    names = model.predict()
+    assert f1_score(truth.obs["type"] == "type 0", names == "type 0") > 0.95
+    assert scgpcl.metrics.ari(truth.obs["type"], names) > 0.9
+    model.save(tmp_path / "m", safe=True)
+    again = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
+    np.testing.assert_array_equal(again.predict(), names)
+    with pytest.raises(KeyError, match=r"`labels_key='label'` to be a column"):
+        scgpcl.SCGPCL.load(tmp_path / "m", ad.AnnData(truth.X), accelerator="cpu")
+
+
+def test_all_labels_and_wrong_ones(truth, fit):
+    adata = labelled(truth, truth.n_obs)
+    right = fit(adata, setup=SETUP, n_clusters=N_TYPES).predict()
+    flipped = adata.copy()
+    rng = np.random.default_rng(0)
+    wrong = rng.permutation(truth.n_obs)[: truth.n_obs // 20]
+    flipped.obs.iloc[wrong, 0] = [f"type {(int(name[-1]) + 1) % N_TYPES}" for name in flipped.obs["label"].iloc[wrong]]
+    names = fit(flipped, setup=SETUP, n_clusters=N_TYPES).predict()
+    true = truth.obs["type"].to_numpy()
+    assert (right == true).mean() > 0.97
+    assert (names == true).mean() > (right == true).mean() - 0.01
+
+
+def test_resumed_training_is_bit_identical(truth, fit, tmp_path):
+    adata, path = labelled(truth, 3), tmp_path / "run"
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    fit(labelled(truth, 3), setup=SETUP, n_clusters=N_TYPES, train={"checkpoint": path})
+    stopped = tmp_path / "stopped"
+
+    class Stop(Exception):
+        pass
+
+    import lightning.pytorch as pl
+
+    class Interrupt(pl.Callback):
+        def on_train_epoch_start(self, trainer, plan):
+            if plan.stage == 1 and trainer.current_epoch == 1:
+                raise Stop
+
+    kwargs = {"checkpoint": stopped, "callbacks": [Interrupt()]}
+    with pytest.raises(Stop):
+        fit(labelled(truth, 3), setup=SETUP, n_clusters=N_TYPES, train=kwargs)
+    resumed = fit(labelled(truth, 3), setup=SETUP, n_clusters=N_TYPES, train={"resume_from": stopped})
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+
+
+def test_bad_labels_are_refused(adata, fit, untouched):
+    def refused(error, match, *, n_clusters=3, train=None, **setup):
+        with untouched(adata), pytest.raises(error, match=match):
+            fit(adata, setup=setup, n_clusters=n_clusters, train=train)
+
+    refused(KeyError, "`labels_key='types'` to be a column", labels_key="types")
+    adata.obs["label"] = UNKNOWN
+    refused(ValueError, "at least one labelled cell", labels_key="label")
+    adata.obs["label"] = "B"
+    refused(ValueError, "two types or unlabelled cells in .* found 'B' in all 120", labels_key="label")
+    adata.obs["label"] = ["new 3", *[UNKNOWN] * (adata.n_obs - 1)]
+    refused(ValueError, "found 'new 3', which name", labels_key="label")
+    scgpcl.SCGPCL.setup_anndata(adata, labels_key="group")
+    with pytest.raises(ValueError, match=r"`n_clusters=2` for 3 types"):
+        scgpcl.SCGPCL(adata, 2)
+    with pytest.raises(ValueError, match="self_training"):
+        scgpcl.SCGPCL(adata, 3).train(clustering="self_training")
+
+
+def test_memberships_count_shared_partitions():
+    draws = [torch.randn(40, 5, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    evidence = Evidence.of(draws, 3, seed=0)
+    member = evidence.memberships()
+    together = [[np.mean([each[i] == each[j] for each in evidence.labels]) for i in range(40)] for j in range(40)]
+    np.testing.assert_allclose(member @ member.T, together, atol=1e-5)
