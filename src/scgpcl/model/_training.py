@@ -474,6 +474,7 @@ class Training:
         """Training cells; the first call fixes genes, feature moments and the start of the network."""
         genes = self.registered_genes
         found = training_counts(self.adata, self._datamodule, self.registration)
+        own: dict[str, Any] = {"batch_index": found.batch_index, "label_index": found.label_index}
         if self.gene_names_ is not None:
             reference = self._make_reference()
             if not genes.equals(reference.genes):
@@ -484,7 +485,6 @@ class Training:
                 raise ValueError(msg)
             size = library_sizes(found.counts) if found.size is None else found.size
             columns = genes.get_indexer(reference.selected)
-            own = {"batch_index": found.batch_index, "label_index": found.label_index}
             return Cells(found.counts, size / reference.unit_size, columns, **own)
         features = fit_features(
             found.counts,
@@ -496,7 +496,6 @@ class Training:
             batch_index=found.batch_index,
         )
         columns = np.flatnonzero(features.mask)
-        own = {"batch_index": found.batch_index, "label_index": found.label_index}
         cells = Cells(found.counts, features.size_factor, columns, **own)
         moments, share, ratio = features.moments, None, None
         if cells.batch_index is not None:
