@@ -34,12 +34,19 @@ __all__ = [
 
 __version__ = version("scgpcl")
 
-_HOMES = {"SCGPCL": "scgpcl.model", "SCGPCLModule": "scgpcl.module", "read": "scgpcl._read", "report": "scgpcl._report"}
+#: Where names live that are not modules of their own; the settings are those of scvi-tools, seed and verbosity included.
+_HOMES = {
+    "settings": "scvi",
+    "SCGPCL": "scgpcl.model",
+    "SCGPCLModule": "scgpcl.module",
+    "read": "scgpcl._read",
+    "report": "scgpcl._report",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that the command line answers at once."""
-    if name not in __all__:
+    if name not in __all__ and name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"{__name__}.{name}")
@@ -49,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Public names."""
-    return [*__all__, "__version__"]
+    return [*__all__, "settings", "__version__"]

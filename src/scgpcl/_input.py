@@ -48,6 +48,10 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     if x is None:
         msg = "Expected raw counts in `adata.X`, found None. Name the layer that holds the counts with `layer=`."
         raise ValueError(msg)
+    if type(x).__module__.split(".")[0] in ("cupy", "cupyx"):
+        move = "rapids_singlecell.get.anndata_to_CPU(adata, convert_all=True)"
+        msg = f"Expected {place} in the memory of the computer, found {type(x).__name__} on a GPU. Move it: `{move}`."
+        raise TypeError(msg)
     if isinstance(x, sp.sparray):
         msg = (
             f"Expected {place} to be a scipy sparse matrix or a numpy array, found {type(x).__name__}. "

@@ -99,6 +99,15 @@ def _n_top_genes(value: Any, shown: str) -> float | None:
     return None if value is None else number(2, whole=True)(value, shown)
 
 
+def _keep_genes(value: Any, shown: str) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Collection):
+        msg = f"Expected `{shown}` to be a list of names of genes, found {value!r}."
+        raise TypeError(msg)
+    return list(dict.fromkeys(str(name) for name in value))
+
+
 def _key_added(value: Any, shown: str) -> str:
     if not isinstance(value, str):
         msg = f"Expected `{shown}` to be text, found {value!r}."
@@ -115,6 +124,7 @@ RULES: dict[str, Rule] = {
     # the model
     "n_clusters": _n_clusters,
     "n_top_genes": _n_top_genes,
+    "keep_genes": _keep_genes,
     "gene_flavor": one_of("pearson_residuals", "seurat", "variance"),
     "gene_scaling": number(0.0, 1.0),
     "feature_total": either(None, number(1e-9)),

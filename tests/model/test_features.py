@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+import scgpcl
 from scgpcl.pp import N_AXES, _axes, principal_axes
 
 
@@ -59,3 +60,25 @@ def test_cells_that_are_all_alike_have_no_axes(adata, fit):
 def test_training_with_fewer_cells_than_axes(adata, fit, n_cells):
     small = adata[:n_cells].copy()
     assert fit(small).predict().shape == (n_cells,)
+
+
+def test_genes_that_must_stay_in_replace_the_last_of_the_others(adata):
+    scgpcl.SCGPCL.setup_anndata(adata)
+    train = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    sets = {}
+    for flavor in ("pearson_residuals", "seurat"):
+        for keep in (None, ["gene7", "gene3", "gene3"], [f"gene{i}" for i in range(30)]):
+            model = scgpcl.SCGPCL(adata, 3, n_top_genes=20, gene_flavor=flavor, keep_genes=keep, n_hidden=8, n_latent=4)
+            if keep is not None and len(keep) > 20:
+                assert model.module.n_genes == 30
+                continue
+            model.train(**train)
+            sets[flavor, keep is None] = set(model.selected_genes_)
+        free, kept = sets[flavor, True], sets[flavor, False]
+        assert len(kept) == 20
+        assert {"gene7", "gene3"} <= kept
+        assert kept - {"gene7", "gene3"} <= free
+    with pytest.raises(KeyError, match=r"'gone'.*Check the spelling"):
+        scgpcl.SCGPCL(adata, 3, keep_genes=["gene1", "gone"])
+    with pytest.raises(TypeError, match="a list of names"):
+        scgpcl.SCGPCL(adata, 3, keep_genes="gene1")

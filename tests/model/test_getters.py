@@ -236,7 +236,4 @@ def test_save_and_load(adata, model, tmp_path):
 
 def test_setup_can_be_viewed(model, capsys):
     model.view_anndata_setup()
-    repr(model)
-    printed = capsys.readouterr().out
-    assert "Setup via `SCGPCL.setup_anndata`" in printed
-    assert "40 of 60 genes" in printed
+    assert "Setup via `SCGPCL.setup_anndata`" in capsys.readouterr().out

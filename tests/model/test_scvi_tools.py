@@ -252,3 +252,37 @@ def test_registry_and_names_survive_loading(adata, model, tmp_path):
         alone.posterior_predictive_sample(query, n_samples=2).todense(),
         model.posterior_predictive_sample(n_samples=2).todense(),
     )
+
+
+def test_text_of_a_model_follows_its_training(adata, tmp_path):
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, n_top_genes=30, n_hidden=8, n_latent=4)
+    assert repr(model).startswith("SCGPCL model, not trained\n  genes: 30 of 60\n  clusters: to be estimated\n")
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert f"trained for 2 epochs\n  genes: 30 of 60\n  clusters: {model.n_clusters_} (estimated)" in repr(model)
+    model.save(tmp_path / "m")
+    assert repr(scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")) == repr(model)
+    assert f"{adata.n_obs} cells in" in adata.uns["scgpcl"]["summary"]
+    assert "obs['scgpcl_cluster']" in adata.uns["scgpcl"]["summary"]
+
+
+def test_no_completion_is_a_method_for_other_models(model):
+    assert "differential_abundance" not in dir(model)
+    assert {"train", "predict", "annotate", "save", "history"} <= set(dir(model))
+
+
+def test_settings_are_those_of_scvi_tools():
+    import scvi
+
+    assert scgpcl.settings is scvi.settings
+    assert "settings" in dir(scgpcl)
+
+
+def test_counts_on_a_gpu_are_refused_with_the_line_that_moves_them():
+    from types import SimpleNamespace
+
+    from scgpcl._input import counts_of
+
+    matrix = type("csr_matrix", (), {"__module__": "cupyx.scipy.sparse._csr"})()
+    with pytest.raises(TypeError, match=r"on a GPU.*rapids_singlecell\.get\.anndata_to_CPU\(adata"):
+        counts_of(SimpleNamespace(X=matrix, layers={}), None)

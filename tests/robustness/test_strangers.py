@@ -49,7 +49,7 @@ def hostile(cells, build):
     adata.obs["<i>type</i>"] = pd.Categorical([HOSTILE[i % 3] for i in range(adata.n_obs)])
     adata.obs["batch"] = pd.Categorical([HOSTILE[i % 2] for i in range(adata.n_obs)])
     build(adata, train={}, setup={"batch_key": "batch"})
-    adata.obsm["X_scgpcl_umap"] = adata.obsm["X_scgpcl"][:, :2].copy()  # so that none has to be made
+    adata.obsm["X_umap"] = adata.obsm["X_scgpcl"][:, :2].copy()  # so that none has to be made
     return adata
 
 

@@ -60,13 +60,18 @@ def annotate(
     # sizes keep their names as text keys, so that the table can be written to h5ad
     sizes = {str(name): int(count) for name, count in labels.value_counts().items()}
     in_model = adata.var_names.isin(selected)
+    summary = (
+        f"{adata.n_obs} cells in {len(sizes)} clusters: names in obs[{key.cluster!r}], probabilities in "
+        f"obsm[{key.probability!r}], the largest in obs[{key.confidence!r}], latent vectors in obsm[{key.latent!r}], the "
+        f"{len(selected)} genes in var[{key.selected!r}]"
+    )
     _write_all(
         (adata.obsm, key.latent, latent),
         (adata.obsm, key.probability, values),
         (adata.obs, key.cluster, labels),
         (adata.obs, key.confidence, values.max(1)),
         (adata.var, key.selected, in_model),
-        (adata.uns, key.uns, {"params": parameters, "cluster_sizes": sizes}),
+        (adata.uns, key.uns, {"summary": summary, "params": parameters, "cluster_sizes": sizes}),
     )
 
 

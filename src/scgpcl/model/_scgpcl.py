@@ -26,6 +26,7 @@ from scgpcl.module import SCGPCLModule
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -48,6 +49,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
         them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
+    keep_genes
+        Names of genes to use in any case, such as known markers. They take the places of the last of the genes that would
+        be chosen.
     gene_flavor
         ``"pearson_residuals"``: variance of Pearson residuals (Lause et al. 2021). ``"seurat"``: normalised dispersion.
         Both as in scanpy. ``"variance"``: variance of the raw counts, as published.
@@ -120,6 +124,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         n_clusters: int | None = None,
         *,
         n_top_genes: float | None = 2000,
+        keep_genes: Sequence[str] | None = None,
         gene_flavor: Literal["pearson_residuals", "seurat", "variance"] = "pearson_residuals",
         gene_scaling: float = 0.75,
         feature_total: float | None = 2000.0,
@@ -141,6 +146,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         values = check(
             n_clusters=n_clusters,
             n_top_genes=n_top_genes,
+            keep_genes=keep_genes,
             gene_flavor=gene_flavor,
             gene_scaling=gene_scaling,
             feature_total=feature_total,
@@ -172,6 +178,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
             )
             raise ValueError(msg)
         self.n_clusters_curve_ = None
+        self.keep_genes = self._checked_genes(values["keep_genes"])
         self.gene_flavor = values["gene_flavor"]
         self.gene_scaling = values["gene_scaling"]
         self.feature_total = values["feature_total"]
@@ -183,7 +190,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         self.gene_shares_ = None
         with held(), seeded(self.seed_):
             self.module = SCGPCLModule(
-                _n_selected(values["n_top_genes"], n_vars),
+                max(_n_selected(values["n_top_genes"], n_vars), len(self.keep_genes or ())),
                 self.n_clusters_,
                 n_hidden=values["n_hidden"],
                 n_latent=values["n_latent"],
@@ -191,11 +198,44 @@ class SCGPCL(Training, Getters, BaseModelClass):
                 use_graph=values["use_graph"],
                 n_batch=n_batch if n_batch > 1 else 0,
             )
-        self._model_summary_string = (
-            f"SCGPCL model with {self.module.n_genes} of {n_vars} genes, n_clusters: {n_clusters or 'estimated'}, "
-            f"n_hidden: {n_hidden}, n_latent: {n_latent}, dispersion: {dispersion}"
-        )
         self.init_params_ = self._get_init_params({**locals(), **values, "seed": seed})
+
+    def _checked_genes(self, names: list[str] | None) -> list[str] | None:
+        missing = [] if names is None else [name for name in names if name not in self.registered_genes]
+        if missing:
+            msg = (
+                f"Expected registered genes in `keep_genes`, found {_input.listed(missing)} not in `adata.var_names`. "
+                "Check the spelling, or leave them out."
+            )
+            raise KeyError(msg)
+        return names
+
+    @property
+    def summary_string(self) -> str:
+        """What the model is, and how far its training has come."""
+        params = self.init_params_["non_kwargs"]
+        asked = params.get("n_clusters")
+        number = str(self.n_clusters_ or "to be estimated")
+        if asked is None and self.n_clusters_ is not None:
+            number += " (estimated)"
+        trained = "not trained"
+        if self.is_trained_:
+            n_epochs = len(self.history_[_keys.STAGE]) if self.history_ and _keys.STAGE in self.history_ else 0
+            trained = f"trained for {n_epochs} epochs"
+        return (
+            f"SCGPCL model, {trained}\n"
+            f"  genes: {self.module.n_genes} of {self.summary_stats.n_vars}\n"
+            f"  clusters: {number}\n"
+            f"  n_hidden: {params['n_hidden']}, n_latent: {params['n_latent']}, dispersion: {params['dispersion']}, "
+            f"seed: {self.seed_}"
+        )
+
+    def __repr__(self) -> str:
+        return self.summary_string
+
+    def __dir__(self) -> list[str]:
+        # scvi-tools has methods for every model that only models with variational posteriors can run
+        return [name for name in super().__dir__() if name != "differential_abundance"]
 
     @classmethod
     @setup_anndata_dsp.dedent

@@ -74,6 +74,7 @@ class Training:
     gene_flavor: GeneFlavor
     gene_scaling: float
     feature_total: float | None
+    keep_genes: list[str] | None
     start: Literal["pca", "random"]
     train_indices: Any
     validation_indices: Any
@@ -493,6 +494,7 @@ class Training:
             flavor=self.gene_flavor,
             gene_scaling=self.gene_scaling,
             feature_total=self.feature_total,
+            keep=None if self.keep_genes is None else genes.isin(self.keep_genes),
             batch_index=found.batch_index,
         )
         columns = np.flatnonzero(features.mask)

@@ -66,6 +66,7 @@ def fit_features(
     flavor: GeneFlavor,
     gene_scaling: float,
     feature_total: float | None = None,
+    keep: np.ndarray | None = None,
     batch_index: np.ndarray | None = None,
 ) -> Features:
     """Choose genes and measure their features.
@@ -82,6 +83,8 @@ def fit_features(
         See :func:`select_genes`.
     gene_scaling, feature_total
         See :class:`scgpcl.SCGPCL`.
+    keep
+        Mask of genes to choose in any case, at most ``n_genes``, shape (n_vars,).
     batch_index
         Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by their variation within batches.
     """
@@ -95,9 +98,10 @@ def fit_features(
     mask = np.ones(x.shape[1], dtype=bool)
     if n_genes < len(mask):
         if flavor == "pearson_residuals":
-            mask = _top(pearson_residual_variance(x, library, statistics.totals, batch_index), n_genes)
+            score = pearson_residual_variance(x, library, statistics.totals, batch_index)
         else:
-            mask = select_genes(statistics, n_genes, flavor=flavor, scale=SELECTION_TOTAL / typical)
+            score = _variability(statistics, flavor, SELECTION_TOTAL / typical)
+        mask = _top(score if keep is None else np.where(keep, np.inf, score), n_genes)
         logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(mask), flavor)
     std = statistics.log_std[mask]
     std = np.where(std > 0, std, 1.0)
@@ -220,11 +224,14 @@ def select_genes(
     -------
     Mask of shape (n_genes,) with ``n_top_genes`` true entries; ties go to the earlier gene.
     """
+    return _top(_variability(statistics, flavor, scale), n_top_genes)
+
+
+def _variability(statistics: GeneStatistics, flavor: str, scale: float) -> np.ndarray:
+    """Score of every gene by ``flavor``, see :func:`select_genes`, shape (n_genes,)."""
     if flavor == "seurat":
-        score = seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
-    else:
-        score = statistics.raw_var
-    return _top(score, n_top_genes)
+        return seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
+    return statistics.raw_var
 
 
 def _top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
