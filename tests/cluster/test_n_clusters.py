@@ -23,7 +23,7 @@ def test_finds_the_number_of_separate_blobs(k, power):
 
 
 def test_finds_small_groups_beside_large_ones():
-    assert estimate_n_clusters(blobs(4, sizes=[400, 120, 40, 15])).n_clusters == 4
+    assert estimate_n_clusters(blobs(4, sizes=[400, 120, 40, 15]), k_range=(2, 12)).n_clusters == 4
 
 
 def test_one_blob_does_not_fail_and_is_announced():
@@ -90,10 +90,10 @@ def test_same_seed_same_curve_and_global_state_stays():
     x = blobs(6, std=3.0)
     random.seed(0)
     states = (random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state())  # noqa: NPY002
-    one, two = estimate_n_clusters(x, seed=3), estimate_n_clusters(torch.from_numpy(x), seed=3)
+    one, two = (estimate_n_clusters(rows, seed=3, k_range=(2, 12)) for rows in (x, torch.from_numpy(x)))
     pd.testing.assert_frame_equal(one.curve, two.curve)
     assert one.n_clusters == two.n_clusters
-    assert not one.curve.equals(estimate_n_clusters(x, seed=4).curve)
+    assert not one.curve.equals(estimate_n_clusters(x, seed=4, k_range=(2, 12)).curve)
     assert random.getstate() == states[0]
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), states[2])
@@ -103,8 +103,8 @@ def test_order_of_the_cells_and_scale_do_not_matter():
     x = blobs(6)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(x))
-        assert estimate_n_clusters(x[order]).n_clusters == 6
-    assert estimate_n_clusters(100.0 * x).n_clusters == 6
+        assert estimate_n_clusters(x[order], k_range=(2, 12)).n_clusters == 6
+    assert estimate_n_clusters(100.0 * x, k_range=(2, 12)).n_clusters == 6
 
 
 def test_more_cells_than_it_looks_at_are_sampled(monkeypatch):

@@ -12,24 +12,25 @@ def clustered():
     adata = scgpcl.datasets.pbmc3k()
     scgpcl.SCGPCL.setup_anndata(adata, layer="counts")
     model = scgpcl.SCGPCL(adata, n_clusters=9)
-    model.train(accelerator="cpu", enable_progress_bar=False)
+    model.train(pretrain_max_epochs=8, cluster_max_epochs=5, accelerator="cpu", enable_progress_bar=False)
     return adata, model
 
 
 # scanpy calls set_bad on colour maps, and since 1.12 advises on the dendrogram of all genes
 @pytest.mark.filterwarnings(
-    "ignore:The set_bad function will be deprecated", "ignore:You.re trying to run this on 13714"
+    "ignore:The set_bad function will be deprecated", "ignore:You.re trying to run this on 2000"
 )
 def test_neighbors_umap_markers_and_plots(clustered):
     adata, _ = clustered
     adata = adata.copy()
     sc.pp.neighbors(adata, use_rep="X_scgpcl")
-    sc.tl.umap(adata)
+    sc.tl.umap(adata, maxiter=20)
     assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
     sc.pl.umap(adata, color="scgpcl_cluster", show=False)
     assert len(adata.uns["scgpcl_cluster_colors"]) == 9
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
+    adata = adata[:, adata.var["scgpcl_selected"]].copy()
     sc.tl.rank_genes_groups(adata, "scgpcl_cluster", method="wilcoxon")
     sc.pl.rank_genes_groups_dotplot(adata, n_genes=3, show=False)
     markers = sc.get.rank_genes_groups_df(adata, None)

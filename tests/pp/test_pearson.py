@@ -42,7 +42,7 @@ def residuals(x, theta=100.0):
 
 
 def test_equals_scanpy_on_pbmc3k():
-    x = scgpcl.datasets.pbmc3k().layers["counts"]
+    x = scgpcl.datasets.pbmc3k().layers["counts"][:500]
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6)
 
 
