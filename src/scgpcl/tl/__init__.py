@@ -1,6 +1,7 @@
 """Tools for clusters: marker genes and names. Leaves ``X``, ``raw`` and ``layers`` as they are."""
 
+from scgpcl.tl._annotation import apply_annotation
 from scgpcl.tl._names import name_clusters
 from scgpcl.tl._ranking import rank_markers, top_markers
 
-__all__ = ["name_clusters", "rank_markers", "top_markers"]
+__all__ = ["apply_annotation", "name_clusters", "rank_markers", "top_markers"]
