@@ -81,6 +81,13 @@ def several(rule: Rule, example: str) -> Rule:
     return check_each
 
 
+def _title(value: Any, shown: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        msg = f"Expected `{shown}` to be text or None, found {value!r}."
+        raise TypeError(msg)
+    return value
+
+
 def _n_clusters(value: Any, shown: str) -> int | None:
     if value is None:
         return None
@@ -181,6 +188,9 @@ RULES: dict[str, Rule] = {
     "n_samples": number(1, whole=True),
     "key_added": _key_added,
     "safe": flag,
+    # the report
+    "title": _title,
+    "doublets": flag,
     # the number of clusters
     "threshold": number(1e-9, 1.0),
     "power": number(0.0, 1.0),

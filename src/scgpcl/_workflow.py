@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scgpcl import _keys, datasets, metrics, presets, tl
 from scgpcl._files import (
@@ -18,7 +18,7 @@ from scgpcl._files import (
 from scgpcl._input import counts_of
 from scgpcl._read import read_files
 from scgpcl._report import _describe
-from scgpcl._report._page import write_page
+from scgpcl._report._page import title_of, write_page
 from scgpcl.model import SCGPCL
 from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
@@ -98,13 +98,13 @@ def cluster_file(
     files = [output_path]
     if figures is None and report is None:
         return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})
-    columns: dict[str, str | None] = {"layer": layer, "batch_key": batch_key, "label_key": None}
+    columns: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "label_key": None}
     table, markers, pictures = _described(adata, model, **columns, seed=seed)
     if figures is not None:
         figures.mkdir(exist_ok=True)
         files += _describe.write_folder(pictures, table, figures)
     if report is not None:
-        title = input_paths[0].stem
+        title = title_of(adata, input_paths[0].stem)
         page = write_page(
             adata, model, report, _keys.CLUSTER, **columns, title=title, markers=markers, pictures=pictures
         )
@@ -160,7 +160,7 @@ def _described(
     markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
     genes = {} if markers is None else tl.top_markers(markers, skip_mt_ribo=True)
     table = _describe.cluster_table(adata, _keys.CLUSTER, label_key, genes=genes)
-    columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
+    columns: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
     logger.info("Drawing figures.")
     pictures = _describe.figures(adata, model, _keys.CLUSTER, **columns, markers=markers, seed=seed)
     return table, markers, pictures

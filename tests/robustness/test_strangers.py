@@ -62,7 +62,7 @@ def test_hostile_names_do_not_break_the_report(hostile, cells, build, tmp_path):
     page = Tags()
     text = path.read_text(encoding="utf-8")
     page.feed(text)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 3  # the data and two scripts of the page's own
     assert "i" not in page.tags
     assert "b" not in page.tags
     assert not [name for name in page.attributes if name.startswith("on")]

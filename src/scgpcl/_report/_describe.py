@@ -12,9 +12,10 @@ from scgpcl import _keys, metrics, pl, tl
 from scgpcl._files import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
+    import numpy as np
     from matplotlib.axes import Axes
 
     from scgpcl.model import SCGPCL
@@ -71,13 +72,20 @@ def figures(
     label_key: str | None,
     markers: pd.DataFrame | None,
     seed: int,
+    names: Collection[str] = FIGURES,
+    positions: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """PNG files by name, a subset of ``FIGURES``; ``adata`` and the user's matplotlib state are not changed."""
+    """PNG files of those of ``names`` that apply; ``adata`` and the user's matplotlib state are not changed.
+
+    ``positions`` (n_cells, 2) are those of the map, if it has been made already.
+    """
     import matplotlib.pyplot as plt
 
     wanted = [name for name in (key, batch_key, label_key, _keys.CONFIDENCE) if name is not None]
     columns = [name for name in dict.fromkeys(wanted) if name in adata.obs]
-    cells = _drawn_part(adata, columns)
+    cells = drawn_part(adata, columns)
+    if positions is not None:
+        cells.obsm[_keys.UMAP] = positions
     draw: dict[str, Callable[[], Axes]] = {}
     if cells.n_obs > 2:  # a map needs three cells
         draw["umap"] = lambda: pl.latent(cells, key, seed=seed)
@@ -94,10 +102,10 @@ def figures(
         draw["history"] = lambda: pl.history(model)[0]
     # the user's own style may be meant for dark slides
     with plt.style.context("default"), plt.ioff():
-        return {name: _png(one()) for name, one in draw.items()}
+        return {name: _png(one()) for name, one in draw.items() if name in names}
 
 
-def _drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
+def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
     """A new AnnData with what the maps read, so that storing a map leaves the user's AnnData unchanged."""
     place = _keys.UMAP
     uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}

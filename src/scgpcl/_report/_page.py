@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,26 +17,29 @@ from matplotlib.colors import to_hex
 from scgpcl import _files, _keys
 from scgpcl import _input as _checks
 from scgpcl._report import _describe
+from scgpcl._report._explorer import N_MARKERS, check_genes, check_levels, explorer
+from scgpcl._rules import check
 from scgpcl.data import row_blocks
+from scgpcl.pl._map import latent_map
 from scgpcl.pl._style import categories_of, colors_of
 from scgpcl.pp import library_sizes
 from scgpcl.tl import top_markers
 from scgpcl.tl._ranking import check_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
 
     from scgpcl.model import SCGPCL
 
-#: Marker genes per cluster in the table.
-N_MARKERS = 8
 #: Characters of a name on the page.
 MAX_LENGTH = 80
 #: Packages whose versions are listed.
 SOFTWARE = ("scgpcl", "scvi-tools", "scanpy", "anndata", "torch", "numpy")
+#: Figures on the page; the explorer stands for the other maps.
+ON_PAGE = ("umap", "comparison", "markers", "history")
 #: CSS pixels per inch.
 CSS_DPI = 96
 
@@ -61,15 +66,20 @@ def report(
     *,
     key: str = _keys.CLUSTER,
     label_key: str | None = None,
-    title: str = "Clusters of cells",
+    title: str | None = None,
     markers: pd.DataFrame | None = None,
+    levels: pd.DataFrame | None = None,
+    genes: Iterable[str] | None = None,
+    doublets: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write a self-contained HTML page about a clustering, which any browser opens and prints.
+    """Write one HTML page about a clustering, to explore and to annotate it in any browser.
 
-    The page summarises the data and shows maps of the cells by cluster, batch and confidence, a table of the clusters with
-    their top marker genes, a dot plot, the training curves, the settings, and what to cite. Figures are embedded; the page
-    contains no scripts and makes no network requests.
+    On the page one moves through a map of the cells (of more than 200,000, a random part), coloured by cluster, batch,
+    confidence, depth or a marker gene; sees the marker genes, the neighbours and the quality of each cluster; and renames,
+    merges and comments clusters. The page saves these annotations as a small file for :func:`scgpcl.tl.apply_annotation`.
+    It also has a dot plot, the training curves, the settings, a text for the methods section, and what to cite. It is a single
+    file, makes no network requests, and prints.
 
     Parameters
     ----------
@@ -85,11 +95,19 @@ def report(
     label_key
         Column of ``adata.obs`` with published types to compare the clusters with.
     title
-        Heading of the page.
+        Heading of the page; ``None`` takes ``adata.uns["title"]``, or the name of the file of a backed ``adata``.
     markers
         Result of :func:`scgpcl.tl.rank_markers`; ``None`` ranks all genes with the Wilcoxon rank-sum test.
+    levels
+        Nested labels of the cells, one column per level and the cells as index, for example of a tree of clusters. The page
+        gets a slider over them and the clusters, and ranks the marker genes of each level with a t-test.
+    genes
+        Genes to colour the map by, besides the marker genes.
+    doublets
+        Score doublets with :func:`scanpy.pp.scrublet`, each batch by itself. A column ``"doublet_score"`` of ``adata.obs``
+        is shown in any case.
     seed
-        Seed of the map.
+        Seed of the map and of what is drawn at random.
 
     Returns
     -------
@@ -104,7 +122,8 @@ def report(
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the path cannot be written to, or the seed is out of range.
+        If the path cannot be written to, the levels are not nested or of other cells, a gene is unknown, or the seed is out
+        of range.
 
     Examples
     --------
@@ -115,6 +134,7 @@ def report(
     _files.check_report_path(path)
     _checks.check_is_adata(adata)
     _checks.check_seed(seed)
+    check(title=title, doublets=doublets)
     if markers is not None:
         check_table(markers)
     if not hasattr(model, "is_trained_"):
@@ -137,11 +157,30 @@ def report(
     batch_key = model.registry["setup_args"].get("batch_key")
     if batch_key not in adata.obs:
         batch_key = None
+    check_levels(levels, adata)
+    genes = check_genes(genes, adata)
     if markers is None:
         markers = _describe.rank(adata, key, layer=layer)
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
-    pictures = _describe.figures(adata, model, key, **columns, markers=markers, seed=seed)
-    return write_page(adata, model, path, key, **columns, title=title, markers=markers, pictures=pictures)
+    positions = _positions(adata, seed)
+    pictures = _describe.figures(
+        adata, model, key, **columns, markers=markers, seed=seed, names=ON_PAGE, positions=positions
+    )
+    return write_page(
+        adata,
+        model,
+        path,
+        key,
+        **columns,
+        title=title,
+        markers=markers,
+        pictures=pictures,
+        levels=levels,
+        genes=genes,
+        doublets=doublets,
+        seed=seed,
+        positions=positions,
+    )
 
 
 def write_page(
@@ -153,29 +192,84 @@ def write_page(
     layer: str | None,
     batch_key: str | None,
     label_key: str | None,
-    title: str,
+    title: str | None,
     markers: pd.DataFrame | None,
     pictures: Mapping[str, bytes],
+    levels: pd.DataFrame | None = None,
+    genes: Sequence[str] = (),
+    doublets: bool = False,
+    seed: int = 0,
+    positions: np.ndarray | None = None,
 ) -> Path:
-    """Write the page with figures that have been drawn already; arguments as in :func:`report`."""
+    """Write the page with figures and a map that have been made already; other arguments as in :func:`report`."""
+    columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
+    positions = _positions(adata, seed) if positions is None else positions
+    data = explorer(
+        adata,
+        model,
+        key,
+        positions=positions,
+        **columns,
+        markers=markers,
+        levels=levels,
+        genes=genes,
+        doublets=doublets,
+        seed=seed,
+    )
+    scripts = [_source("vendor/regl-scatterplot.min.js"), _source("explorer.js")]
     page = {
-        "title": title,
+        "title": title_of(adata) if title is None else title,
         "date": datetime.now(UTC).strftime("%d %B %Y"),
         "facts": _facts(adata, model, key, layer=layer, batch_key=batch_key),
         "clusters": _cluster_rows(adata, key, label_key, markers=markers),
+        "confident": _keys.CONFIDENCE in adata.obs,
         "label_key": label_key,
-        "figures": {name: _picture(file) for name, file in pictures.items()},
+        "figures": {name: _picture(pictures[name]) for name in ON_PAGE if name in pictures},
         "settings": _settings(model),
         "software": [*((name, version(name)) for name in SOFTWARE), ("Python", platform.python_version())],
         "methods": _methods(adata, model, key),
         "references": _references(),
+        "style": _source("report.css"),
+        "explorer": _json(data),
+        "scripts": scripts,
+        "digests": [_digest(script) for script in scripts],
+        "licences": _source("vendor/LICENSES.txt"),
     }
-    template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     # names of clusters and genes are untrusted: everything is escaped, and an undefined name is an error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["short"] = _short
-    _files.write_text(environment.from_string(template).render(page), path)
+    _files.write_text(environment.from_string(_source("report.html")).render(page), path)
     return path
+
+
+def _positions(adata: AnnData, seed: int) -> np.ndarray | None:
+    """Positions of the cells on the map, (n_cells, 2); ``adata`` is not changed."""
+    if adata.n_obs < 3:
+        return None
+    return latent_map(_describe.drawn_part(adata, []), use_rep=_keys.LATENT, method="umap", seed=seed)
+
+
+def title_of(adata: AnnData, default: str = "Clusters of cells") -> str:
+    """Title that the data bring along, or the name of their file, or ``default``."""
+    own = adata.uns.get("title")
+    if isinstance(own, str) and own.strip():
+        return own
+    return Path(adata.filename).stem if adata.isbacked else default
+
+
+def _source(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _json(data: object) -> str:
+    """JSON that ends no script and begins no comment, whatever the names in it."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _digest(script: str) -> str:
+    """Digest by which the page's policy allows one script, and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _short(name: object) -> str:
@@ -244,7 +338,6 @@ def _cluster_rows(
 def _settings(model: SCGPCL) -> list[tuple[str, str]]:
     """Name and value of each setting of the model, and the number of epochs."""
     setup = model.registry["setup_args"]
-    stage = model.history_[_keys.STAGE].iloc[:, 0] if _keys.STAGE in model.history_ else None
     named = {
         "counts": f"layer {setup['layer']!r}" if setup.get("layer") else "X",
         "batch_key": setup.get("batch_key"),
@@ -252,22 +345,70 @@ def _settings(model: SCGPCL) -> list[tuple[str, str]]:
         "n_clusters": f"{model.n_clusters_} ({'given' if _n_clusters_given(model) else 'estimated'})",
         "seed": model.seed_,
     }
-    if stage is not None:
-        named["epochs of pre-training"] = int((stage == 1).sum())
-        named["epochs of clustering"] = int((stage == 2).sum())
+    epochs = _epochs(model)
+    named |= {"epochs of pre-training": epochs[1], "epochs of clustering": epochs[2]}
     return [(name, "none" if value is None else str(value)) for name, value in named.items()]
 
 
 def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
-    """Text for the methods section of an article."""
-    n_clusters = categories_of(adata, key).nunique()
-    chosen = "a given" if _n_clusters_given(model) else "an estimated"
-    return (
-        f"Counts of {adata.n_obs:,} cells were clustered with scgpcl {version('scgpcl')} (Lee et al. 2023; scvi-tools "
-        f"{version('scvi-tools')}) on {model.module.n_genes:,} genes with {chosen} number of {model.n_clusters_} "
-        f"clusters, of which {n_clusters} contain cells, and random seed {model.seed_}. Marker genes were ranked with "
-        f"scanpy {version('scanpy')} on log-normalised counts of all genes."
+    """Text for the methods section of an article: what this model did."""
+    settings = model.init_params_["non_kwargs"]
+    epochs = _epochs(model)
+    n_found = categories_of(adata, key).nunique()
+    genes = f"all {model.module.n_genes:,} genes"
+    if model.module.n_genes < adata.n_vars:
+        chosen = {
+            "pearson_residuals": "with the largest variance of Pearson residuals (Lause et al. 2021)",
+            "seurat": "with the largest normalised dispersion",
+            "variance": "with the largest variance of counts",
+        }
+        genes = f"the {model.module.n_genes:,} genes {chosen[settings['gene_flavor']]}"
+    batches = " and corrects for batches" if model.registry["setup_args"].get("batch_key") else ""
+    number = f"{model.n_clusters_} clusters ({'a given' if _n_clusters_given(model) else 'an estimated'} number)"
+    sentences = [
+        f"Counts of {adata.n_obs:,} cells were clustered with scgpcl {version('scgpcl')}, a development of the method of Lee et "
+        f"al. (2023), in scvi-tools {version('scvi-tools')}, with random seed {model.seed_}.",
+        f"The model uses {genes}{batches}.",
+    ]
+    if epochs[1]:
+        sentences.append(
+            f"Its encoder, which exchanges messages between cells and genes, was pre-trained for {_counted(epochs[1])}: random "
+            "views of a cell are contrasted with those of other cells and with prototypes of groups of cells, and counts are "
+            "reconstructed with a zero-inflated negative binomial distribution."
+        )
+    # only the second stage by distillation calibrates the confidence
+    if float(model.module.temperature) != 1.0:
+        sentences += [
+            f"Cells were divided into {number} by the consensus of k-means and Leiden partitions of the latent vectors and of "
+            "principal components, of all counts and of random parts of them.",
+            f"The assignment of cells to clusters was then distilled for {_counted(epochs[2])}, so that cells with a random part of "
+            "their molecules are assigned like whole cells, on latent vectors corrected for sequencing depth.",
+            "The confidence was calibrated such that one half of a cell's molecules predicts the cluster of the other half.",
+        ]
+    else:
+        sentences.append(
+            f"Cells were divided into {number} by k-means on the latent vectors, refined by {_counted(epochs[2])} of self-training "
+            "on the model's own sharpened assignments."
+        )
+    if n_found != model.n_clusters_:
+        sentences.append(f"The cells of this page are in {n_found} clusters.")
+    sentences.append(
+        f"Marker genes were ranked with scanpy {version('scanpy')} on log-normalised counts of all genes, each cluster against all "
+        "other cells."
     )
+    return " ".join(sentences)
+
+
+def _counted(n_epochs: int) -> str:
+    return f"{n_epochs} epoch{'' if n_epochs == 1 else 's'}"
+
+
+def _epochs(model: SCGPCL) -> dict[int, int]:
+    """Epochs of pre-training (1) and of clustering (2)."""
+    if _keys.STAGE not in model.history_:
+        return {1: 0, 2: 0}
+    stage = model.history_[_keys.STAGE].iloc[:, 0]
+    return {number: int((stage == number).sum()) for number in (1, 2)}
 
 
 def _references() -> list[Reference]:
@@ -278,6 +419,12 @@ def _references() -> list[Reference]:
             "Lee J, Kim S, Hyun D, Lee N, Kim Y, Park C. Deep single-cell RNA-seq data clustering with graph prototypical "
             "contrastive learning. Bioinformatics 39(6), btad342, 2023.",
             "https://doi.org/10.1093/bioinformatics/btad342",
+        ),
+        Reference(
+            "The choice of genes",
+            "Lause J, Berens P, Kobak D. Analytic Pearson residuals for normalization of single-cell RNA-seq UMI data. "
+            "Genome Biology 22, 258, 2021.",
+            "https://doi.org/10.1186/s13059-021-02451-7",
         ),
         Reference(
             "This software",

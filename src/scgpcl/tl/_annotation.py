@@ -135,7 +135,7 @@ def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
     for number, group in enumerate(groups, 1):
         fault = None
         group = group if isinstance(group, dict) else {}
-        members = group.get("members")
+        members: Any = group.get("members")
         if not isinstance(group.get("name"), str) or not group["name"].strip():
             fault = f"the name {group.get('name')!r}"
         elif not isinstance(group.get("comment", ""), str):
