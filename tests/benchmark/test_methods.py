@@ -52,6 +52,17 @@ def test_each_recovers_easy_types(method, make_set, name):
     assert metrics.ari(adata.obs["cell_type"], labels) > 0.8
 
 
+def test_the_published_share_of_genes_is_not_taken_twice(monkeypatch):
+    from scgpcl import presets
+    from scgpcl.benchmark.methods import scgpcl_paper
+
+    monkeypatch.setattr(scgpcl_paper, "fit", lambda adata, n_clusters, preset, **more: preset)
+    for n_genes, wanted in ((2000, None), (2001, 0.2)):
+        preset = scgpcl_paper.scgpcl_paper(ad.AnnData(np.ones((3, n_genes))), 2, seed=0, batch_key=None)
+        assert preset["model"] == {**presets.PAPER["model"], "n_top_genes": wanted}
+        assert preset["train"] == presets.PAPER["train"]
+
+
 @SCANPY_AND_SCVI
 def test_components_are_those_of_scanpy(make_set):
     """Up to sign; the two that tell three types apart, for the others are noise of nearly equal variance."""
