@@ -74,6 +74,11 @@ class Evidence(NamedTuple):
         labels = torch.stack([each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)])
         generator = torch.Generator().manual_seed(seed)
         linked = torch.randperm(labels.shape[1], generator=generator)[:MAX_LINKED].sort().values
+        return cls.from_partitions(labels, linked)
+
+    @classmethod
+    def from_partitions(cls, labels: Tensor, linked: Tensor) -> Evidence:
+        """Link some cells, ascending positions (n_linked,), by partitions (n_partitions, n_cells)."""
         return cls(labels, linked, _distances(labels[:, linked]))
 
     def support(self, n_clusters: int) -> Tensor:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 PARTITION_WEIGHT = 3.0
 INVERSE_RIDGE = 1.0
 MAX_ITERATIONS = 500
+#: Mean largest support that is learnt, and powers of the probabilities that are searched, as logarithms.
+CONFIDENCE = 0.95
+LOG_POWERS = (0.0, 6.0)
+#: Parts in which labels are left out to estimate the accuracy.
+N_FOLDS = 5
 #: A group is new if its cells are together with the labelled cells of every type in less than this share of the partitions.
 MAX_CLAIM = 0.2
 #: How many more groups are tried where a new group may hide in that of a type.
@@ -27,10 +34,14 @@ MORE_GROUPS = 10
 
 
 class NamedSupport(NamedTuple):
-    """Probability of each type and new group, float32 (n_cells, n_types + n_new), and the number of new groups."""
+    """Support of each type and new group, float32 (n_cells, n_types + n_new), the number of new groups, and the accuracy.
 
-    probability: Tensor
+    The accuracy is that of cells whose labels were left out, NaN where there are too few labels to tell.
+    """
+
+    support: Tensor
     n_new: int
+    accuracy: float
 
 
 def named_support(
@@ -71,7 +82,47 @@ def named_support(
         weight[own] = labelled.sum() / n_types / own.sum()
     used = weight > 0
     model = LogisticRegression(C=INVERSE_RIDGE, max_iter=MAX_ITERATIONS).fit(x[used], y[used], weight[used])
-    return NamedSupport(torch.from_numpy(model.predict_proba(x)).float(), len(new))
+    support = _sharpened(model.predict_proba(x))
+    return NamedSupport(torch.from_numpy(support).float(), len(new), _held_out(x, y, used, weight, support, n_types))
+
+
+def _sharpened(probability: np.ndarray) -> np.ndarray:
+    """Raise probabilities to the power at which the mean largest one is ``CONFIDENCE``: few labels make them flat."""
+    logits = np.log(np.maximum(probability, np.finfo(float).tiny))
+
+    def powered(log_power: float) -> np.ndarray:
+        return softmax(np.exp(log_power) * logits, axis=1)
+
+    low, high = LOG_POWERS
+    if powered(low).max(1).mean() >= CONFIDENCE:
+        return powered(low)
+    if powered(high).max(1).mean() <= CONFIDENCE:
+        return powered(high)
+    return powered(brentq(lambda power: powered(power).max(1).mean() - CONFIDENCE, low, high, xtol=1e-3))
+
+
+def _held_out(
+    x: np.ndarray, y: np.ndarray, used: np.ndarray, weight: np.ndarray, support: np.ndarray, n_types: int
+) -> float:
+    """Share of labelled cells that are named right without their labels, each type counting as often as it is predicted."""
+    labelled = np.flatnonzero(used & (y < n_types))
+    counts = np.bincount(y[labelled], minlength=n_types)
+    if counts.min() < 2 or n_types < 2:
+        return float("nan")
+    rank = np.empty(len(labelled), dtype=np.int64)
+    order = np.argsort(y[labelled], kind="stable")
+    rank[order] = np.arange(len(labelled)) - np.repeat(np.cumsum(counts) - counts, counts)
+    fold = rank % N_FOLDS
+    right = np.zeros(len(labelled))
+    for each in range(min(N_FOLDS, int(counts.max()))):
+        out = labelled[fold == each]
+        rest = used.copy()
+        rest[out] = False
+        model = LogisticRegression(C=INVERSE_RIDGE, max_iter=MAX_ITERATIONS).fit(x[rest], y[rest], weight[rest])
+        right[fold == each] = model.predict(x[out]) == y[out]
+    share = np.bincount(support.argmax(1), minlength=support.shape[1])[:n_types]
+    by_type = np.bincount(y[labelled], weights=right, minlength=n_types) / counts
+    return float(share @ by_type / max(share.sum(), 1))
 
 
 def _new_groups(

@@ -14,6 +14,7 @@ from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import check, listed
 from scgpcl.model._annotate import cluster_names
+from scgpcl.model._attributions import gene_parts
 from scgpcl.model._reference import as_index
 
 if TYPE_CHECKING:
@@ -286,6 +287,98 @@ class Getters:
             return sparse.GCXS.from_numpy(np.empty(shape, dtype=np.float32))
         return sparse.concatenate(drawn, axis=0)
 
+    @torch.no_grad()
+    def get_gene_attributions(
+        self,
+        cluster: str,
+        neighbor: str | None = None,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Exact part of every gene in what keeps a cluster apart from a neighbour.
+
+        For a cell at :math:`z` between the centres :math:`c` of its cluster and :math:`n` of the neighbour, the difference
+        of the squared distances is :math:`|z - n|^2 - |z - c|^2 = 2 z \cdot (c - n) + |n|^2 - |c|^2`: positive where the
+        cell is nearer to its cluster. The encoder is affine at inference, so that this is a sum over the genes of what they
+        put in, up to a constant. It is taken as a mean over the cells of the cluster.
+
+        Parameters
+        ----------
+        cluster
+            Name of a cluster, see :meth:`predict`.
+        neighbor
+            Name of the cluster to compare it with; ``None`` takes the one with the nearest centre.
+        adata, indices
+            Cells, of which those of the cluster are explained; see :meth:`get_latent_representation`.
+        batch_size
+            Cells explained at a time: their parts are dense over genes.
+
+        Returns
+        -------
+        One row per gene of the model, the largest part first: ``contribution``, the sum of ``expression`` (the gene's own
+        count) and ``graph`` (the message that expressed genes send). ``attrs`` holds ``cluster``, ``neighbor``, ``n_cells``,
+        the ``constant``, and the ``difference`` of the squared distances, which is the sum of all contributions and the
+        constant. Genes that new cells lack contribute nothing.
+
+        Raises
+        ------
+        KeyError
+            If there is no such cluster.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If no cell is in the cluster, or if it is compared with itself.
+        """
+        batch_size = check("get", batch_size=batch_size)["batch_size"]
+        selected = self.reference.selected
+        centers = self.module.centers.detach().double()
+        own = self._cluster_code(cluster, "cluster")
+        between = torch.cdist(centers[own : own + 1], centers)[0]
+        between[own] = torch.inf
+        other = int(between.argmin()) if neighbor is None else self._cluster_code(neighbor, "neighbor")
+        if own == other:
+            msg = f"Expected two clusters to compare, found {cluster!r} twice. Pass another `neighbor`, or None."
+            raise ValueError(msg)
+        direction = 2.0 * (centers[own] - centers[other])
+        constant = float(centers[other].square().sum() - centers[own].square().sum())
+        sums = torch.zeros(2, len(selected), dtype=torch.float64, device=centers.device)
+        n_cells, rest = 0, 0.0
+        for batch in self._read(adata, indices, batch_size or DECODE_BATCH):
+            inside = self.module.probabilities(self._represented(batch)).argmax(1) == own
+            if not inside.any():
+                continue
+            expression, graph, left = gene_parts(self.module, batch.to(centers.device), direction)
+            chosen = inside.to(centers.device)
+            sums += torch.stack([expression[chosen].sum(0), graph[chosen].sum(0)])
+            rest += float(left[chosen].sum())
+            n_cells += int(inside.sum())
+        if n_cells == 0:
+            msg = f"Expected cells of the cluster {cluster!r} to explain, found none. See `model.predict` for the clusters."
+            raise ValueError(msg)
+        parts = (sums / n_cells).cpu().numpy()
+        table = pd.DataFrame({"contribution": parts.sum(0), "expression": parts[0], "graph": parts[1]}, index=selected)
+        constant += rest / n_cells
+        names = self._cluster_names()
+        table = table.sort_values("contribution", ascending=False, kind="stable").rename_axis("gene")
+        table.attrs = {"cluster": names[own], "neighbor": names[other], "n_cells": n_cells, "constant": constant}
+        table.attrs["difference"] = float(table["contribution"].sum() + constant)
+        return table
+
+    def _cluster_names(self) -> list[str]:
+        """Names of the clusters, in the order of the centres."""
+        if self.cluster_names_ is not None:
+            return list(self.cluster_names_)
+        return [str(k) for k in range(len(self.module.centers))]
+
+    def _cluster_code(self, name: str, argument: str) -> int:
+        names = self._cluster_names()
+        if name not in names:
+            msg = f"Expected `{argument}` to be a cluster of the model, {listed(names)}, found {name!r}."
+            raise KeyError(msg)
+        return names.index(name)
+
     def _target(self, adata: AnnData | None) -> AnnData:
         """The AnnData asked for: another one, or the registered one."""
         target = self.adata if adata is None else adata
@@ -343,8 +436,7 @@ class Getters:
     @torch.no_grad()
     def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
         q = self.module.probabilities(torch.from_numpy(z)).numpy()
-        names = [str(k) for k in range(q.shape[1])] if self.cluster_names_ is None else list(self.cluster_names_)
-        return pd.DataFrame(q, index=cells, columns=names)
+        return pd.DataFrame(q, index=cells, columns=self._cluster_names())
 
     def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
         """Latent vectors as they are clustered and reported, shape (n_cells, n_latent)."""

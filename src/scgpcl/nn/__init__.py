@@ -4,6 +4,7 @@ from scgpcl.nn._assignment import (
     clustering_loss,
     fit_centers,
     fit_temperature,
+    matched_temperature,
     shrink_length,
     soft_assign,
     target_distribution,

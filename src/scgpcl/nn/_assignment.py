@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -78,6 +78,16 @@ def fit_temperature(q: Tensor, labels: Tensor) -> float:
     labels = labels.cpu()
     loss = lambda log: float(cross_entropy(logits / np.exp(log), labels))
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def matched_temperature(q: Tensor, accuracy: float) -> float:
+    """Temperature at which the mean largest probability of assignments (n_cells, n_clusters) is an accuracy."""
+    logits = q.double().clamp(min=torch.finfo(q.dtype).tiny).log()
+    gap = lambda log: float((logits / np.exp(log)).softmax(1).amax(1).mean()) - accuracy
+    low, high = LOG_TEMPERATURES
+    if gap(low) <= 0:
+        return float(np.exp(low))
+    return float(np.exp(high if gap(high) >= 0 else brentq(gap, low, high, xtol=1e-3)))
 
 
 def target_distribution(q: Tensor) -> Tensor:

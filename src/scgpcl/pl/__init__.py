@@ -1,6 +1,6 @@
 """Figures of a trained model and its clusters. Every function returns matplotlib axes and shows nothing by itself."""
 
-from scgpcl.pl._clusters import cluster_sizes, confidence
+from scgpcl.pl._clusters import cluster_sizes, confidence, gene_attributions
 from scgpcl.pl._dotplot import markers
 from scgpcl.pl._heatmaps import comparison, marker_overlap
 from scgpcl.pl._latent import latent
@@ -10,6 +10,7 @@ __all__ = [
     "cluster_sizes",
     "comparison",
     "confidence",
+    "gene_attributions",
     "history",
     "latent",
     "marker_overlap",

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pandas.api.types import is_numeric_dtype
 
 from scgpcl import _keys
-from scgpcl.pl._style import categories_of, colors_of, name_ticks, shown
+from scgpcl._rules import number
+from scgpcl.pl._style import DISTINCT, categories_of, colors_of, name_ticks, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -52,6 +56,54 @@ def cluster_sizes(adata: AnnData, *, groupby: str = _keys.CLUSTER, ax: Axes | No
     name_ticks(ax, names)
     ax.set(xlabel=shown(groupby, 60), ylabel="cells")
     ax.margins(x=0.02, y=0.18 if len(names) > 15 else 0.1)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def gene_attributions(
+    table: pd.DataFrame, markers: Iterable[str] = (), *, n_genes: int = 20, ax: Axes | None = None
+) -> Axes:
+    """Draw the genes that keep a cluster apart from its neighbour, those that are marker genes too in another colour.
+
+    Parameters
+    ----------
+    table
+        Result of :meth:`scgpcl.SCGPCL.get_gene_attributions`.
+    markers
+        Marker genes of the cluster found by other means, such as the first ones of a Wilcoxon test
+        (:func:`scanpy.tl.rank_genes_groups`).
+    n_genes
+        Number of genes to draw, those with the largest contributions.
+    ax
+        Axes to draw on; a new figure by default.
+
+    Returns
+    -------
+    The axes, one horizontal bar per gene, the largest at the top.
+
+    Raises
+    ------
+    TypeError
+        If ``table`` is something else.
+    ValueError
+        If ``n_genes`` is not a whole number of at least 1.
+    """
+    import matplotlib.pyplot as plt
+
+    number(1, whole=True)(n_genes, "n_genes")
+    if "contribution" not in getattr(table, "columns", ()) or "neighbor" not in table.attrs:
+        msg = f"Expected the table of `model.get_gene_attributions(cluster)`, found {type(table).__name__}."
+        raise TypeError(msg)
+    marked = {str(gene) for gene in markers}
+    top = table["contribution"].iloc[:n_genes][::-1]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.5, 0.22 * len(top) + 1.0), layout="constrained")
+    own = [str(gene) in marked for gene in top.index]
+    ax.barh(range(len(top)), top.to_numpy(), color=[DISTINCT[1] if each else DISTINCT[0] for each in own], height=0.8)
+    ax.set_yticks(range(len(top)), [shown(str(gene), 20) for gene in top.index], fontsize=8)
+    ax.set(xlabel=f"part of the distance to {shown(table.attrs['neighbor'], 30)}", ylim=(-0.6, len(top) - 0.4))
+    title = f"cluster {shown(table.attrs['cluster'], 30)}"
+    ax.set_title(title + (f": {sum(own)} of {len(top)} are markers" if marked else ""), fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

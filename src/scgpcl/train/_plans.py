@@ -379,10 +379,13 @@ class DistillationPlan(StagePlan):
         self.cells = torch.empty(0, dtype=torch.int64)
         self.target = torch.empty(0)
         self.latent = torch.empty(0)
+        #: Accuracy of the names of cells whose labels were left out; NaN without labels, or too few.
+        self.accuracy = torch.tensor(torch.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the cells with their targets and latent vectors."""
-        checkpoint["targets"] = {"cells": self.cells, "target": self.target, "latent": self.latent}
+        names = ("cells", "target", "latent", "accuracy")
+        checkpoint["targets"] = {name: getattr(self, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the cells with their targets and latent vectors."""

@@ -13,7 +13,7 @@ import torch
 from scgpcl._random import cpu_generator, derived_seed
 from scgpcl.cluster import Evidence, consensus, estimate_n_clusters, kmeans, named_support
 from scgpcl.data import halves, thinned
-from scgpcl.nn import fit_centers, fit_temperature, neighborhood, shrink_length
+from scgpcl.nn import fit_centers, fit_temperature, matched_temperature, neighborhood, shrink_length
 from scgpcl.train._callbacks import (
     PUBLISHED_KMEANS_INIT,
     LabelWatch,
@@ -59,13 +59,14 @@ class Placed(NamedTuple):
     """Number of clusters, what its estimate rests on, the centres (n_clusters, n_latent), and what is distilled.
 
     That is, for the cells that were clustered (n_some,), their targets (n_some, n_clusters) and latent vectors
-    (n_some, n_latent).
+    (n_some, n_latent). With labels, the accuracy of the types of cells whose labels were left out, if it is known.
     """
 
     n_clusters: int
     curve: pd.DataFrame | None
     centers: torch.Tensor
     distilled: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
+    accuracy: float = np.nan
 
 
 class Run:
@@ -167,6 +168,7 @@ class Run:
         self.module.set_centers(placed.centers)
         if isinstance(plan, DistillationPlan) and placed.distilled is not None:
             plan.cells, plan.target, plan.latent = placed.distilled
+            plan.accuracy = torch.tensor(placed.accuracy)
 
     def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
         """Cluster from the placed centres, or resume, and order the clusters by size."""
@@ -178,13 +180,16 @@ class Run:
             sort = lambda: self._sort_centers(encode_all(self.module, self.splitter))
             self.module.set_centers(from_first(self.trainer, self.module, sort))
         if isinstance(plan, DistillationPlan):
-            from_first(self.trainer, self.module, self._calibrate)
+            from_first(self.trainer, self.module, lambda: self._calibrate(float(plan.accuracy)))
         self.module.eval()
         self.fitted = True
 
     @torch.no_grad()
-    def _calibrate(self) -> None:
-        """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half."""
+    def _calibrate(self, accuracy: float) -> None:
+        """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half.
+
+        Where the accuracy of the names is known and lower than the confidence, the temperature is raised until they are equal.
+        """
         self.module.temperature.fill_(1.0)
         generator = cpu_generator(READ_OUT_SEED, 26)
         q: list[list[torch.Tensor]] = [[], []]
@@ -194,7 +199,12 @@ class Run:
                 found.append(self.module.assign_all(self.module.encode(half), half.size_factor))
         first, second = (torch.cat(found) for found in q)
         labels = torch.cat([second.argmax(1), first.argmax(1)])
-        self.module.temperature.fill_(fit_temperature(torch.cat([first, second]), labels))
+        temperature = fit_temperature(torch.cat([first, second]), labels)
+        if not np.isnan(accuracy):
+            batches = self.splitter.batches(self._clustered(), device=self.module.gene_mean.device)
+            whole = [self.module.assign_all(self.module.encode(batch), batch.size_factor) for batch in batches]
+            temperature = max(temperature, matched_temperature(torch.cat(whole), accuracy))
+        self.module.temperature.fill_(temperature)
 
     def fit(
         self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int, splitter: BipartiteSplitter | None = None
@@ -264,18 +274,18 @@ class Run:
         if self.known is None:
             support = consensus(draws, k, seed=READ_OUT_SEED).to(z.device)
             support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
+            target, accuracy = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True), np.nan
         else:
             kept = list(draws)
             n_new = None if given is None else given - self.n_types
             evidence = Evidence.of(kept, k, seed=READ_OUT_SEED)
             named = named_support(evidence, kept[:2], self.known[index], self.n_types, k, n_new=n_new)
-            support, k = named.probability.to(z.device), self.n_types + named.n_new
+            target, k, accuracy = named.support.to(z.device), self.n_types + named.n_new, named.accuracy
             logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self.n_types)
         self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
-        target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
         means = target.t() @ rows / target.sum(0).unsqueeze(1)
-        return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows))
+        return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows), accuracy)
 
     def _clustered(self) -> np.ndarray:
         """Cells that are clustered and distilled from, with those labelled, ascending positions."""
