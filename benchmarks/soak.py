@@ -55,7 +55,7 @@ def draw_options(rng):
         "gene_scaling": pick(0.75, 0.75, 0.0, 1.0),
         "dispersion": pick("gene", "gene-cell"),
         "use_graph": pick(True, True, False),
-        "start": pick("pca", "random"),
+        "start": pick("discriminant", "pca", "random"),
         "n_hidden": pick(8, 16),
         "n_latent": pick(2, 8),
         "seed": int(rng.integers(1000)),

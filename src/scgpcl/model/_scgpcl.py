@@ -53,8 +53,10 @@ class SCGPCL(Training, Getters, BaseModelClass):
         Names of genes to use in any case, such as known markers. They take the places of the last of the genes that would
         be chosen.
     gene_flavor
-        ``"pearson_residuals"``: variance of Pearson residuals (Lause et al. 2021). ``"seurat"``: normalised dispersion.
-        Both as in scanpy. ``"variance"``: variance of the raw counts, as published.
+        ``"discriminant"``: genes that differ most between many small groups of cells, for their variance within them; the
+        groups are found on the 2000 genes of ``"pearson_residuals"``. ``"pearson_residuals"``: variance of Pearson residuals
+        (Lause et al. 2021). ``"seurat"``: normalised dispersion. Both as in scanpy. ``"variance"``: variance of the raw
+        counts, as published.
     gene_scaling
         Power of a gene's standard deviation by which its log counts are divided: 1 gives every gene the same weight, as
         published, and 0 the weight of its variance. In between, genes that are mostly noise weigh less than in the former,
@@ -71,8 +73,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
     use_graph
         Without it genes send no messages: an ablation.
     start
-        Start the encoder at the leading principal axes of the features and the decoder at the genes' means (``"pca"``),
-        or both at random (``"random"``, published).
+        Where the encoder starts: at the axes along which small groups of cells lie far apart for the spread within them
+        (``"discriminant"``), at the leading principal axes of the features (``"pca"``), or at random (``"random"``,
+        published). Except with the last, the decoder starts at the genes' means.
     seed
         Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 if that is not set. The global
         random state is neither used nor changed.
@@ -123,16 +126,16 @@ class SCGPCL(Training, Getters, BaseModelClass):
         adata: AnnData | None = None,
         n_clusters: int | None = None,
         *,
-        n_top_genes: float | None = 2000,
+        n_top_genes: float | None = 1000,
         keep_genes: Sequence[str] | None = None,
-        gene_flavor: Literal["pearson_residuals", "seurat", "variance"] = "pearson_residuals",
+        gene_flavor: Literal["discriminant", "pearson_residuals", "seurat", "variance"] = "discriminant",
         gene_scaling: float = 0.75,
         feature_total: float | None = 2000.0,
         n_hidden: int = 128,
         n_latent: int = 64,
         dispersion: Literal["gene", "gene-cell"] = "gene",
         use_graph: bool = True,
-        start: Literal["pca", "random"] = "pca",
+        start: Literal["discriminant", "pca", "random"] = "discriminant",
         seed: int | None = None,
         registry: dict | None = None,
         **moved: Any,

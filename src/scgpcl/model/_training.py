@@ -16,7 +16,7 @@ from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import training_counts
 from scgpcl.model._setup import check_datamodule
-from scgpcl.pp import N_AXES, fit_batches, fit_features, library_sizes, principal_axes
+from scgpcl.pp import discriminant_axes, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
     SET_BY_RUN,
     BestDecoder,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 #: Fewest cells to hold out from.
 MIN_DECODER_CELLS = 20
+#: Principal axes of ``start="pca"``.
+N_PRINCIPAL = 50
 #: Cells of a query read at a time.
 READ_CELLS = 2048
 #: Arguments of the clustering plan that an update cannot change.
@@ -75,7 +77,7 @@ class Training:
     gene_scaling: float
     feature_total: float | None
     keep_genes: list[str] | None
-    start: Literal["pca", "random"]
+    start: Literal["discriminant", "pca", "random"]
     train_indices: Any
     validation_indices: Any
     test_indices: Any
@@ -495,30 +497,27 @@ class Training:
             gene_scaling=self.gene_scaling,
             feature_total=self.feature_total,
             keep=None if self.keep_genes is None else genes.isin(self.keep_genes),
-            batch_index=found.batch_index,
+            n_batch=self.module.n_batch,
+            seed=self.seed_,
+            **own,
         )
-        columns = np.flatnonzero(features.mask)
-        cells = Cells(found.counts, features.size_factor, columns, **own)
-        moments, share, ratio = features.moments, None, None
-        if cells.batch_index is not None:
-            moments, share, ratio = fit_batches(
-                cells, self.module.n_batch, gene_scaling=self.gene_scaling, scale=moments.scale, seed=self.seed_
-            )
-        self.module.set_moments(moments, share)
-        moments = self.module.moments
-        if self.start == "pca":
-            axes = self._find_axes(cells)
+        self.module.set_moments(features.moments, features.batch_share)
+        if self.start != "random":
+            axes = self._find_axes(features.cells)
             if axes is not None:
                 self.module.encoder.start_at_axes(torch.from_numpy(axes), cpu_generator(self.seed_, 11))
-            ratios = None if ratio is None else torch.from_numpy(ratio).float()
+            ratios = None if features.batch_ratio is None else torch.from_numpy(features.batch_ratio).float()
             self.module.decoder.start_at_means(torch.from_numpy(features.gene_mean).float(), ratios)
         self.gene_names_, self.selected_genes_ = genes.to_numpy(), genes[features.mask].to_numpy()
         self.unit_size_, self.gene_shares_ = features.unit_size, features.shares
-        return cells
+        return features.cells
 
     def _find_axes(self, cells: Cells) -> np.ndarray | None:
-        """Principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
-        return principal_axes(cells, self.module.moments, N_AXES, seed=derived_seed(self.seed_, 10))
+        """Axes of the features that training starts at, (n_axes, n_genes); None if all cells are alike."""
+        seed = derived_seed(self.seed_, 10)
+        if self.start == "discriminant":
+            return discriminant_axes(cells, self.module.moments, seed=seed)
+        return principal_axes(cells, self.module.moments, N_PRINCIPAL, seed=seed)
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:

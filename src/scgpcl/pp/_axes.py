@@ -1,12 +1,15 @@
-"""Principal axes of the features, and the components of cells along them."""
+"""Axes of the features: principal ones, and those along which groups of cells lie far apart."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
+
+from scgpcl.cluster import kmeans
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -16,8 +19,16 @@ if TYPE_CHECKING:
 
 #: Cells that the principal axes are computed from; more are sampled.
 MAX_AXES_CELLS = 20_000
-#: Principal axes that the encoder starts at and that neighbours are found on.
-N_AXES = 50
+#: Discriminant axes that the encoder starts at and that neighbours are found on.
+N_AXES = 20
+#: Principal axes that they are combined from, and those on which cells are grouped.
+N_BASE_AXES, N_GROUP_AXES = 100, 30
+#: Cells of a fine group on average, and the fewest groups.
+GROUP_CELLS, MIN_GROUPS = 40, 10
+#: Share of the mean variance within groups in their covariance.
+RIDGE = 0.1
+#: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
+GROUPS_SEED = 0
 
 
 def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) -> np.ndarray | None:
@@ -26,10 +37,67 @@ def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) ->
     The features are sparse up to one constant per gene, which centring removes, so PCA sees the sparse part only.
     """
     rng = np.random.default_rng(seed)
-    index = np.arange(len(cells))
-    if len(index) > MAX_AXES_CELLS:
-        index = np.sort(rng.choice(index, MAX_AXES_CELLS, replace=False))
+    index = sampled(len(cells), seed=seed)
     return fit_axes(cells.features(moments, index), moments.offset, cells, index, n_axes, rng)
+
+
+def sampled(n_cells: int, *, seed: int) -> np.ndarray:
+    """Positions of the cells that axes are computed from, ascending, shape (at most ``MAX_AXES_CELLS``,)."""
+    if n_cells <= MAX_AXES_CELLS:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_AXES_CELLS, replace=False))
+
+
+def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
+    r"""Axes along which fine groups of cells lie far apart for the spread within them, (at most ``N_AXES``, n_genes).
+
+    Linear discriminant analysis without labels. Cells are grouped by k-means into many small groups, most of which hold one
+    type. What varies within them, such as depth or the cell cycle, is variation that should not separate cells: with
+    :math:`W` the covariance within groups of the principal components, shrunk towards its mean variance, the components
+    are multiplied by :math:`W^{-1/2}` and their principal axes taken (relevant component analysis, Bar-Hillel et al. 2005,
+    with groups in place of its chunklets).
+
+    Parameters
+    ----------
+    cells, moments
+        Cells and the moments of their features.
+    seed
+        Seed of the sample of a large data set.
+
+    Returns
+    -------
+    float32, with a mean square norm of 1; along them the cells have uncorrelated scores, leading first. ``None`` if all
+    cells are alike.
+    """
+    base = principal_axes(cells, moments, N_BASE_AXES, seed=seed)
+    if base is None:
+        return None
+    scores = scores_along(cells, moments, base, sampled(len(cells), seed=seed)).astype(np.float64)
+    scores -= scores.mean(0)
+    combination = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]))[:N_AXES]
+    axes = combination @ base
+    return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
+
+
+def whitened_axes(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Principal axes of centred scores (n_cells, n) where their covariance within groups is the identity, (n, n)."""
+    n_groups = int(groups.max()) + 1
+    sums = np.zeros((n_groups, scores.shape[1]))
+    np.add.at(sums, groups, scores)
+    spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
+    within = spread.T @ spread / len(scores)
+    ridge = max(RIDGE * np.trace(within) / len(within), np.finfo(np.float32).eps * (scores**2).mean())
+    value, vector = np.linalg.eigh((1.0 - RIDGE) * within + ridge * np.eye(len(within)))
+    whitening = vector / np.sqrt(value)
+    white = scores @ whitening
+    return (whitening @ np.linalg.eigh(white.T @ white)[1][:, ::-1]).T
+
+
+def fine_groups(scores: np.ndarray) -> np.ndarray:
+    """Many small groups of cells by k-means on the directions of their scores, int64, shape (n_cells,)."""
+    n_groups = max(1, min(max(MIN_GROUPS, len(scores) // GROUP_CELLS), len(scores) // 4))
+    x = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float32))
+    return kmeans(x, n_groups, n_init=1, seed=GROUPS_SEED, directions=True).labels.numpy()
 
 
 def fit_axes(
@@ -80,13 +148,14 @@ def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.nda
     return LinearOperator(sparse_part.shape, matvec=product, rmatvec=transposed, dtype=np.float64)
 
 
-def scores_along(cells: Cells, moments: Moments, axes: np.ndarray) -> np.ndarray:
-    """Features of all cells along axes, up to one constant per axis, float32, shape (n_cells, n_axes)."""
+def scores_along(cells: Cells, moments: Moments, axes: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+    """Features of some cells, or of all, along axes, up to one constant per axis, float32, (n_some, n_axes)."""
     projection = axes.T.astype(np.float64)
     offset = moments.offset @ projection
+    index = np.arange(len(cells)) if index is None else index
     parts = []
-    for start in range(0, len(cells), MAX_AXES_CELLS):
-        index = np.arange(start, min(start + MAX_AXES_CELLS, len(cells)))
-        own = cells.features(moments, index) @ projection
-        parts.append(own if cells.batch_index is None else own + offset[cells.batch_index[index]])
+    for start in range(0, len(index), MAX_AXES_CELLS):
+        some = index[start : start + MAX_AXES_CELLS]
+        own = cells.features(moments, some) @ projection
+        parts.append(own if cells.batch_index is None else own + offset[cells.batch_index[some]])
     return np.concatenate(parts).astype(np.float32)

@@ -1,49 +1,32 @@
-"""Which genes a model uses, and the moments of their features, in two passes over counts of any storage."""
+"""Scores by which genes are chosen, and the moments of their features, streamed over counts of any storage."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from scipy.interpolate import CubicSpline
 
 from scgpcl.data import DataModuleCounts, row_blocks
+from scgpcl.data._cells import BLOCK_ROWS, read_rows
 from scgpcl.nn import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-logger = logging.getLogger(__name__)
-
-GeneFlavor = Literal["pearson_residuals", "seurat", "variance"]
 #: Share of the mean square below which a variance is rounding.
 ROUNDING = 1e-12
 #: Bins of mean expression within which dispersions are compared, as in scanpy.
 N_BINS = 20
-#: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
-SELECTION_TOTAL = 1e4
 #: Inverse dispersion of Pearson residuals, as in scanpy, and totals at which the part of the zeros is computed.
 THETA = 100.0
 N_KNOTS = 256
+#: A gene found in fewer cells does not tell groups of cells apart.
+MIN_CELLS = 5
 #: Rows whose residuals are in memory at a time; each of their counts takes ten numbers.
 RESIDUAL_ROWS = 512
-
-
-class Features(NamedTuple):
-    """What training fixes about genes and cells.
-
-    Mask of the chosen genes (n_vars,), library size of a cell whose size factor is 1, size factors (n_cells,), share of
-    each gene in the library (n_vars,), moments of the features and mean counts over size factors of the chosen genes.
-    """
-
-    mask: np.ndarray
-    unit_size: float
-    size_factor: np.ndarray
-    shares: np.ndarray
-    moments: Moments
-    gene_mean: np.ndarray
 
 
 def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scale: float = 1.0) -> Moments:
@@ -56,58 +39,6 @@ def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scal
     weight = typical ** (1.0 - gene_scaling)
     divisor = std / weight * np.median(weight)
     return Moments(mean.astype(np.float32), divisor.astype(np.float32), float(np.float32(scale)))
-
-
-def fit_features(
-    x: Any,
-    *,
-    size: np.ndarray | None,
-    n_genes: int,
-    flavor: GeneFlavor,
-    gene_scaling: float,
-    feature_total: float | None = None,
-    keep: np.ndarray | None = None,
-    batch_index: np.ndarray | None = None,
-) -> Features:
-    """Choose genes and measure their features.
-
-    Parameters
-    ----------
-    x
-        Counts, shape (n_cells, n_vars).
-    size
-        Given size factors, shape (n_cells,); ``None`` counts library sizes.
-    n_genes
-        Number of genes to choose.
-    flavor
-        See :func:`select_genes`.
-    gene_scaling, feature_total
-        See :class:`scgpcl.SCGPCL`.
-    keep
-        Mask of genes to choose in any case, at most ``n_genes``, shape (n_vars,).
-    batch_index
-        Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by their variation within batches.
-    """
-    library = library_sizes(x)
-    size = library if size is None else np.asarray(size, dtype=np.float64)
-    unit_size = float(np.median(size))
-    size_factor = size / unit_size
-    typical = float(np.median(library / size_factor))
-    scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
-    statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
-    mask = np.ones(x.shape[1], dtype=bool)
-    if n_genes < len(mask):
-        if flavor == "pearson_residuals":
-            score = pearson_residual_variance(x, library, statistics.totals, batch_index)
-        else:
-            score = _variability(statistics, flavor, SELECTION_TOTAL / typical)
-        mask = _top(score if keep is None else np.where(keep, np.inf, score), n_genes)
-        logger.info("Using %d of %d genes, chosen by %r.", n_genes, len(mask), flavor)
-    std = statistics.log_std[mask]
-    std = np.where(std > 0, std, 1.0)
-    shares = statistics.norm_mean / statistics.norm_mean.sum()
-    moments = feature_moments(statistics.log_mean[mask], std, gene_scaling, scale)
-    return Features(mask, unit_size, size_factor, shares, moments, statistics.norm_mean[mask])
 
 
 class GeneStatistics(NamedTuple):
@@ -224,17 +155,17 @@ def select_genes(
     -------
     Mask of shape (n_genes,) with ``n_top_genes`` true entries; ties go to the earlier gene.
     """
-    return _top(_variability(statistics, flavor, scale), n_top_genes)
+    return top(variability(statistics, flavor, scale), n_top_genes)
 
 
-def _variability(statistics: GeneStatistics, flavor: str, scale: float) -> np.ndarray:
+def variability(statistics: GeneStatistics, flavor: str, scale: float) -> np.ndarray:
     """Score of every gene by ``flavor``, see :func:`select_genes`, shape (n_genes,)."""
     if flavor == "seurat":
         return seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
     return statistics.raw_var
 
 
-def _top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
+def top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
     """Mask of the genes with the largest scores (n_genes,); NaN comes last, and ties go to the earlier gene."""
     mask = np.zeros(len(score), dtype=bool)
     mask[np.argsort(-np.where(np.isnan(score), -np.inf, score), kind="stable")[:n_top_genes]] = True
@@ -337,3 +268,74 @@ def seurat_dispersion(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
     spread = spread.where(~alone, center)
     center = center.where(~alone, 0.0)
     return ((frame["dispersion"] - center) / spread).to_numpy()
+
+
+def variance_ratio(
+    x: Any,
+    size_factor: np.ndarray,
+    index: np.ndarray,
+    groups: np.ndarray,
+    *,
+    scale: float = 1.0,
+    batch_index: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""Variance of every gene between groups of cells, over that within them (the F statistic up to a constant).
+
+    Parameters
+    ----------
+    x
+        Counts, shape (n_cells, n_genes).
+    size_factor
+        Shape (n_cells,).
+    index
+        Cells to measure, ascending, shape (n_some,).
+    groups
+        Group of each of these, shape (n_some,).
+    scale
+        Factor of the counts over size factors before the logarithm.
+    batch_index
+        Batch of each cell, shape (n_cells,). With it the mean of a group is compared with the mean of its batches, so that
+        no gene is chosen for a difference between batches.
+
+    Returns
+    -------
+    Ratios of log counts, float64, shape (n_genes,); 0 for a gene found in fewer than five of the cells.
+    """
+    n_cells, n_genes = len(index), x.shape[1]
+    batch = np.zeros(n_cells, dtype=np.int64) if batch_index is None else batch_index[index]
+    n_groups, n_batch = int(groups.max()) + 1, int(batch.max()) + 1
+    of_group, of_batch = np.zeros((n_groups, n_genes)), np.zeros((n_batch, n_genes))
+    square, found = np.zeros(n_genes), np.zeros(n_genes)
+    start = 0
+    for block in _rows_of(x, index):
+        rows = np.arange(start, start + block.shape[0])
+        degree = np.diff(block.indptr)
+        log = np.log1p(block.data * np.repeat(scale / size_factor[index[rows]], degree))
+        values = sp.csr_matrix((log, block.indices, block.indptr), shape=block.shape)
+        for sums, member in ((of_group, groups[rows]), (of_batch, batch[rows])):
+            rows_of = sp.csr_matrix((np.ones(len(rows)), (member, np.arange(len(rows)))), (len(sums), len(rows)))
+            sums += (rows_of @ values).toarray()
+        square += np.bincount(block.indices, weights=log**2, minlength=n_genes)
+        found += np.bincount(block.indices, weights=log > 0, minlength=n_genes)
+        start += block.shape[0]
+    in_batch = np.maximum(np.bincount(batch, minlength=n_batch), 1.0)
+    together = np.zeros((n_groups, n_batch))
+    np.add.at(together, (groups, batch), 1.0)
+    mean = of_batch / in_batch[:, None]
+    difference = of_group - together @ mean
+    between = (difference**2 / np.maximum(together.sum(1), 1.0)[:, None]).sum(0)
+    total = square - (in_batch[:, None] * mean**2).sum(0)
+    within = np.maximum(total - between, ROUNDING * np.maximum(square, 1.0))
+    return np.where(found >= MIN_CELLS, between / within, 0.0)
+
+
+def _rows_of(x: Any, index: np.ndarray) -> Iterator[sp.csr_matrix]:
+    """Rows of counts at ascending positions, in blocks."""
+    if isinstance(x, DataModuleCounts):
+        start = 0
+        for block in row_blocks(x):
+            yield block[index[(index >= start) & (index < start + block.shape[0])] - start]
+            start += block.shape[0]
+        return
+    for start in range(0, len(index), BLOCK_ROWS):
+        yield read_rows(x, index[start : start + BLOCK_ROWS])
