@@ -107,8 +107,7 @@ def measure_features(counts: sp.csr_matrix, *, published_genes: bool = False) ->
     found = fit_features(
         counts, size=None, n_genes=n_genes, flavor=chosen["gene_flavor"], gene_scaling=chosen["gene_scaling"]
     )
-    factor = found.size_factor.astype(np.float32)
-    return Data(counts[:, np.flatnonzero(found.mask)], factor, found.moments.mean, found.moments.std)
+    return Data(counts[:, np.flatnonzero(found.mask)], found.cells.size_factor, found.moments.mean, found.moments.std)
 
 
 class PackageRun:

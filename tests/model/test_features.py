@@ -3,7 +3,10 @@ import pytest
 from sklearn.decomposition import PCA
 
 import scgpcl
-from scgpcl.pp import N_AXES, _axes, principal_axes
+from scgpcl.pp import _axes, principal_axes
+
+#: Principal axes that are compared.
+N_AXES = 50
 
 
 def components(cells, moments):

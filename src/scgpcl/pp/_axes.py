@@ -86,7 +86,7 @@ def whitened_axes(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     np.add.at(sums, groups, scores)
     spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
     within = spread.T @ spread / len(scores)
-    ridge = max(RIDGE * np.trace(within) / len(within), np.finfo(np.float32).eps * (scores**2).mean())
+    ridge = max(RIDGE * np.trace(within) / len(within), 1e-9 * (scores**2).mean())
     value, vector = np.linalg.eigh((1.0 - RIDGE) * within + ridge * np.eye(len(within)))
     whitening = vector / np.sqrt(value)
     white = scores @ whitening
