@@ -15,11 +15,15 @@ def components(cells, moments):
     return scores - scores.mean(0)
 
 
-@pytest.mark.parametrize("gene_scaling", [0.0, 0.75, 1.0])
-def test_features_divide_log_counts_by_a_power_of_their_deviation(adata, fit, gene_scaling):
-    model = fit(adata, n_top_genes=40, gene_scaling=gene_scaling)
+@pytest.mark.parametrize(("gene_scaling", "feature_total"), [(0.0, 20.0), (0.75, 2000.0), (1.0, None), (0.75, 5.0)])
+def test_features_divide_log_counts_by_a_power_of_their_deviation(adata, fit, gene_scaling, feature_total):
+    train = {"pretrain_max_epochs": 0, "cluster_max_epochs": 0}
+    model = fit(adata, n_top_genes=40, gene_scaling=gene_scaling, feature_total=feature_total, train=train)
     library = np.asarray(adata.X.sum(1))
-    log = np.log1p(adata[:, model.selected_genes_].X.toarray().astype(float) / (library / np.median(library)))
+    median = np.median(library)
+    assert 20 < median < 2000
+    factor = feature_total / median if feature_total is not None and feature_total < median else 1.0  # deep libraries
+    log = np.log1p(factor * adata[:, model.selected_genes_].X.toarray().astype(float) / (library / median))
     scaled = (log - log.mean(0)) / log.std(0) ** gene_scaling
     scaled /= np.median(log.std(0) ** (1.0 - gene_scaling))  # the median gene has a deviation of one
     moments = model.module.moments
