@@ -60,7 +60,7 @@ tutorials: $(VENV)/.installed-docs ## run the tutorials and keep their outputs; 
 	$(BIN)/python tutorials/execute.py $(ARGS)
 
 clean: ## remove build products and caches; .venv stays
-	rm -rf build dist docs/_build docs/generated docs/tutorials coverage.xml .coverage .coverage.* \
+	rm -rf build dist docs/_build docs/generated docs/_mathjax docs/tutorials coverage.xml .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.metadata import files
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -17,6 +18,13 @@ shutil.copytree(
     ignore=shutil.ignore_patterns("*.md", "*.py", ".*"),
     dirs_exist_ok=True,
 )
+
+# MathJax in one file, from its package: the pages load nothing from elsewhere.
+_MATHJAX = HERE / "_mathjax" / "mathjax"
+_MATHJAX.mkdir(parents=True, exist_ok=True)
+for _file in files("sphinx-mathjax-offline") or ():
+    if _file.name == "tex-svg.js":
+        shutil.copy(_file.locate(), _MATHJAX)
 
 project = "scgpcl"
 author = "scgpcl developers"
@@ -90,7 +98,8 @@ nitpick_ignore = [
 
 html_theme = "sphinx_book_theme"
 html_title = project
-html_static_path = ["_static"]
+html_static_path = ["_static", "_mathjax"]
+mathjax_path = "mathjax/tex-svg.js"
 html_css_files = ["custom.css"]
 html_theme_options = {
     "navbar_persistent": [],  # the sidebar has a field for searching
