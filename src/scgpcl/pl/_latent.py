@@ -174,7 +174,7 @@ def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None)
         marks = [mine[one] if one in mine else next(free) for one in names]
     if f"{name}_colors" not in adata.uns:
         theirs_colors = colors_of(adata, str(first.name))
-        taken = {theirs_colors[theirs] for theirs in matched.values()}
+        taken = set(theirs_colors.values())
         rest = (color for color in (*colors.values(), *DISTINCT) if color not in taken)
         colors = {one: theirs_colors[matched[one]] if one in matched else next(rest, "grey") for one in names}
     return _Look(names, colors, marks)
