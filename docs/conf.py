@@ -85,8 +85,8 @@ intersphinx_mapping = {name: (page, f"_inventories/{name}.txt") for name, page i
 
 nitpicky = True
 suppress_warnings = ["config.cache"]  # of the function among the values above
-# The types behind `ArrayLike` are private to numpy.
-nitpick_ignore_regex = [("py:class", r"numpy\._typing\..*")]
+# The types behind `ArrayLike` are private to numpy, and some annotations name private classes of this package.
+nitpick_ignore_regex = [("py:class", r"numpy\._typing\..*"), ("py:class", r"scgpcl\.\w+\._.*")]
 nitpick_ignore = [
     ("py:class", "optional"),  # napoleon's word for a parameter with a default
     # In docstrings and annotations of scvi-tools' base class; documented nowhere.

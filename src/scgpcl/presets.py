@@ -6,8 +6,8 @@ from typing import Any, Final
 
 Preset = Mapping[str, Mapping[str, Any]]
 
-#: The published configuration (Lee et al. 2023, and the authors' script for real data): ``SCGPCL(**PAPER["model"])`` and
-#: ``train(**PAPER["train"])``.
+#: The published configuration, from Lee et al. (2023) and the authors' script for real data, as arguments for
+#: ``SCGPCL(**PAPER["model"])`` and ``train(**PAPER["train"])``.
 PAPER: Final[Preset] = MappingProxyType(
     {
         "model": MappingProxyType(

@@ -89,7 +89,7 @@ def estimate_n_clusters(
     threshold
         Stability that counts as stable, from 0 to 1.
     power
-        Power by which lengths are reduced before clustering, see :func:`scgpcl.nn.shrink_length`: 1 compares directions,
+        Power by which lengths are reduced before clustering, see ``scgpcl.nn.shrink_length``: 1 compares directions,
         0 plain distances. The silhouette always compares directions, so groups should differ in direction: centre
         other latent spaces first.
     n_subsamples

@@ -118,7 +118,7 @@ def accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def macro_f1(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Mean F1 score over labels, after the matching of :func:`accuracy`; every label has the same weight.
+    """Mean F1 score over labels, after the matching of :func:`scgpcl.metrics.accuracy`; every label has the same weight.
 
     Parameters
     ----------

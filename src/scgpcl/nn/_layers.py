@@ -19,7 +19,7 @@ class BipartiteSAGEConv(MessagePassing):
     .. math:: x'_i = W_1 \, \mathrm{mean}_{j \in N(i)} x_j + W_2 x_i + b
 
     The parameters and the result are those of :class:`torch_geometric.nn.SAGEConv`. Called with a
-    :class:`~scgpcl.nn.Bipartite` graph it runs as sparse-dense products, projecting before it aggregates
+    ``Bipartite`` graph it runs as sparse-dense products, projecting before it aggregates
     where that is less work; called with an ``edge_index`` it runs PyG's message passing.
 
     Parameters
@@ -61,7 +61,7 @@ class BipartiteSAGEConv(MessagePassing):
             Sending and receiving nodes: dense vectors of shape (n_nodes, n_views, n), or the sparse features of
             the cells. With an ``edge_index``, shape (n_nodes, n).
         graph
-            :class:`~scgpcl.nn.Bipartite`, or an ``edge_index`` of shape (2, n_edges).
+            ``Bipartite``, or an ``edge_index`` of shape (2, n_edges).
         keep
             Sending nodes that are neighbours in each view, shape (n_senders, n_views).
         links

@@ -319,7 +319,7 @@ class PretrainPlan(StagePlan):
 class DistillationPlan(StagePlan):
     """Assignment of cells at any depth: from few of its molecules, a cell must get the assignment of the whole cell.
 
-    The targets are the supports of the consensus of the first stage, see :func:`scgpcl.cluster.consensus`. The centres
+    The targets are the supports of the consensus of the first stage, see ``scgpcl.cluster.consensus``. The centres
     learn them from whole cells and from thinned ones, whose latent vectors are noisier; the encoder is frozen, so latent
     vectors do not change. At the end the confidence is calibrated (Guo et al. 2017): one half of a cell's molecules must
     predict the cluster that is found from the other half.
