@@ -26,11 +26,7 @@ def test_versions_agree():
 def test_citation_has_what_the_format_requires():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert (
-        citation["license"]
-        == PROJECT["license"]
-        == yaml.safe_load((ROOT / ".github" / "meta.yaml").read_text())["license"]
-    )
+    assert citation["license"] in PROJECT["license"]  # which adds those of bundled files
     assert citation["preferred-citation"]["doi"] in (ROOT / "README.md").read_text()
 
 
