@@ -26,7 +26,7 @@ from scgpcl.pp import library_sizes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Any, Literal
+    from typing import Literal
 
     import anndata as ad
     import pandas as pd

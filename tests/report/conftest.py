@@ -70,6 +70,9 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
             self.events.append(answer)
+            if answer.get("method") == "Page.javascriptDialogOpening":  # leave a page with changes that are not saved
+                leave = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                self.input.write(json.dumps({**leave, "sessionId": self.session}).encode() + b"\0")
 
     def __call__(self, code):
         """Value of an expression on the page."""

@@ -328,6 +328,47 @@ def test_with_the_keyboard_alone(page):
     assert page(unnamed) == []
 
 
+def test_with_fingers(browser, path):
+    browser.open(path, width=390, height=800)
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    try:
+        place = "[...document.querySelectorAll('.tags span')].map(one => [parseFloat(one.style.left), parseFloat(one.style.top)])"
+        browser("document.querySelector('#frame').scrollIntoView({block: 'center'})")
+        x, y = browser(
+            "(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('#canvas').getBoundingClientRect())"
+        )
+
+        def touch(kind, *points):
+            browser.call(
+                "Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x + dx, "y": y + dy} for dx, dy in points]
+            )
+
+        before = browser(place)
+        touch("touchStart", (0, 0))
+        for step in (10, 20, 30, 40):
+            touch("touchMove", (step, 0))
+        touch("touchEnd")
+        browser.wait(
+            f"Math.abs({place}[0][0] - {before[0][0]} - 30) < 11"
+        )  # the first steps may pass before it is a move
+        moved = browser(place)
+        touch("touchStart", (-40, 0), (40, 0))
+        for step in (35, 30, 25, 20):
+            touch("touchMove", (-step, 0), (step, 0))
+        touch("touchEnd")
+        apart = lambda seen: abs(seen[0][0] - seen[1][0])
+        browser.wait(f"Math.abs({place}[0][0] - {place}[1][0]) < 0.7 * {apart(moved)}")
+        browser("document.querySelector('#whole').click()")
+        browser.wait(f"Math.abs({place}[0][0] - {before[0][0]}) < 1")
+        left, top = browser("(b => [b.x, b.y])(document.querySelector('#canvas').getBoundingClientRect())")
+        x, y = left + before[0][0], top + before[0][1]
+        touch("touchStart", (0, 0))
+        touch("touchEnd")
+        browser.wait("document.querySelector('.card') !== null")
+    finally:
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
 def test_without_webgl_the_picture_and_the_lists_stay(browser, path):
     added = browser.call(
         "Page.addScriptToEvaluateOnNewDocument", source="HTMLCanvasElement.prototype.getContext = () => null"

@@ -157,7 +157,7 @@ def explorer(
 
     values: list[dict[str, Any]] = []
     if confidence is not None:
-        values.append(_number("Confidence", confidence.to_numpy(), shown, low=0.0, high=1.0))
+        values.append(_number("Confidence", confidence.to_numpy(), shown, high=1.0))
     values.append(_number("Counts", measured.depth, shown, log=True, quality=True))
     values.append(_number("Genes detected", measured.n_genes, shown, log=True, quality=True))
     if measured.mitochondrial is not None:

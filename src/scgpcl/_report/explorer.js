@@ -166,7 +166,7 @@
     const last = scale().length - 1;
     if (color.kind === "gene") {
       const values = await geneSteps(color.of);
-      for (let i = 0; i < nShown; i++) steps[i] = isOut(i) ? 0 : 1 + values[i];
+      for (let i = 0; i < nShown; i++) steps[i] = isOut(i) ? 0 : values[i];
     } else {
       const values = color.of.steps;
       for (let i = 0; i < nShown; i++) steps[i] = isOut(i) || !values[i] ? 0 : 1 + Math.round(((values[i] - 1) / 65534) * last);
@@ -246,7 +246,7 @@
       color.of.names.forEach((name, i) => parts.push(make("span", {}, swatch(color.of.colors[i]), name)));
     } else if (color.kind !== "cluster") {
       const gene = color.kind === "gene";
-      const gradient = `linear-gradient(to right, ${scale().join(", ")})`;
+      const gradient = `linear-gradient(to right, ${[...(gene ? [css("--faint")] : []), ...scale()].join(", ")})`;
       parts.push(
         make("span", { textContent: gene ? color.of.name : color.of.caption, className: gene ? "gene" : "" }),
         make("span", { textContent: gene ? "0" : shown(color.of, color.of.low), className: "number" }),
