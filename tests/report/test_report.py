@@ -186,6 +186,7 @@ def test_methods_say_what_the_model_did(cells, model, tmp_path):
         "pre-trained for 2 epochs",
         "3 clusters (a given number) by the consensus of k-means and Leiden partitions",
         "distilled for 2 epochs",
+        "starts at discriminant axes of the expression",
         "one half of a cell's molecules",
     ):
         assert words in text
@@ -193,8 +194,16 @@ def test_methods_say_what_the_model_did(cells, model, tmp_path):
         **{name: getattr(model, name) for name in ("init_params_", "registry", "history_", "n_clusters_", "seed_")}
     )
     paper.module = SimpleNamespace(n_genes=20, temperature=np.float32(1))
-    text = _page._methods(cells, paper, _keys.CLUSTER)
-    assert "the 20 genes with the largest variance of Pearson residuals" in text
+    for flavor, words in {
+        "discriminant": "the 20 genes that differ most between many small groups of cells",
+        "pearson_residuals": "the 20 genes with the largest variance of Pearson residuals",
+        "seurat": "the 20 genes with the largest normalised dispersion",
+        "variance": "the 20 genes with the largest variance of counts",
+    }.items():
+        paper.init_params_ = {"non_kwargs": {**model.init_params_["non_kwargs"], "gene_flavor": flavor, "start": "pca"}}
+        text = _page._methods(cells, paper, _keys.CLUSTER)
+        assert words in text
+        assert "starts at principal components" in text
     assert "by k-means on the latent vectors, refined by 2 epochs of self-training" in text
     assert "distilled" not in text
 

@@ -358,6 +358,8 @@ def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
     genes = f"all {model.module.n_genes:,} genes"
     if model.module.n_genes < adata.n_vars:
         chosen = {
+            "discriminant": "that differ most between many small groups of cells, found on genes with the largest variance of "
+            "Pearson residuals (Lause et al. 2021)",
             "pearson_residuals": "with the largest variance of Pearson residuals (Lause et al. 2021)",
             "seurat": "with the largest normalised dispersion",
             "variance": "with the largest variance of counts",
@@ -370,9 +372,11 @@ def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
         f"al. (2023), in scvi-tools {version('scvi-tools')}, with random seed {model.seed_}.",
         f"The model uses {genes}{batches}.",
     ]
+    axes = "discriminant axes" if settings["start"] == "discriminant" else "principal components"
     if epochs[1]:
+        start = "" if settings["start"] == "random" else f"starts at {axes} of the expression and "
         sentences.append(
-            f"Its encoder, which exchanges messages between cells and genes, was pre-trained for {_counted(epochs[1])}: random "
+            f"Its encoder, which {start}exchanges messages between cells and genes, was pre-trained for {_counted(epochs[1])}: random "
             "views of a cell are contrasted with those of other cells and with prototypes of groups of cells, and counts are "
             "reconstructed with a zero-inflated negative binomial distribution."
         )
@@ -380,7 +384,7 @@ def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
     if float(model.module.temperature) != 1.0:
         sentences += [
             f"Cells were divided into {number} by the consensus of k-means and Leiden partitions of the latent vectors and of "
-            "principal components, of all counts and of random parts of them.",
+            f"{axes}, of all counts and of random parts of them.",
             f"The assignment of cells to clusters was then distilled for {_counted(epochs[2])}, so that cells with a random part of "
             "their molecules are assigned like whole cells, on latent vectors corrected for sequencing depth.",
             "The confidence was calibrated such that one half of a cell's molecules predicts the cluster of the other half.",
