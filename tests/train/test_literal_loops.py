@@ -1,4 +1,4 @@
-"""Both stages against literal training loops on dense matrices: equal parameters after every step.
+"""The stages against literal training loops on dense matrices: equal parameters after every step.
 
 What the loops share with the package are the order of the cells, the streams of random numbers, k-means, the consensus and
 torch's optimisers; each of these has tests of its own.
@@ -18,7 +18,17 @@ from scgpcl.cluster import consensus, kmeans
 from scgpcl.data import BipartiteSplitter, Cells, _cells
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import neighborhood
-from scgpcl.train import ClusterPlan, Devices, DistillationPlan, PretrainPlan, Run, TargetUpdate, _run, fit_stage
+from scgpcl.train import (
+    ClusterPlan,
+    DecoderPlan,
+    Devices,
+    DistillationPlan,
+    PretrainPlan,
+    Run,
+    TargetUpdate,
+    _run,
+    fit_stage,
+)
 from scgpcl.train._callbacks import PrototypeUpdate
 
 SEED = 7
@@ -573,3 +583,32 @@ def test_distillation(setting, change):
     literal.p["centers"] = here.module.centers.detach().clone().requires_grad_()
     recorded = fitted(here, plan, [], 3)
     assert_steps(recorded, literal.steps(recorded), rtol=1e-4, atol=1e-5)
+
+
+# ---- the decoder alone
+
+
+def literal_decoder(setting, recorded, z, o):
+    p = {name: value.requires_grad_() for name, value in setting.start.items()}
+    options = {**o, "optimizer": "AdamW", "one_cycle": False, "encoder_lr": 1.0}
+    optimizer = Optimizer(p, [name for name in p if name.startswith("decoder.")], options, sum(map(len, recorded)))
+    for epoch, steps in enumerate(recorded):
+        generator = cpu_generator(SEED, 3, epoch)
+        for index, _ in steps:
+            noise = torch.randn(len(index), N_LATENT, generator=generator)
+            genes = slice(None)
+            if o["decoded_genes"] < 1:
+                genes = torch.randperm(N_GENES, generator=generator)[: int(o["decoded_genes"] * N_GENES)]
+            optimizer.step(zinb(p, setting.cells[index], z[index] + o["noise"] * z.std(0) * noise, genes))
+            yield p
+
+
+@pytest.mark.parametrize("change", [{}, {"noise": 0.0}, {"weight_decay": 0.0}, {"decoded_genes": 1.0}], ids=str)
+def test_decoder(setting, change):
+    o = {"noise": 0.5, "lr": 1e-2, "weight_decay": 0.5, "decoded_genes": 0.5, **change}
+    here = setting()
+    here.start = parameters(here.module)
+    z = encode(here.start, here.cells)[0]
+    plan = DecoderPlan(here.module, seed=SEED, z=z, batch_index=None, **o)
+    recorded = fitted(here, plan, [], 2)
+    assert_steps(recorded, literal_decoder(here, recorded, z, o), rtol=1e-7, atol=1e-8)
