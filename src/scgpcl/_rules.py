@@ -181,6 +181,8 @@ RULES: dict[str, Rule] = {
     "patience": number(1, whole=True),
     "noise": AT_LEAST_0,
     # getters and files
+    "get.max_missing": number(0.0, 1.0 - 1e-9),
+    "get.max_novelty": either(None, AT_LEAST_0),
     "get.batch_size": either(None, number(1, whole=True)),
     "soft": flag,
     "min_confidence": either(None, number(0.0, 1.0)),

@@ -104,7 +104,7 @@ NEW_CELLS = {
         "found columns",
         "Name one of these",
     ),
-    "new batch": (strange_batch, ValueError, "batches seen in training", "'c'", "transform_batch"),
+    "halves in a new batch": (lambda q: strange_batch(half(q)), ValueError, "whole counts", "found 0.5", "layer="),
 }
 
 

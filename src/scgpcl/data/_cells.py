@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -197,6 +198,18 @@ class Cells:
 
     def __len__(self) -> int:
         return self._x.shape[0]
+
+    def of_batch(self, code: int) -> Cells:
+        """The same cells as of another batch."""
+        other = copy(self)
+        other.batch_index = np.full(len(self), code, dtype=np.int64)
+        return other
+
+    def measured(self) -> np.ndarray:
+        """Whether each gene of the model was measured, bool, shape (n_genes,)."""
+        if self._places is None:
+            return np.ones(self.rows(np.arange(0)).shape[1], dtype=bool)
+        return np.isin(np.arange(self._n_genes), self._places)
 
     def rows(self, index: np.ndarray) -> sp.csr_matrix:
         """Counts of some cells in the order asked for, a new float32 matrix of shape (len(index), n_genes)."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from scvi.distributions import ZeroInflatedNegativeBinomial
 
-from scgpcl import _input
+from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import check, listed
 from scgpcl.model._annotate import cluster_names
 from scgpcl.model._attributions import gene_parts
-from scgpcl.model._reference import as_index
+from scgpcl.model._new_batches import extended, with_new_batches
+from scgpcl.model._reference import MAX_MISSING, as_index
+from scgpcl.train import cluster_distance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +44,7 @@ class Getters:
     module: SCGPCLModule
     seed_: int
     cluster_names_: np.ndarray | None
+    statistics_: dict[str, np.ndarray] | None
     if TYPE_CHECKING:  # what the model itself has
 
         @property
@@ -54,6 +59,7 @@ class Getters:
         batch_size: int | None = None,
         transform_batch: str | None = None,
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
+        max_missing: float = MAX_MISSING,
     ) -> np.ndarray:
         """Latent vectors of cells.
 
@@ -70,11 +76,14 @@ class Getters:
         batch_size
             Cells encoded at a time.
         transform_batch
-            Encode all cells as cells of this batch of the model, whatever their own. New cells of a batch that the model
-            has not seen need it; ``None`` is each cell's own batch.
+            Encode all cells as cells of this batch of the model, whatever their own; ``None`` is each cell's own batch. The
+            moments of a batch that was not in training are then measured on all its cells in ``adata`` if there are at
+            least 100; with fewer it is taken as the known batch that suits the cells best. Both give a warning.
         dataloader
             Mini-batches of scvi-tools to take the cells from instead, such as ``datamodule.inference_dataloader()``. Their
             genes are those of the model in its order.
+        max_missing
+            Largest share of the model's genes that new cells may lack. A missing gene takes its training mean.
 
         Returns
         -------
@@ -87,8 +96,8 @@ class Getters:
         ValueError
             If genes that the model uses are missing, if the layer does not hold raw counts, or if the model does not know a batch.
         """
-        batch_size = check("get", batch_size=batch_size)["batch_size"]
-        return self._encode(adata, indices, batch_size, transform_batch, dataloader)[0]
+        values = check("get", batch_size=batch_size, max_missing=max_missing)
+        return self._encode(adata, indices, transform_batch, dataloader, **values)[0]
 
     @held()
     def predict(
@@ -98,21 +107,27 @@ class Getters:
         soft: bool = False,
         *,
         min_confidence: float | None = None,
+        max_novelty: float | None = None,
         batch_size: int | None = None,
         transform_batch: str | None = None,
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
+        max_missing: float = MAX_MISSING,
     ) -> np.ndarray | pd.DataFrame:
         """Cluster of cells.
 
         Parameters
         ----------
-        adata, indices, batch_size, transform_batch, dataloader
-            See :meth:`get_latent_representation`. With a ``dataloader`` cells have numbers in place of names.
+        adata, indices, batch_size, transform_batch, dataloader, max_missing
+            See :meth:`get_latent_representation`. With a ``dataloader`` cells have numbers in place of names. The more genes
+            are missing, the lower are the probabilities.
         soft
             Return the assignment probabilities instead.
         min_confidence
             Cells whose largest probability is below this are named ``"unassigned"``; ``None`` names all by their
             cluster.
+        max_novelty
+            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1 about one percent of
+            cells like those in training are. ``None`` names all by their cluster.
 
         Returns
         -------
@@ -124,18 +139,58 @@ class Getters:
         ValueError
             If ``min_confidence`` is outside [0, 1], or is given together with ``soft``.
         """
-        batch_size = check("get", batch_size=batch_size, min_confidence=min_confidence, soft=soft)["batch_size"]
-        if soft and min_confidence is not None:
+        limits = {"min_confidence": min_confidence, "max_novelty": max_novelty}
+        check("get", soft=soft, **limits)
+        values = check("get", batch_size=batch_size, max_missing=max_missing)
+        if soft and any(value is not None for value in limits.values()):
+            name = "min_confidence" if min_confidence is not None else "max_novelty"
             msg = (
-                f"Expected `min_confidence` for names of clusters only, found {min_confidence!r} with `soft=True`. "
+                f"Expected `{name}` for names of clusters only, found {limits[name]!r} with `soft=True`. "
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
-        z, cells = self._encode(adata, indices, batch_size, transform_batch, dataloader)
-        probability = self._probability(z, cells)
-        return probability if soft else np.asarray(cluster_names(probability, min_confidence), dtype=object)
+        z, cells = self._encode(adata, indices, transform_batch, dataloader, **values)
+        probability = self._probability(z, cells, self._hidden_share(adata, dataloader, max_missing))
+        if soft:
+            return probability
+        names = np.asarray(cluster_names(probability, min_confidence), dtype=object)
+        if max_novelty is not None:
+            names[self._novelty(z) > max_novelty] = _keys.UNASSIGNED
+        return names
 
-    @held()
+    def get_novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        transform_batch: str | None = None,
+        dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
+        max_missing: float = MAX_MISSING,
+    ) -> np.ndarray:
+        """How far cells lie from all clusters: large for types that were not in training.
+
+        The Mahalanobis distance to the nearest cluster, with the covariance within clusters (Lee et al. 2018), over the
+        distance within which 99 % of the training cells lie. Confidence does not tell this: a cell far from all clusters
+        may still be nearest to one of them.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, transform_batch, dataloader, max_missing
+            See :meth:`get_latent_representation`.
+
+        Returns
+        -------
+        Array of shape (n_cells,); above 1 a cell is farther out than nearly all training cells.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or was saved by a version that did not keep what this needs.
+        """
+        values = check("get", batch_size=batch_size, max_missing=max_missing)
+        return self._novelty(self._encode(adata, indices, transform_batch, dataloader, **values)[0])
+
     @torch.no_grad()
     def get_normalized_expression(
         self,
@@ -414,29 +469,60 @@ class Getters:
         self,
         adata: AnnData | None,
         indices: Any,
-        batch_size: int | None,
         transform_batch: str | None,
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None,
+        *,
+        batch_size: int | None = None,
+        max_missing: float = MAX_MISSING,
     ) -> tuple[np.ndarray, pd.Index]:
         """Latent vectors of cells, (n_cells, n_latent), and their names."""
-        batches = self._read(adata, indices, batch_size or ENCODE_BATCH, transform_batch, dataloader)
-        encoded = (self._represented(batch).cpu().numpy() for batch in batches)
+        size = batch_size or ENCODE_BATCH
         if dataloader is not None:
-            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *encoded])
+            batches = self._read(adata, indices, size, transform_batch, dataloader)
+            z = [self._represented(batch).cpu().numpy() for batch in batches]
+            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *z])
             return z, pd.RangeIndex(len(z))
-        names = self._target(adata).obs_names
-        names = names[as_index(indices, len(names))]
-        z = np.empty((len(names), self.module.n_latent), dtype=np.float32)
+        reference = replace(self.reference, max_missing=max_missing)
+        target = self._target(adata)
+        own, moments = target is self.adata, []
+        names = [] if own or transform_batch is not None else reference.registered.new_batches(target)
+        if names:
+            reference, moments = with_new_batches(self.module, reference, self.statistics_, target, names)
+        chunks = reference.read(target, indices, size, transform_batch, registered=own)
+        cells = target.obs_names[as_index(indices, target.n_obs)]
+        z = np.empty((len(cells), self.module.n_latent), dtype=np.float32)
         stop = 0
-        for part in encoded:
-            start, stop = stop, stop + len(part)
-            z[start:stop] = part
-        return z, names
+        with extended(self.module, moments):
+            for part in chunks:
+                start, stop = stop, stop + len(part)
+                z[start:stop] = self._represented(part.batch()).cpu().numpy()
+        return z, cells
+
+    def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float:
+        """Share of the model's genes that the cells lack."""
+        if dataloader is not None:
+            return 0.0
+        match = replace(self.reference, max_missing=max_missing).match(self._target(adata).var_names)
+        return 0.0 if match.places is None else 1.0 - len(match.places) / match.n_genes
 
     @torch.no_grad()
-    def _probability(self, z: np.ndarray, cells: pd.Index) -> pd.DataFrame:
+    def _probability(self, z: np.ndarray, cells: pd.Index, hidden: float = 0.0) -> pd.DataFrame:
         q = self.module.probabilities(torch.from_numpy(z)).numpy()
+        if hidden > 0 and self.statistics_ is not None:
+            grid, log = self.statistics_["hidden"], np.log(self.statistics_["temperatures"])
+            logits = np.log(np.maximum(q, np.finfo(q.dtype).tiny)) / np.exp(np.interp(hidden, grid, log))
+            q = softmax(logits, axis=1).astype(q.dtype)
         return pd.DataFrame(q, index=cells, columns=self._cluster_names())
+
+    def _novelty(self, z: np.ndarray) -> np.ndarray:
+        if self.statistics_ is None:
+            msg = (
+                "Expected a model that knows where its training cells lie, found one of an earlier version. "
+                "Train it again to judge whether cells are new."
+            )
+            raise RuntimeError(msg)
+        found = self.statistics_
+        return cluster_distance(z, found["means"], found["precision"]) / float(found["reach"])
 
     def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
         """Latent vectors as they are clustered and reported, shape (n_cells, n_latent)."""

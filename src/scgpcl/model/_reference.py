@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scgpcl.data import Cells
 
-#: Largest share of the model's genes that new cells may lack.
+#: Largest share of the model's genes that new cells may lack, unless another is asked for.
 MAX_MISSING = 0.2
 
 
@@ -72,6 +72,17 @@ class Registration:
             )
             raise ValueError(msg)
         return index.astype(np.int64) if several else None
+
+    def new_batches(self, adata: AnnData) -> list[str]:
+        """Names of the batches of an AnnData that the model does not know; none if it corrects for no batches."""
+        if len(self.batches) < 2 or self.batch_key not in adata.obs:
+            return []
+        _input.check_obs_key(adata, self.batch_key, "batch_key")
+        return sorted(set(self.names_of(adata)) - set(self.batches))
+
+    def names_of(self, adata: AnnData) -> np.ndarray:
+        """Name of each cell's batch as the model writes it, shape (n_cells,)."""
+        return adata.obs[self.batch_key].astype(str).to_numpy()
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
         """Given size factors, float64 (n_cells,), if they are in order; ``None`` counts library sizes."""
@@ -159,6 +170,8 @@ class Reference:
         Library size (or given size factor) of a cell whose size factor is 1.
     shares
         Share of each gene in the training library, shape (n_vars,); they sum to 1.
+    max_missing
+        Largest share of the model's genes that new cells may lack.
     """
 
     registered: Registration
@@ -166,6 +179,7 @@ class Reference:
     selected: pd.Index
     unit_size: float
     shares: np.ndarray
+    max_missing: float = MAX_MISSING
 
     def match(self, names: pd.Index) -> GeneMatch:
         """Find the model's genes by name; too many missing ones are an error."""
@@ -175,11 +189,11 @@ class Reference:
         _input.check_names(names, "var_names")
         library, selected = names.get_indexer(self.genes), names.get_indexer(self.selected)
         missing = self.selected[selected < 0]
-        if len(missing) > MAX_MISSING * n_genes:
+        if len(missing) > self.max_missing * n_genes:
             msg = (
-                f"Expected at least {1 - MAX_MISSING:.0%} of the {n_genes} genes that the model uses in "
+                f"Expected at least {1 - self.max_missing:.0%} of the {n_genes} genes that the model uses in "
                 f"`adata.var_names`, found {len(missing)} missing: {listed(missing)}. Genes are matched by name; "
-                "check that both data sets name genes alike."
+                "check that both data sets name genes alike. If they do, pass a larger `max_missing`."
             )
             raise ValueError(msg)
         known = library >= 0
@@ -196,10 +210,11 @@ class Reference:
         *,
         registered: bool = False,
         unseen: bool = False,
+        quiet: bool = False,
     ) -> Iterator[Cells]:
         """Match and check cells before any work, then read those asked for in their order, ``batch_size`` at a time.
 
-        The counts of ``registered`` cells have been checked before. See :meth:`Registration.batch_index` for the rest.
+        The counts of ``registered`` cells have been checked before, and so have those read once more with ``quiet``. See :meth:`Registration.batch_index` for the rest.
         """
         layer = self.registered.layer
         index = as_index(indices, adata.n_obs)
@@ -207,7 +222,7 @@ class Reference:
         batch_index = self.registered.batch_index(adata, transform_batch, unseen=unseen)
         size = self.registered.sizes(adata)
         x = _input.counts_of(adata, layer)
-        if not registered:
+        if not registered and not quiet:
             _input.check_counts(x, layer, min_cells=1)
             if match.places is not None:
                 self._warn_of_missing(match.places)

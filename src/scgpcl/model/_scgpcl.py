@@ -18,7 +18,7 @@ from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.model._annotate import annotate
 from scgpcl.model._getters import Getters
-from scgpcl.model._reference import Reference, Registration
+from scgpcl.model._reference import MAX_MISSING, Reference, Registration
 from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import checked_manager, own_registry
 from scgpcl.model._training import Training
@@ -292,6 +292,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
         transform_batch: str | None = None,
+        max_missing: float = MAX_MISSING,
     ) -> None:
         """Write the model's results to an AnnData.
 
@@ -304,7 +305,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         min_confidence
             Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` names all by
             their cluster. Probabilities and confidence stay as they are.
-        transform_batch
+        transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
         Notes
@@ -315,6 +316,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         """
         _ = self.reference  # a model that is not trained is refused first
         values = check(min_confidence=min_confidence, key_added=key_added)
+        values |= check("get", max_missing=max_missing)
         target = self._target(adata)
         _input.check_not_view(target)
         self._write(target, transform_batch=transform_batch, **values)
@@ -323,17 +325,23 @@ class SCGPCL(Training, Getters, BaseModelClass):
         self._write(cast("AnnData", self.adata), key_added=_keys.STEM, min_confidence=None, transform_batch=None)
 
     def _write(
-        self, adata: AnnData, *, key_added: str, min_confidence: float | None, transform_batch: str | None
+        self,
+        adata: AnnData,
+        *,
+        key_added: str,
+        min_confidence: float | None,
+        transform_batch: str | None,
+        max_missing: float = MAX_MISSING,
     ) -> None:
         """Compute everything, then write it."""
         selected = self._make_reference().selected
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
-        latent, cells = self._encode(adata, None, None, transform_batch, None)
+        latent, cells = self._encode(adata, None, transform_batch, None, max_missing=max_missing)
         annotate(
             adata,
             latent=latent,
-            probability=self._probability(latent, cells),
+            probability=self._probability(latent, cells, self._hidden_share(adata, None, max_missing)),
             selected=selected,
             parameters=parameters,
             key_added=key_added,

@@ -72,6 +72,8 @@ class Training:
     n_clusters_: int | None
     n_clusters_curve_: pd.DataFrame | None
     cluster_names_: np.ndarray | None = None
+    #: What is known of the training cells, see :func:`scgpcl.train.reference_statistics`; ``None`` for models saved before.
+    statistics_: dict[str, np.ndarray] | None = None
     seed_: int
     gene_flavor: GeneFlavor
     gene_scaling: float
@@ -260,6 +262,7 @@ class Training:
                 run.place_centers(stage_plan)
                 self._name_clusters(run)
                 run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
+                self.statistics_ = run.statistics()
         if self.adata is not None:
             self._annotate_registered()
 
@@ -273,6 +276,7 @@ class Training:
         devices: int | list[int] | str = "auto",
         batch_size: int = 256,
         label_tol: float = 0.001,
+        transform_batch: str | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
@@ -297,6 +301,9 @@ class Training:
             Largest number of cells of a mini-batch.
         label_tol
             Ends when less than this share of the labels changes in an epoch.
+        transform_batch
+            Batch of the model that all cells of the query are taken to be of. A query of a batch that the model has not
+            seen needs it: moments of batches are fixed.
         plan_kwargs
             Arguments of :class:`scgpcl.train.ClusterPlan` but ``alpha`` and ``shrinkage``.
         **trainer_kwargs
@@ -337,7 +344,7 @@ class Training:
                 f"{missing.sum()} missing. Cells that lack some can be mapped, see `model.predict`."
             )
             raise ValueError(msg)
-        new = concatenated(list(reference.read(query, None, READ_CELLS)))
+        new = concatenated(list(reference.read(query, None, READ_CELLS, transform_batch)))
         cells = concatenated([self._prepare(), new])
         seed = derived_seed(self.seed_, 30)
         splitter = BipartiteSplitter(cells, seed=seed, batch_size=values["batch_size"], train_size=1.0)
@@ -352,6 +359,7 @@ class Training:
                 plan = ClusterPlan(self.module, seed=self.seed_, **plan_values)
                 run.fit(plan, [update], values["cluster_max_epochs"])
             encode_all(self.module, splitter)
+            self.statistics_ = run.statistics()
         if self.adata is not None:
             self._annotate_registered()
 

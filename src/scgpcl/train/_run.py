@@ -26,6 +26,7 @@ from scgpcl.train._checkpoint import EpochCheckpoint
 from scgpcl.train._fit import fit_stage, shows_progress
 from scgpcl.train._plans import DistillationPlan
 from scgpcl.train._progress import shown
+from scgpcl.train._statistics import reference_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -286,6 +287,12 @@ class Run:
         rows = self.module.represent(z[cells], size_factor[cells])
         means = target.t() @ rows / target.sum(0).unsqueeze(1)
         return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows), accuracy)
+
+    def statistics(self) -> dict[str, np.ndarray] | None:
+        """What is known of the training cells once the run has ended; ``None`` in processes that only helped."""
+        if self.trainer is not None and not self.trainer.is_global_zero:
+            return None
+        return reference_statistics(self.module, self.splitter, self._clustered())
 
     def _clustered(self) -> np.ndarray:
         """Cells that are clustered and distilled from, with those labelled, ascending positions."""

@@ -1,0 +1,147 @@
+"""Cells of batches that were not in training: the moments of a new batch are measured on its own cells."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from scvi import settings
+
+from scgpcl import _input
+from scgpcl._rules import listed
+from scgpcl.train import cluster_distance, linked_shares
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from anndata import AnnData
+
+    from scgpcl.data import Cells
+    from scgpcl.model._reference import Reference
+    from scgpcl.module import SCGPCLModule
+
+#: Fewest cells of a new batch whose moments are measured, and the pseudo-cells of the nearest known batch beside them.
+MIN_CELLS = 100
+PRIOR_CELLS = 10.0
+#: How often the composition of the batch and its moments are found in turn.
+ROUNDS = 3
+#: Cells read at a time, and those that the nearest batch is found by.
+READ_CELLS = 2048
+MAX_NEAREST_CELLS = 500
+
+
+class NewBatch(NamedTuple):
+    """Moments of a batch, float32, each of shape (n_genes,): see :class:`scgpcl.nn.Moments` and ``BatchLinks``."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    share: np.ndarray
+
+
+def with_new_batches(
+    module: SCGPCLModule,
+    reference: Reference,
+    statistics: Mapping[str, np.ndarray] | None,
+    adata: AnnData,
+    names: list[str],
+) -> tuple[Reference, list[NewBatch]]:
+    """The reference with the batches ``names`` of an AnnData behind its own, and their moments."""
+    registered = reference.registered
+    _input.check_counts(_input.counts_of(adata, registered.layer), registered.layer, min_cells=1)
+    own = registered.names_of(adata)
+    moments, few = [], []
+    for name in names:
+        index = np.flatnonzero(own == name)
+        sample = index[:: max(1, -(-len(index) // MAX_NEAREST_CELLS))]
+        known = registered.batches
+        distance = []
+        for batch in known:
+            cells = list(reference.read(adata, sample, READ_CELLS, batch, quiet=True))
+            distance.append(np.mean(np.concatenate([_distances(module, part, statistics) for part in cells])))
+        nearest = int(np.argmin(distance))
+        if len(index) < MIN_CELLS or statistics is None or "features" not in statistics:
+            few.append(f"{name!r} ({len(index)} cells, taken as of {known[nearest]!r})")
+            mean, std, share = module.gene_mean, module.gene_std, module.link_share
+            moments.append(NewBatch(*(each[nearest].cpu().numpy() for each in (mean, std, share))))  # type: ignore[index]
+            continue
+        parts = list(reference.read(adata, index, READ_CELLS, known[nearest], quiet=True))
+        moments.append(_measured(module, parts, statistics, nearest))
+    measured = [name for name in names if not any(each.startswith(f"{name!r} (") for each in few)]
+    msg = (
+        f"{len(names)} batches of the cells were not in training. "
+        if len(names) > 1
+        else "A batch was not in training. "
+    )
+    if measured:
+        msg += f"Moments are measured on the cells of {listed(measured)}. "
+    if few:
+        msg += f"Batches of fewer than {MIN_CELLS} cells take those of the nearest known batch: {', '.join(few)}. "
+    warnings.warn(
+        msg + "Pass `transform_batch=` to name a batch.", UserWarning, stacklevel=settings.warnings_stacklevel
+    )
+    return replace(
+        reference, registered=replace(registered, batches=registered.batches.append(pd.Index(names, dtype=object)))
+    ), moments
+
+
+def _represented(module: SCGPCLModule, cells: Cells) -> torch.Tensor:
+    batch = cells.batch()
+    z = module.encode(batch)
+    return module.represent(z, batch.size_factor.to(z.device))
+
+
+def _distances(module: SCGPCLModule, cells: Cells, statistics: Mapping[str, np.ndarray] | None) -> np.ndarray:
+    """Distance of each cell to the nearest cluster, (n_cells,)."""
+    z = _represented(module, cells)
+    if statistics is not None:
+        return cluster_distance(z.cpu().numpy(), statistics["means"], statistics["precision"])
+    return torch.cdist(z, module.centers.detach()).amin(1).cpu().numpy()  # type: ignore[union-attr]
+
+
+def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str, np.ndarray], nearest: int) -> NewBatch:
+    """Moments of a batch at its own composition: what its cells show beyond what their clusters show on average."""
+    std = module.gene_std[nearest].cpu().numpy().astype(np.float64)
+    prior = [each[nearest].cpu().numpy().astype(np.float64) for each in (module.gene_mean, module.link_share)]  # type: ignore[index]
+    counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
+    size, measured = np.concatenate([part.size_factor for part in parts]), parts[0].measured()
+    scale = module.feature_scale.item()
+    log = counts.copy()
+    log.data = np.log1p(scale * log.data / np.repeat(size, np.diff(log.indptr)))
+    n_cells = len(size)
+    observed = [np.asarray(each.mean(0)).ravel() for each in (log, linked_shares(counts))]
+    found = NewBatch(*(each.astype(np.float32) for each in (prior[0], std, prior[1])))
+    for _ in range(ROUNDS):
+        with extended(module, [found]):
+            code = module.gene_mean.shape[0] - 1
+            labels = [module.probabilities(_represented(module, part.of_batch(code))).argmax(1) for part in parts]
+        share = np.bincount(torch.cat(labels).numpy(), minlength=len(statistics["features"])) / n_cells
+        expected = (std * (share @ statistics["features"]), share @ statistics["links"])
+        values = [
+            np.where(measured, (n_cells * (seen - gone) + PRIOR_CELLS * before) / (n_cells + PRIOR_CELLS), before)
+            for seen, gone, before in zip(observed, expected, prior, strict=True)
+        ]
+        found = NewBatch(values[0].astype(np.float32), found.std, values[1].astype(np.float32))
+    return found
+
+
+@contextmanager
+def extended(module: SCGPCLModule, moments: list[NewBatch]) -> Iterator[None]:
+    """Let the network know further batches, numbered behind its own, in the block."""
+    if not moments:
+        yield
+        return
+    before = module.gene_mean, module.gene_std, module.link_share
+    try:
+        module.gene_mean, module.gene_std, module.link_share = (
+            torch.cat([old, torch.from_numpy(np.stack(new)).to(old)])
+            for old, new in zip(before, zip(*moments, strict=True), strict=True)
+        )
+        yield
+    finally:
+        module.gene_mean, module.gene_std, module.link_share = before

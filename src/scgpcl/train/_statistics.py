@@ -1,0 +1,122 @@
+"""What a trained model must remember of its training cells to judge new ones: measured once, when training ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scgpcl.data import Cells
+from scgpcl.nn import fit_temperature
+
+if TYPE_CHECKING:
+    from scgpcl.data import BipartiteSplitter
+    from scgpcl.module import SCGPCLModule
+
+#: Ridge of the covariance within clusters, as a share of its mean variance.
+RIDGE = 0.01
+#: Share of the training cells that are nearer to a cluster than cells that count as new.
+NEAR_SHARE = 0.99
+#: Shares of the genes that are hidden to learn how much less is known without them, how often, and from how many cells.
+HIDDEN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+N_HIDINGS = 2
+MAX_HIDING_CELLS = 2000
+
+
+@torch.no_grad()
+def reference_statistics(module: SCGPCLModule, splitter: BipartiteSplitter, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of training cells ``index``, ascending positions.
+
+    Returns
+    -------
+    ``means`` (n_clusters, n_latent), ``precision`` (n_latent, n_latent) and ``reach``: where the cells of each cluster lie,
+    the inverse of their pooled covariance, and the Mahalanobis distance within which most of them do.
+    ``hidden`` and ``temperatures``: shares of the genes and what the logarithms of probabilities are divided by without them.
+    With batches, ``features`` and ``links`` (n_clusters, n_genes): mean standardised features of the cells of each cluster,
+    and mean shares of genes in their messages less those of their batches.
+    """
+    device = module.gene_mean.device
+    parts = []
+    for batch in splitter.batches(index, device=device):
+        parts.append(module.represent(module.encode(batch), batch.size_factor).cpu())
+    z = torch.cat(parts)
+    label = module.probabilities(z).argmax(1).numpy()
+    k = len(module.centers) if module.centers is not None else 0
+    found = _spread(z.double().numpy(), label, k)
+    found |= _without_genes(module, splitter.source, index, label)
+    if splitter.source.batch_index is not None:
+        found |= _cluster_features(module, splitter.source, index, label, k)
+    return found
+
+
+def _spread(z: np.ndarray, label: np.ndarray, n_clusters: int) -> dict[str, np.ndarray]:
+    size = np.bincount(label, minlength=n_clusters)
+    member = sp.csr_matrix((np.ones(len(z)), (label, np.arange(len(z)))), shape=(n_clusters, len(z)))
+    means = (member @ z) / np.maximum(size, 1)[:, None]
+    means[size == 0] = np.inf  # nothing is near an empty cluster
+    within = z - means[label]
+    covariance = within.T @ within / max(len(z) - 1, 1)
+    ridge = max(RIDGE * np.trace(covariance) / len(covariance), 1e-12)
+    precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+    distance = cluster_distance(z, means, precision)
+    return {"means": means, "precision": precision, "reach": np.quantile(distance, NEAR_SHARE)}
+
+
+def cluster_distance(z: np.ndarray, means: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Mahalanobis distance of cells (n_cells, n) to the nearest of some means (n_clusters, n), shape (n_cells,)."""
+    factor = np.linalg.cholesky(precision)
+    turned = z.astype(np.float64) @ factor
+    nearest = np.full(len(z), np.inf)
+    for mean in means[np.isfinite(means).all(1)] @ factor:
+        np.minimum(nearest, np.square(turned - mean).sum(1), out=nearest)
+    return np.sqrt(nearest)
+
+
+def _without_genes(module: SCGPCLModule, cells: Cells, index: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Temperatures at which cells without some of their genes are given the clusters of the whole cells."""
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(len(index), min(len(index), MAX_HIDING_CELLS), replace=False))
+    rows, wanted = index[chosen], torch.from_numpy(label[chosen])
+    counts, size = cells.rows(rows), cells.size_factor[rows]
+    known = None if cells.batch_index is None else cells.batch_index[rows]
+    temperatures = [1.0]
+    for share in HIDDEN_SHARES:
+        q = []
+        for _ in range(N_HIDINGS):
+            kept = np.flatnonzero(rng.permutation(module.n_genes) >= share * module.n_genes)
+            part = Cells(counts[:, kept], size, batch_index=known, places=kept, n_genes=module.n_genes)
+            batch = part.batch().to(module.gene_mean.device)
+            q.append(module.probabilities(module.represent(module.encode(batch), batch.size_factor)))
+        found = fit_temperature(torch.cat(q), wanted.repeat(N_HIDINGS))
+        temperatures.append(max(found, temperatures[-1]))  # fewer genes never tell more
+    return {"hidden": np.array([0.0, *HIDDEN_SHARES]), "temperatures": np.array(temperatures)}
+
+
+def _cluster_features(
+    module: SCGPCLModule, cells: Cells, index: np.ndarray, label: np.ndarray, n_clusters: int
+) -> dict[str, np.ndarray]:
+    moments, batch_index = module.moments, cells.batch_index[index]  # type: ignore[index]
+    shares = module.link_share.cpu().numpy()  # type: ignore[union-attr]
+    features = np.zeros((n_clusters, module.n_genes))
+    links = np.zeros((n_clusters, module.n_genes))
+    size = np.maximum(np.bincount(label, minlength=n_clusters), 1)[:, None]
+    for start in range(0, len(index), MAX_HIDING_CELLS):
+        part = slice(start, start + MAX_HIDING_CELLS)
+        rows, own, batch = index[part], label[part], batch_index[part]
+        member = sp.csr_matrix((np.ones(len(rows)), (own, np.arange(len(rows)))), shape=(n_clusters, len(rows)))
+        by_batch = member @ sp.csr_matrix(
+            (np.ones(len(rows)), (np.arange(len(rows)), batch)), shape=(len(rows), len(shares))
+        )
+        links += (member @ linked_shares(cells.rows(rows))).toarray() - by_batch @ shares
+        features += (member @ cells.features(moments, rows)).toarray() + by_batch @ moments.offset
+    return {"features": (features / size).astype(np.float32), "links": (links / size).astype(np.float32)}
+
+
+def linked_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Share of each gene among the expressed genes of each cell, shape (n_cells, n_genes)."""
+    counts.eliminate_zeros()
+    degree = np.diff(counts.indptr)
+    share = np.repeat(1.0 / np.maximum(degree, 1), degree)
+    return sp.csr_matrix((share, counts.indices, counts.indptr), shape=counts.shape)

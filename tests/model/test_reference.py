@@ -1,0 +1,136 @@
+"""A model as a reference: new batches, types that it lacks, and genes that were not measured."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn.metrics import roc_auc_score
+
+import scgpcl
+
+N_TYPES = 4
+LONGER = {"pretrain_max_epochs": 6, "cluster_max_epochs": 3}
+MISSING = "ignore:.* genes that the model uses are missing:UserWarning"
+
+
+def as_adata(x, batch):
+    adata = ad.AnnData(sp.csr_matrix(x.astype(np.float32)))
+    adata.var_names = [f"gene{i}" for i in range(x.shape[1])]
+    adata.obs["batch"] = batch
+    return adata
+
+
+@pytest.fixture
+def simulated(draw_counts):
+    """Cells of four types, whole-number factors of the genes of three batches, and the types."""
+    x, types = draw_counts(n_cells=450, n_genes=100, n_groups=N_TYPES, seed=5, density_scale=3.0)
+    factors = np.random.default_rng(1).integers(1, 5, (3, 100))
+    return x.toarray(), factors, types
+
+
+@pytest.fixture
+def reference(simulated, fit):
+    x, factors, _ = simulated
+    two = as_adata(np.concatenate([x[:150] * factors[0], x[150:300] * factors[1]]), ["a"] * 150 + ["b"] * 150)
+    return fit(two, setup={"batch_key": "batch"}, n_clusters=N_TYPES, train=LONGER)
+
+
+def test_moments_of_a_new_batch_are_measured_on_its_cells(simulated, reference):
+    """The third batch in an unequal composition: a type is nearly absent from it."""
+    x, factors, types = simulated
+    own = np.flatnonzero((np.arange(450) >= 300) & ((types != 0) | (np.arange(450) % 9 == 0)))
+    assert len(own) >= 100
+    query = as_adata(x[own] * factors[2], "c")
+    before = {name: value.clone() for name, value in reference.module.state_dict().items()}
+    with pytest.warns(UserWarning, match="A batch was not in training. Moments are measured on the cells of 'c'"):
+        names = reference.predict(query)
+    truth = [types[:300][reference.predict() == name] for name in reference.cluster_names_]
+    type_of = {name: np.bincount(each).argmax() for name, each in zip(reference.cluster_names_, truth, strict=True)}
+    right = np.mean([type_of[name] == each for name, each in zip(names, types[own], strict=True)])
+    as_known = [
+        np.mean([type_of[n] == t for n, t in zip(reference.predict(query, transform_batch=b), types[own], strict=True)])
+        for b in "ab"
+    ]
+    assert right > 0.95
+    assert right >= max(as_known)
+    for name, value in before.items():  # the model is as it was
+        assert torch.equal(value, reference.module.state_dict()[name])
+    with pytest.warns(UserWarning, match="not in training"):  # all cells of the batch count, whichever are asked for
+        np.testing.assert_array_equal(reference.predict(query, indices=[3, 1]), names[[3, 1]])
+    with pytest.raises(ValueError, match="batches seen in training"):  # decoding needs a batch of the model
+        reference.get_normalized_expression(query)
+
+
+def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, reference):
+    x, factors, _ = simulated
+    query = as_adata(x[300:330] * factors[1], ["new"] * 20 + ["a"] * 10)
+    with pytest.warns(UserWarning, match=r"fewer than 100 cells take .* 'new' \(20 cells, taken as of 'b'\)"):
+        z = reference.get_latent_representation(query)
+    as_b = reference.get_latent_representation(query, indices=np.arange(20), transform_batch="b")
+    np.testing.assert_allclose(z[:20], as_b, atol=1e-6)
+
+
+def test_a_query_of_a_new_batch_updates_as_of_a_known_one(simulated, reference):
+    x, factors, _ = simulated
+    query = as_adata(x[300:] * factors[1], "c")
+    with pytest.raises(ValueError, match="Pass `transform_batch="):
+        reference.update(query)
+    before = reference.predict()
+    reference.update(query, 2, transform_batch="b", accelerator="cpu", enable_progress_bar=False)
+    assert (reference.predict() == before).mean() > 0.95
+
+
+def test_cells_of_a_type_that_the_reference_lacks_are_unassigned(draw_counts, fit, tmp_path):
+    x, types = draw_counts(n_cells=400, n_genes=100, n_groups=N_TYPES, seed=5)
+    known = np.flatnonzero((types != 0) & (np.arange(400) < 300))
+    model = fit(ad.AnnData(x[known]), n_clusters=N_TYPES - 1, train=LONGER)
+    query = np.flatnonzero((np.arange(400) >= 300) | (types == 0))
+    cells = ad.AnnData(x[query])
+    novelty = model.get_novelty(cells)
+    assert roc_auc_score(types[query] == 0, novelty) > 0.95
+    assert (model.get_novelty() <= 1).mean() == pytest.approx(0.99, abs=0.006)
+    names = model.predict(cells, max_novelty=1.0)
+    assert ((names == "unassigned") == (novelty > 1)).all()
+    np.testing.assert_array_equal(names[novelty <= 1], model.predict(cells)[novelty <= 1])
+    model.save(tmp_path / "m", safe=True)
+    np.testing.assert_array_equal(
+        scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").get_novelty(cells), novelty
+    )
+    model.statistics_ = None  # as in models saved by earlier versions
+    with pytest.raises(RuntimeError, match="an earlier version"):
+        model.get_novelty(cells)
+
+
+@pytest.mark.filterwarnings(MISSING)
+def test_confidence_falls_with_the_share_of_missing_genes(draw_counts, fit):
+    x, types = draw_counts(n_cells=300, n_genes=100, n_groups=N_TYPES, seed=5)
+    adata = ad.AnnData(x)
+    adata.var_names = [f"gene{i}" for i in range(100)]
+    model = fit(adata, n_clusters=N_TYPES, n_top_genes=60, train=LONGER)
+    lost = np.random.default_rng(0).permutation(model.selected_genes_)
+    whole, confidence, right = model.predict(), [], []
+    for n_lost in (0, 18, 30, 42, 54):
+        query = adata[:, ~adata.var_names.isin(lost[:n_lost])].copy()
+        if n_lost:
+            with pytest.raises(ValueError, match="If they do, pass a larger `max_missing`"):
+                model.predict(query)
+        found = model.predict(query, soft=True, max_missing=0.95).to_numpy()
+        confidence.append(found.max(1).mean())
+        right.append((found.argmax(1).astype(str) == whole).mean())
+    assert (np.diff(confidence) < 0.01).all()  # some genes matter more than others
+    assert np.abs(np.subtract(confidence, right))[1:].max() < 0.15
+    assert right[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"max_missing": 1.5}, "max_missing"),
+        ({"max_novelty": -1}, "max_novelty"),
+        ({"max_novelty": 1, "soft": True}, "soft"),
+    ],
+)
+def test_bad_limits_are_refused(adata, fit, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        fit(adata, n_top_genes=40).predict(**arguments)
