@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparse import GCXS
 
     from scgpcl.data import BipartiteBatch
+    from scgpcl.model._new_batches import NewBatch
     from scgpcl.model._reference import Reference
     from scgpcl.module import SCGPCLModule
 
@@ -388,7 +389,7 @@ class Getters:
         """
         batch_size = check("get", batch_size=batch_size)["batch_size"]
         selected = self.reference.selected
-        centers = self.module.centers.detach().double()
+        centers = cast("torch.Tensor", self.module.centers).detach().double()
         own = self._cluster_code(cluster, "cluster")
         between = torch.cdist(centers[own : own + 1], centers)[0]
         between[own] = torch.inf
@@ -425,7 +426,7 @@ class Getters:
         """Names of the clusters, in the order of the centres."""
         if self.cluster_names_ is not None:
             return list(self.cluster_names_)
-        return [str(k) for k in range(len(self.module.centers))]
+        return [str(k) for k in range(len(cast("torch.Tensor", self.module.centers)))]
 
     def _cluster_code(self, name: str, argument: str) -> int:
         names = self._cluster_names()
@@ -479,12 +480,13 @@ class Getters:
         size = batch_size or ENCODE_BATCH
         if dataloader is not None:
             batches = self._read(adata, indices, size, transform_batch, dataloader)
-            z = [self._represented(batch).cpu().numpy() for batch in batches]
-            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *z])
+            parts = [self._represented(batch).cpu().numpy() for batch in batches]
+            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *parts])
             return z, pd.RangeIndex(len(z))
         reference = replace(self.reference, max_missing=max_missing)
         target = self._target(adata)
-        own, moments = target is self.adata, []
+        own = target is self.adata
+        moments: list[NewBatch] = []
         names = [] if own or transform_batch is not None else reference.registered.new_batches(target)
         if names:
             reference, moments = with_new_batches(self.module, reference, self.statistics_, target, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -136,7 +136,7 @@ def extended(module: SCGPCLModule, moments: list[NewBatch]) -> Iterator[None]:
     if not moments:
         yield
         return
-    before = module.gene_mean, module.gene_std, module.link_share
+    before = (module.gene_mean, module.gene_std, cast("torch.Tensor", module.link_share))
     try:
         module.gene_mean, module.gene_std, module.link_share = (
             torch.cat([old, torch.from_numpy(np.stack(new)).to(old)])
