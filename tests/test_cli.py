@@ -143,6 +143,44 @@ def test_options_reach_the_model(run, stub, input_path, tmp_path):
     assert stub.train == {}
 
 
+def test_many_counts_stay_on_disk_and_are_copied_as_they_are(run, stub, cells, tmp_path, monkeypatch):
+    cells = cells.copy()
+    del cells.layers["counts"]
+    cells.uns["kept"], cells.obsm["kept"], cells.layers["kept"] = {"a": 1}, np.ones((300, 2)), cells.X.copy()
+    path = tmp_path / "in.h5ad"
+    cells.write_h5ad(path, compression="lzf")
+    outputs = [tmp_path / "memory.h5ad", tmp_path / "disk.h5ad"]
+    backed = []
+    setup = _workflow.SCGPCL.setup_anndata
+    monkeypatch.setattr(
+        _workflow.SCGPCL, "setup_anndata", staticmethod(lambda a, **kw: backed.append(a.isbacked) or setup(a, **kw))
+    )
+    for output, many in zip(outputs, (cells.X.nnz, cells.X.nnz - 1), strict=True):
+        monkeypatch.setattr(_files, "MANY_VALUES", many)
+        assert run("cluster", path, "-o", output).exit_code == 0
+    assert backed == [False, True]
+    memory, disk = map(ad.read_h5ad, outputs)
+    for name in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(memory, name), getattr(disk, name))
+    for name in ("obsm", "layers"):
+        ours, theirs = getattr(disk, name), getattr(memory, name)
+        assert ours.keys() == theirs.keys()
+        assert all(
+            np.array_equal(*(np.asarray(sparse.csr_matrix(m[key]).todense()) for m in (ours, theirs))) for key in ours
+        )
+    assert disk.uns["kept"] == {"a": 1}
+    assert (disk.X != cells.X).nnz == 0
+    with h5py.File(path) as source, h5py.File(outputs[1]) as copy:
+        assert copy["X/data"].compression == source["X/data"].compression == "lzf"
+
+
+def test_many_counts_are_read_where_more_than_the_cells_is_wanted(run, stub, input_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(_files, "MANY_VALUES", 0)
+    monkeypatch.setattr(_workflow, "read_large", lambda path: pytest.fail("left on disk"))
+    for i, words in enumerate((("--min-counts", 1), ("--layer", "counts"))):
+        assert run("cluster", input_path, "-o", tmp_path / f"out{i}.h5ad", *words).exit_code == 0
+
+
 def test_output_replaces_an_older_file_and_keeps_no_registration(run, stub, input_path, tmp_path):
     output = tmp_path / "out.h5ad"
     output.write_text("old")

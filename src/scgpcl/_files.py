@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import anndata as ad
 
 logger = logging.getLogger(__name__)
+
+#: Values of a sparse matrix above which the command line leaves it on disk: 400 MB in memory.
+MANY_VALUES = 50_000_000
 
 
 class InputError(ValueError):
@@ -79,8 +83,8 @@ def check_free(paths: Iterable[Path], *, force: bool) -> None:
         raise InputError(msg)
 
 
-def read(path: Path) -> ad.AnnData:
-    """Read an h5ad file.
+def read(path: Path, *, backed: bool = False) -> ad.AnnData:
+    """Read an h5ad file; ``backed`` leaves ``X`` on disk.
 
     Raises
     ------
@@ -100,7 +104,7 @@ def read(path: Path) -> ad.AnnData:
         msg = f"Expected an AnnData in {path}, found an HDF5 file without {' and '.join(missing)}."
         raise InputError(msg)
     try:
-        return ad.read_h5ad(path)
+        return ad.read_h5ad(path, backed="r" if backed else None)
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         msg = f"Expected an AnnData in {path}, found one that anndata cannot read: {error}"
         raise InputError(msg) from error
@@ -128,6 +132,37 @@ def write(adata: ad.AnnData, path: Path) -> None:
     """
     with writing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file is an h5ad file with more than ``MANY_VALUES`` sparse values in ``X``, cell by cell."""
+    import h5py
+
+    if path.suffix != ".h5ad":
+        return False
+    try:
+        with h5py.File(path) as file:
+            x = file.get("X")
+            by_cells = isinstance(x, h5py.Group) and x.attrs.get("encoding-type") == "csr_matrix"
+            return by_cells and x["data"].shape[0] > MANY_VALUES
+    except (KeyError, OSError):  # `read` says what is wrong with it
+        return False
+
+
+def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
+    """Write a copy of the h5ad file that a backed AnnData comes from, with what it has now beside its matrices.
+
+    The matrices are copied as bytes of the file, neither read nor compressed again. The copy appears when it is complete.
+    """
+    import anndata as ad
+    import h5py
+
+    with writing(path) as temporary:
+        shutil.copyfile(source, temporary)
+        with h5py.File(temporary, "r+") as file:
+            for name in ("obs", "var", "obsm", "uns"):
+                value = getattr(adata, name)
+                ad.io.write_elem(file, name, value if name in ("obs", "var") else dict(value))
 
 
 def write_text(text: str, path: Path) -> None:

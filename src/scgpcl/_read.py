@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from scgpcl._files import InputError
+from scgpcl._files import InputError, is_large
 from scgpcl._files import read as read_h5ad
 
 if TYPE_CHECKING:
@@ -146,6 +146,19 @@ def read_files(
         raise InputError(msg)
     logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, BATCH)
     return Found(adata, Counts(adata, None, ""), BATCH)
+
+
+def read_large(path: Path) -> Found | None:
+    """Cells of an h5ad file with many counts in ``X``, which stay on disk; None for any other file."""
+    if not is_large(path):
+        return None
+    adata = _with_unique_names(read_h5ad(path, backed=True), path.name)
+    counts = find_counts(adata)
+    if counts.layer is not None or counts.adata is not adata:
+        adata.file.close()
+        return None
+    logger.info("Left %d cells and %d genes on disk. %s", adata.n_obs, adata.n_vars, counts.said)
+    return Found(adata, counts, None)
 
 
 def with_counts_in_x(found: Counts) -> AnnData:

@@ -144,6 +144,7 @@ RULES: dict[str, Rule] = {
     # training
     "pretrain_max_epochs": number(0, whole=True),
     "cluster_max_epochs": number(0, whole=True),
+    "pretrain_max_cells": either(None, number(2, whole=True)),
     "batch_size": number(2, whole=True),
     "agreement": either(None, AT_LEAST_0),
     "agreement_patience": number(1, whole=True),

@@ -14,9 +14,10 @@ from scgpcl._files import (
     check_output_path,
     check_report_path,
     write,
+    write_beside,
 )
 from scgpcl._input import counts_of
-from scgpcl._read import read_files
+from scgpcl._read import read_files, read_large
 from scgpcl._report import _describe
 from scgpcl._report._page import title_of, write_page
 from scgpcl.model import SCGPCL
@@ -68,7 +69,8 @@ def cluster_file(
 
     Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
     are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
-    requested. Nothing is written if a path, the file or an option is refused (``InputError``).
+    requested. Nothing is written if a path, the file or an option is refused (``InputError``). Many counts in ``X`` of a single
+    h5ad file stay on disk if only the cells are written.
     """
     check_output_path(output_path, input_paths)
     if preset not in PRESETS:
@@ -82,7 +84,9 @@ def cluster_file(
     check_free(
         written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
     )
-    whole, (adata, layer, _), samples = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    cells_only = len(input_paths) == 1 and layer is None and min_counts is None and figures is None and report is None
+    large = read_large(input_paths[0]) if cells_only and not raw else None
+    whole, (adata, layer, _), samples = large or read_files(input_paths, layer=layer, raw=raw, genes=genes)
     batch_key = samples if batch_key is None else batch_key
     if min_counts is not None:
         enough = library_sizes(counts_of(adata, layer)) >= min_counts
@@ -94,7 +98,11 @@ def cluster_file(
     _store_map(adata, seed=seed)
     if whole is not adata:
         _hand_over(adata, whole)
-    write(whole, output_path)
+    if large is None:
+        write(whole, output_path)
+    else:
+        write_beside(whole, input_paths[0], output_path)
+        whole.file.close()
     files = [output_path]
     if figures is None and report is None:
         return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})

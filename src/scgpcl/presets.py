@@ -25,6 +25,7 @@ PAPER: Final[Preset] = MappingProxyType(
             {
                 "pretrain_max_epochs": 200,
                 "cluster_max_epochs": 200,
+                "pretrain_max_cells": None,
                 "batch_size": 1024,
                 "agreement": 0.99,
                 "clustering": "self_training",

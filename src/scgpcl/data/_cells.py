@@ -220,6 +220,11 @@ class Cells:
         values = (block.data, self._places[block.indices], block.indptr)
         return sp.csr_matrix(values, shape=(block.shape[0], self._n_genes))
 
+    def taken(self, index: np.ndarray) -> Cells:
+        """Some cells in memory, in the order of ``index``; all genes of the model must have been measured."""
+        batch, label = (None if codes is None else codes[index] for codes in (self.batch_index, self.label_index))
+        return Cells(self.rows(index), self.size_factor[index], batch_index=batch, label_index=label)
+
     def features(self, moments: Moments, index: np.ndarray) -> sp.csr_matrix:
         """Standardised features of some cells less those of a zero count, shape (len(index), n_genes)."""
         known = None if self.batch_index is None else self.batch_index[index]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi.dataloaders import DataSplitter
 
@@ -78,6 +79,30 @@ class BipartiteSplitter(DataSplitter):
         part = copy(self)
         part.train_idx = np.intersect1d(self.train_idx, index)
         return part
+
+    def sampled(self, n_cells: int, *, seed: int) -> BipartiteSplitter:
+        """Splitter of at most ``n_cells`` cells to train on and as many to validate on, drawn uniformly and kept in memory.
+
+        Up to half of them are labelled cells, the types in turn, so that every type stays in.
+        """
+        rng = np.random.default_rng(seed)
+        parts = [np.sort(self._drawn(rng.permutation(each), n_cells)) for each in (self.train_idx, self.val_idx)]
+        index = np.sort(np.concatenate(parts))
+        part = copy(self)
+        part.source = self.source.taken(index)
+        part.train_idx, part.val_idx = (np.searchsorted(index, each) for each in parts)
+        part.test_idx = np.empty(0, dtype=int)
+        return part
+
+    def _drawn(self, order: np.ndarray, n_cells: int) -> np.ndarray:
+        """First cells of an order, labelled ones before, (at most n_cells,)."""
+        codes = self.source.label_index
+        if codes is None:
+            return order[:n_cells]
+        labelled = order[codes[order] >= 0]
+        turn = pd.Series(codes[labelled]).groupby(codes[labelled]).cumcount()
+        labelled = labelled[np.argsort(turn.to_numpy(), kind="stable")][: n_cells // 2]
+        return np.concatenate([labelled, order[~np.isin(order, labelled)]])[:n_cells]
 
     def batches(
         self, index: np.ndarray | None = None, *, device: torch.device | str = "cpu"

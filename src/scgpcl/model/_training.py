@@ -108,6 +108,7 @@ class Training:
         *,
         pretrain_max_epochs: int = 20,
         cluster_max_epochs: int = 10,
+        pretrain_max_cells: int | None = 20_000,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         train_size: float | None = 1.0,
@@ -139,6 +140,10 @@ class Training:
         pretrain_max_epochs, cluster_max_epochs
             Largest number of epochs of each stage; 0 skips the stage. Without clustering epochs cells go to the nearest
             centre of the consensus of many partitions, or of k-means with ``"self_training"``.
+        pretrain_max_cells
+            Most cells to pre-train on. Of more, a uniform sample is drawn once and kept in memory, so that the number of steps
+            stops growing with the data; ``None`` takes all. The statistics and gene states of inference are computed from
+            all training cells, and all cells are encoded and labelled.
         accelerator, devices
             See :class:`lightning.pytorch.Trainer`. ``"mps"`` is refused because PyTorch has no
             sparse matrices there.
@@ -201,6 +206,7 @@ class Training:
         values = check(
             pretrain_max_epochs=pretrain_max_epochs if max_epochs is None else max_epochs,
             cluster_max_epochs=cluster_max_epochs if max_epochs is None else max_epochs,
+            pretrain_max_cells=pretrain_max_cells,
             batch_size=batch_size,
             agreement=agreement,
             agreement_patience=agreement_patience,
@@ -256,6 +262,7 @@ class Training:
                 run.pretrain(
                     pretraining,
                     max_epochs=values["pretrain_max_epochs"],
+                    max_cells=values["pretrain_max_cells"],
                     agreement=values["agreement"],
                     patience=values["agreement_patience"],
                 )

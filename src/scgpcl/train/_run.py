@@ -138,24 +138,32 @@ class Run:
         #: Type of each labelled cell, -1 for the others, (n_cells,), and the number of types; without labels ``None`` and 0.
         self.known = None if label_index is None else torch.from_numpy(label_index)
         self.n_types = 0 if self.known is None else int(self.known.max()) + 1
+        self._encoded: tuple[list[torch.Tensor], torch.Tensor] | None = None
 
     def pretrain(
         self,
         plan: PretrainPlan,
         *,
         max_epochs: int,
+        max_cells: int | None,
         agreement: float | None,
         patience: int,
     ) -> None:
-        """Contrastive pre-training, unless the run resumes after it."""
+        """Contrastive pre-training on at most ``max_cells`` cells, unless the run resumes after it."""
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
+        splitter = self.splitter
+        if max_cells is not None and len(splitter.source) > max_cells:
+            splitter = splitter.sampled(max_cells, seed=derived_seed(self.seed, 27))
+            logger.info("Pre-training on %d of %d cells.", len(splitter.source), len(self.splitter.source))
         if plan.n_neighbors > 0:
-            plan.neighborhood = neighborhood(self._components(), plan.n_neighbors, seed=derived_seed(self.seed, 23))
-        plan.known = self.known
-        seed, k = derived_seed(self.seed, 20), min(plan.n_clusters, len(self.splitter.source))
-        update = PrototypeUpdate(self.splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
-        self.fit(plan, [update], max_epochs)
+            components = self._components(splitter)
+            plan.neighborhood = neighborhood(components, plan.n_neighbors, seed=derived_seed(self.seed, 23))
+        label_index = splitter.source.label_index
+        plan.known = None if label_index is None else torch.from_numpy(label_index)
+        seed, k = derived_seed(self.seed, 20), min(plan.n_clusters, len(splitter.source))
+        update = PrototypeUpdate(splitter, n_clusters=k, agreement=agreement, patience=patience, seed=seed)
+        self.fit(plan, [update], max_epochs, splitter)
 
     def place_centers(self, plan: ClusterPlan | DistillationPlan) -> None:
         """Find the number of clusters and place their centres, the largest first, unless the run resumes after that."""
@@ -178,7 +186,7 @@ class Run:
         elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
         if max_epochs > 0 or self._resumed_at(plan) is not None:
-            sort = lambda: self._sort_centers(encode_all(self.module, self.splitter))
+            sort = lambda: self._sort_centers(self._encode_all())
             self.module.set_centers(from_first(self.trainer, self.module, sort))
         if isinstance(plan, DistillationPlan):
             from_first(self.trainer, self.module, lambda: self._calibrate(float(plan.accuracy)))
@@ -243,10 +251,17 @@ class Run:
         if self.module.centers is None or len(self.module.centers) != n_clusters:
             self.module.set_n_clusters(n_clusters)
 
+    def _encode_all(self) -> torch.Tensor:
+        """Latent vectors of all cells, (n_cells, n_latent), computed again only if the encoder is another one."""
+        weights = [weight.detach().cpu().clone() for weight in self.module.encoder.parameters()]
+        if self._encoded is None or not all(map(torch.equal, weights, self._encoded[0])):
+            self._encoded = weights, encode_all(self.module, self.splitter)
+        return self._encoded[1]
+
     @torch.no_grad()
     def _place(self, plan: ClusterPlan | DistillationPlan) -> Placed:
         """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
-        z = encode_all(self.module, self.splitter)
+        z = self._encode_all()
         size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
         index = self._clustered()
         cells = torch.from_numpy(index).to(z.device)
@@ -305,8 +320,7 @@ class Run:
     def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
         """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
         yield trained
-        components = self._components(index)
-        yield components
+        yield self._components(self.splitter, index)
         for draw in range(N_DRAWS):
             scores = self._thinned(
                 self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, DRAWN_SHARE
@@ -327,10 +341,10 @@ class Run:
         return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
 
     @torch.no_grad()
-    def _components(self, index: np.ndarray | None = None) -> torch.Tensor:
-        """Centred components of some cells, or of all, (n_some, n_axes)."""
+    def _components(self, splitter: BipartiteSplitter, index: np.ndarray | None = None) -> torch.Tensor:
+        """Centred components of some cells of a splitter, or of all, (n_some, n_axes)."""
         device = self.module.gene_mean.device
-        scores = torch.cat([self._scores(batch) for batch in self.splitter.batches(index, device=device)])
+        scores = torch.cat([self._scores(batch) for batch in splitter.batches(index, device=device)])
         return scores - scores.mean(0)
 
     def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
