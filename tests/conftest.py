@@ -19,6 +19,15 @@ def _threads():
     torch.set_num_threads(1)  # the tensors of most tests are too small to share
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _generated_code():
+    """Remove what PyG writes to the temporary folder for its own layers, with which tests compare."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.endswith(("_propagate", "_edge_updater")):
+            Path(module.__file__).unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of labelled data sets; tests that need it are skipped where there is none."""

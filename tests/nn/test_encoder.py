@@ -1,3 +1,6 @@
+import sys
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from torch_geometric.nn import HeteroConv, SAGEConv
 
 from scgpcl import _keys
 from scgpcl.data import bipartite_batch
-from scgpcl.nn import BipartiteEncoder, View, draw_view, standardized_counts
+from scgpcl.nn import BipartiteEncoder, BipartiteSAGEConv, View, draw_view, standardized_counts
 
 
 def features_of(batch, dtype=torch.float64):
@@ -74,6 +77,18 @@ def test_equals_pyg_heteroconv(batch):
     got = torch.autograd.grad((ours[:, 1] * weight).sum(), encoder.gene_embedding)[0]
     want = torch.autograd.grad((wanted * weight).sum(), encoder.gene_embedding)[0]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-8)
+
+
+def test_layers_leave_no_generated_code(monkeypatch, tmp_path):
+    """PyG writes a module for each class of layers to the temporary folder, unless the class has its own propagation."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    layer = BipartiteSAGEConv((3, 4), 5)
+    edges = torch.tensor([[0, 1, 2], [0, 0, 1]])
+    x = torch.randn(3, 3), torch.randn(2, 4)
+    mean = torch.stack([x[0][:2].mean(0), x[0][2]])
+    torch.testing.assert_close(layer(x, edges), layer.lin_l(mean) + layer.lin_r(x[1]))
+    assert list(tmp_path.iterdir()) == []
+    assert not [name for name in sys.modules if name.startswith("scgpcl") and name.endswith("_propagate")]
 
 
 @pytest.mark.parametrize("use_graph", [True, False])

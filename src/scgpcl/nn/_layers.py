@@ -81,6 +81,10 @@ class BipartiteSAGEConv(MessagePassing):
             aggregated = receive(graph, messages, to_genes=self.to_genes, keep=keep, links=links) + self.lin_l.bias
         return aggregated + project(receiver, self.lin_r.weight)
 
+    def propagate(self, edge_index: Any, size: tuple[int, int] | None = None, **kwargs: Any) -> Tensor:
+        """PyG's message passing; for a layer that has its own PyG leaves no generated code in the temporary folder."""
+        return super().propagate(edge_index, size, **kwargs)
+
     def message(self, x_j: Tensor) -> Tensor:
         """PyG's hook: a message is the sender's vector."""
         return x_j
