@@ -130,6 +130,33 @@ def test_cells_without_a_cluster_take_no_part(cells):
     pd.testing.assert_frame_equal(table, expected, check_categorical=False)
 
 
+def test_uncertain_cells_are_no_cluster(cells):
+    cells.obs["group"] = cells.obs["cell_type"].astype(str).where(cells.obs["cell_type"] != "B", "unassigned")
+    expected = tl.rank_markers(cells[cells.obs["cell_type"] != "B"].copy(), "cell_type", key_added=None)
+    pd.testing.assert_frame_equal(tl.rank_markers(cells, "group", key_added=None), expected, check_categorical=False)
+    cells.obs["group"] = np.where(cells.obs["cell_type"] == "B", "0", "unassigned")
+    with pytest.raises(ValueError, match="at least two clusters.*found 1"):
+        tl.rank_markers(cells, "group")
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
+@pytest.mark.parametrize("name", ["CD4/CD8 T", "/", "a/b/c"])
+def test_names_with_a_slash_fit_into_files(cells, tmp_path, name):
+    cells.obs["group"] = np.where(cells.obs["cell_type"] == "B", name, "other")
+    table = tl.rank_markers(cells, "group")
+    assert table["share_in"].between(0, 1).all()
+    with ad.settings.override(disallow_forward_slash_in_h5ad=True):
+        cells.write_h5ad(tmp_path / "a.h5ad")
+        cells.write_zarr(tmp_path / "a.zarr")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    for adata in (cells, again):
+        frame = sc.get.rank_genes_groups_df(adata, name, key="scgpcl_markers")
+        assert frame["names"].tolist() == table[table["cluster"] == name]["gene"].tolist()
+    cells.obs["group"] = np.where(cells.obs["cell_type"] == "B", "B", "other")
+    tl.rank_markers(cells, "group")
+    assert {"pts", "pts_rest"} <= set(cells.uns["scgpcl_markers"])
+
+
 @pytest.mark.parametrize("names", [[1, 2, 3], ["", "a b", "<i>"], [True, False, True]], ids=["int", "odd", "bool"])
 def test_clusters_of_any_name(cells, names):
     codes = np.arange(cells.n_obs) % 3

@@ -158,6 +158,11 @@ def test_refuses_bad_sets_and_changes_nothing(cells, untouched, markers, error, 
         ({"key": "cell_type", "layer": "log"}, ValueError, "log-transformed"),
         ({"key": "cell_type", "max_p_value": 1.5}, ValueError, "max_p_value"),
         ({"key": "cell_type", "n_random": 0}, ValueError, "n_random"),
+        (
+            {"key": "cell_type", "key_added": "cell_type"},
+            ValueError,
+            "another column than the clusters.*'cell_type' for both",
+        ),
     ],
 )
 def test_refuses_bad_input_and_changes_nothing(cells, untouched, arguments, error, words):

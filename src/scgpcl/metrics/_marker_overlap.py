@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from scgpcl.metrics._partitions import contingency, encode_pair, match_clusters
 
@@ -141,8 +142,12 @@ def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> Ann
     import anndata as ad
     import scanpy as sc
 
+    counts = (adata.X if layer is None else adata.layers[layer]).astype(np.float32)  # a copy
+    if sp.issparse(counts):
+        counts = counts.tocsr()
+        counts.sum_duplicates()
     expression = ad.AnnData(
-        (adata.X if layer is None else adata.layers[layer]).astype(np.float32),
+        counts,
         var=pd.DataFrame(index=adata.var_names.copy()),
     )
     sc.pp.normalize_total(expression, target_sum=target_sum)

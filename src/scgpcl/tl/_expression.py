@@ -8,6 +8,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgpcl import _input as _checks
+from scgpcl import _keys
 from scgpcl.data import row_blocks
 
 #: Counts per cell after normalisation.
@@ -15,7 +16,7 @@ TARGET_SUM = 1e4
 
 
 def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
-    """Clusters as a categorical of text without unused categories; at least two, with different names."""
+    """Clusters as a categorical of text without unused categories or "unassigned"; at least two, with different names."""
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -23,7 +24,10 @@ def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
             "Train a model first, or name the column with `key=`."
         )
         raise KeyError(msg)
-    groups = adata.obs[key].astype("category").cat.remove_unused_categories()
+    groups = adata.obs[key].astype("category")
+    # cells that were too uncertain to be named are of no cluster
+    groups = groups.cat.remove_categories([name for name in groups.cat.categories if name == _keys.UNASSIGNED])
+    groups = groups.cat.remove_unused_categories()
     names = [str(name) for name in groups.cat.categories]
     if len(names) < 2:
         msg = f"Expected at least two clusters to compare in `adata.obs[{key!r}]`, found {len(names)}."

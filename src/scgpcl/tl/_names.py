@@ -93,6 +93,11 @@ def name_clusters(
     _checks.check_range(n_random, 1, np.inf, "n_random", whole=True)
     _checks.check_seed(seed)
     _checks.check_key_added(key_added)
+    if key_added == key:
+        msg = (
+            f"Expected `key_added` to be another column than the clusters, found {key!r} for both. Choose another name."
+        )
+        raise ValueError(msg)
     _checks.check_is_adata(adata)
     _checks.check_not_view(adata)
     columns = _columns_of(markers, adata.var_names)

@@ -53,7 +53,8 @@ def rank_markers(
         Genes per cluster in the result; ``None`` keeps all.
     key_added
         Key in ``adata.uns`` for scanpy's result, which :func:`scanpy.pl.rank_genes_groups_dotplot` and
-        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing.
+        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing. Where a cluster has a slash in its
+        name, the shares are left out there, because no file could hold them; the returned table has them.
 
     Returns
     -------
@@ -107,7 +108,9 @@ def rank_markers(
         )
     result = expression.uns[_keys.MARKERS]
     if key_added is not None:
-        adata.uns[key_added] = result
+        # a file has a group for each column of these two tables, and no place for a name with a slash
+        left_out = _SHARES if any("/" in name for name in testable) else {}
+        adata.uns[key_added] = {field: value for field, value in result.items() if field not in left_out}
     return _tidy(result, testable, sizes.index)
 
 
