@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "benchmark": {"model", "metrics", "_files"},
     "_report": {"model", "data", "pp", "pl", "tl", "metrics", "_input", "_files"},
 }
-PLAIN = {"_atomic", "_keys", "_process", "_random", "_rules", "presets", "__version__"}
+PLAIN = {"_atomic", "_batch_names", "_keys", "_process", "_random", "_rules", "presets", "__version__"}
 
 
 def imports(path: Path) -> set[str]:

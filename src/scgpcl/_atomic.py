@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -32,13 +34,19 @@ def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Ite
 
 @contextmanager
 def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Temporary folder whose files move into ``folder`` if the block succeeds; files named ``stale`` there go then."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    """Temporary folder whose files move into ``folder`` if the block succeeds; files named ``stale`` there go then.
+
+    It lies in the folder if there is one, which may be the working directory, and otherwise beside its place.
+    """
+    folder = folder.resolve()
+    there = folder.exists()
+    name = f".scgpcl.{os.getpid()}.tmp" if there else f".{folder.name}.{os.getpid()}.tmp"
+    temporary = (folder if there else folder.parent) / name
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         yield temporary
-        if folder.exists():
+        if there:
             for file in sorted(temporary.iterdir()):
                 file.replace(folder / file.name)
             for name in stale:
@@ -47,3 +55,31 @@ def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path
             temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+#: What to do about an error number of the system.
+_ADVICE = {
+    "Free some space, or choose another disk.": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "Check the permissions, or choose another place.": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "Make the folder around it first.": (errno.ENOENT, errno.ENOTDIR),
+    "Choose a shorter name.": (errno.ENAMETOOLONG,),
+    "Choose another name.": (errno.EEXIST, errno.EISDIR, errno.EINVAL),
+    "Check the disk.": (errno.EIO, errno.ESTALE, errno.ENODEV),
+}
+
+
+def writing_advice(error: BaseException) -> str | None:
+    """What to do about a refusal of the system to write; ``None`` if something else was refused.
+
+    HDF5 names the error number in its text only, and torch reports a failed write as a RuntimeError without one.
+    """
+    if isinstance(error, RuntimeError):
+        failed = "PytorchStreamWriter failed" in str(error)
+        return "Free some space, or choose another disk." if failed else None
+    if not isinstance(error, OSError):
+        return None
+    number = error.errno
+    if number is None:
+        found = re.search(r"errno = (\d+)", str(error))
+        number = None if found is None else int(found[1])
+    return next((advice for advice, numbers in _ADVICE.items() if number in numbers), None)

@@ -8,7 +8,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scgpcl._atomic import replacing
+from scgpcl._atomic import replacing, writing_advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,7 +117,7 @@ def writing(path: Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        msg = f"Expected to write {path}, found: {error}. Check the free space and the permissions."
+        msg = f"Expected to write {path}, found: {error}. {writing_advice(error) or 'Choose another place.'}"
         raise InputError(msg) from error
     logger.info("Wrote %s.", path)
 

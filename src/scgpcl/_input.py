@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import warnings
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +12,27 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
+from scvi import settings
 
 from scgpcl._rules import RULES, listed, number, one_of
-from scgpcl.data import row_blocks
+from scgpcl.data import canonical, read_rows, row_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Largest count: above it single precision, in which the model computes, skips whole numbers.
 MAX_COUNT = 2**24
+#: Columns of ``var`` that tell genes from other features, and those of them in which every value is a modality.
+FEATURE_COLUMNS = ("feature_types", "modality", "feature_type", "feature_biotype")
+MODALITY_COLUMNS = ("feature_types", "modality")
+GENES = re.compile(r"gene expression|genes?|rna|gex|mrna|transcriptome", re.IGNORECASE)
+OTHER_FEATURES = re.compile(
+    r"(antibody|antigen|multiplexing|crispr|vdj) |"
+    r"(peaks?|atac|adt|hto|prot|proteins?|antibody|antibodies|crispr|chromatin( accessibility)?|custom|tags?)$",
+    re.IGNORECASE,
+)
+#: Rows by which counts are recognised.
+FINGERPRINT_ROWS = 16
 
 
 def check_is_adata(adata: Any, argument: str = "adata") -> None:
@@ -34,9 +49,9 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Count matrix of an AnnData in any storage that is supported."""
+    """Count matrix of an AnnData in any storage that is supported; in memory in the form of :func:`canonical`."""
     _check_key(layer, "layer")
-    place = _place(layer)
+    place = place_of(layer)
     if layer is not None and layer not in adata.layers:
         msg = (
             f"Expected raw counts in `adata.layers[{layer!r}]`, found layers [{listed(sorted(map(str, _layers(adata))))}]. "
@@ -52,12 +67,6 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
         move = "rapids_singlecell.get.anndata_to_CPU(adata, convert_all=True)"
         msg = f"Expected {place} in the memory of the computer, found {type(x).__name__} on a GPU. Move it: `{move}`."
         raise TypeError(msg)
-    if isinstance(x, sp.sparray):
-        msg = (
-            f"Expected {place} to be a scipy sparse matrix or a numpy array, found {type(x).__name__}. "
-            f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
-        )
-        raise TypeError(msg)
     if not (sp.issparse(x) or isinstance(x, np.ndarray | CSRDataset)):
         hint = f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
         if isinstance(x, CSCDataset):
@@ -66,12 +75,12 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
             hint = f"Load it: `{place} = {place}.compute()`."
         msg = f"Expected {place} to be a CSR matrix or a numpy array, found {type(x).__name__}. {hint}"
         raise TypeError(msg)
-    return x
+    return canonical(x)
 
 
 def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | None = None) -> None:
     """Require finite, non-negative whole numbers and no empty cells."""
-    place = place or _place(layer)
+    place = place or place_of(layer)
     if x.shape[0] < min_cells or x.shape[1] < 2:
         msg = (
             f"Expected at least {min_cells} cells and 2 genes in {place}, "
@@ -123,6 +132,29 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
         raise ValueError(msg)
 
 
+def holds_counts(block: sp.csr_matrix) -> bool:
+    """Whether float32 rows surely pass `check_counts`, in three passes over the values; otherwise that must decide."""
+    values = block.data
+    # negative numbers, NaN and infinity have larger bit patterns than the largest count
+    bits = values.view(np.uint32)
+    return bool(
+        np.diff(block.indptr).all()
+        and (not values.size or bits.max() <= np.float32(MAX_COUNT).view(np.uint32))
+        and np.array_equal(values, np.trunc(values))
+    )
+
+
+def fingerprint(x: Any) -> str:
+    """Digest of the shape of counts and of some rows of them, to see cheaply whether they were changed."""
+    rows = np.unique(np.linspace(0, max(x.shape[0] - 1, 0), FINGERPRINT_ROWS).astype(np.int64))
+    some = read_rows(x, rows[: x.shape[0]])
+    some.eliminate_zeros()
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (some.indptr, some.indices, some.data):
+        digest.update(part.astype(np.float64).tobytes())
+    return f"{x.shape[0]}x{x.shape[1]} {digest.hexdigest()}"
+
+
 def check_names(names: pd.Index, axis: str) -> None:
     """Require unique names."""
     if not names.is_unique:
@@ -165,6 +197,28 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
         raise ValueError(msg)
 
 
+def warn_of_other_features(var: pd.DataFrame) -> None:
+    """Warn where ``var`` says that not all features are genes: their counts would pass for RNA."""
+    for column in FEATURE_COLUMNS:
+        if column not in var:
+            continue
+        kinds = var[column].dropna().astype(str).value_counts()
+        other = [kind for kind in kinds.index if OTHER_FEATURES.match(kind)]
+        if column in MODALITY_COLUMNS and len(kinds) > 1:
+            genes = [kind for kind in kinds.index if GENES.fullmatch(kind)]
+            other = other or [kind for kind in kinds.index if kind not in genes]
+        if other:
+            rest = [kind for kind in kinds.index if kind not in other]
+            hint = f"adata[:, adata.var[{column!r}] == {rest[0]!r}].copy()" if rest else "the counts of genes"
+            msg = (
+                f"Expected genes alone, found {sum(kinds[kind] for kind in other)} of {len(var)} features of the kinds "
+                f"{listed(other)} in `adata.var[{column!r}]`. They would be counted as RNA, in library sizes too. "
+                f"Use {'`' + hint + '`' if rest else hint}."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+            return
+
+
 def check_not_view(adata: AnnData) -> None:
     """Require an AnnData of its own."""
     if adata.is_view:
@@ -182,7 +236,7 @@ def _layers(adata: AnnData) -> list[str]:
     return [key for key in adata.layers if key is not None]
 
 
-def _place(layer: str | None) -> str:
+def place_of(layer: str | None) -> str:
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 

@@ -154,6 +154,7 @@ RULES: dict[str, Rule] = {
     "validation_size": either(None, number(0.0, 1.0)),
     "shuffle_set_split": flag,
     "num_workers": number(0, whole=True),
+    "accumulate_grad_batches": number(1, whole=True),
     # training plans
     "optimizer": one_of("AdamW", "Adadelta"),
     "lr": number(1e-12),
@@ -225,6 +226,42 @@ def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
         takes = "" if len(known) > 25 else f" It takes {', '.join(sorted(known))}."
         msg = f"Expected known arguments in `{argument}`, found {listed(unknown)}.{takes} Check the spelling."
         raise TypeError(msg)
+
+
+#: What to do in place of arguments of other tools of the trade, by function.
+REPLACED: dict[str, dict[str, str]] = {
+    "setup_anndata": {
+        "categorical_covariate_keys": (
+            "Batches are the only covariate: join the columns into one and pass `batch_key=`, or leave it out"
+        ),
+        "continuous_covariate_keys": "Continuous covariates are not corrected for: leave it out",
+        "use_raw": "Counts are read from `X` or a layer: `adata.layers['counts'] = adata.raw.X` and `layer='counts'`",
+        "copy": "The AnnData itself is registered: call `adata = adata.copy()` first",
+    },
+    "train": {
+        "plan_kwargs": "Pass `pretrain_plan_kwargs` or `cluster_plan_kwargs`, one for each stage",
+        "learning_rate": "Pass `pretrain_plan_kwargs={'lr': ...}` or `cluster_plan_kwargs={'lr': ...}`",
+        "use_gpu": "Pass `accelerator='gpu'` or `accelerator='cpu'`",
+        "gpus": "Pass `accelerator='gpu'` and `devices=`",
+        "n_epochs": "Pass `max_epochs`",
+        "epochs": "Pass `max_epochs`",
+        "early_stopping_kwargs": "Pass `early_stopping=True` and its entries, such as `early_stopping_patience=`",
+        "seed": "Pass it when the model is made: `SCGPCL(adata, seed=...)`",
+        # of Lightning, for trying out a network; what they leave is no model
+        "fast_dev_run": "Pass `max_epochs=1`, with a few cells to be quick",
+        "overfit_batches": "Train on a few cells: `adata[:256].copy()`",
+        "limit_train_batches": "Every epoch is over all cells: pass fewer `max_epochs`, or train on some of the cells",
+        "barebones": "Losses are logged, since training depends on them: leave it out",
+    },
+}
+
+
+def check_replaced(kwargs: Collection[str], function: str) -> None:
+    """Refuse arguments of other tools with what is passed in their place."""
+    for name in kwargs:
+        if name in REPLACED[function]:
+            msg = f"Expected known arguments of `{function}`, found {name!r}. {REPLACED[function][name]}."
+            raise TypeError(msg)
 
 
 def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:

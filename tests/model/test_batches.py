@@ -221,7 +221,6 @@ def test_training_goes_on_and_cells_one_by_one(two_copies, fit):
     np.testing.assert_allclose(one_by_one, z[[0, 170, 299]], atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Category .* has fewer than 3 cells:UserWarning")  # scvi says so at setup
 @pytest.mark.parametrize("sizes", [(1,), (1, 2), (2, 1, 1)])
 def test_batches_of_one_or_two_cells_do_no_harm(adata, fit, sizes):
     """Their cells lie as if they were of the large batch, and everything is finite."""
@@ -261,3 +260,127 @@ def test_training_goes_on_with_batches(adata, fit):
     query = adata[::3].copy()
     model.update(query, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     assert np.mean(model.predict(query) == labels[::3]) > 0.9
+
+
+#: Types that a column of batches takes on by joins, files and other libraries.
+TYPES = {
+    "floats": lambda s: s.astype(float),
+    "text": lambda s: s.astype(str),
+    "text of floats": lambda s: s.astype(float).astype(str),
+    "nullable": lambda s: s.astype("Int64"),
+    "nullable floats": lambda s: s.astype("Float32"),
+    "strings": lambda s: s.astype(str).astype("string"),
+    "objects": lambda s: s.astype(object),
+    "bytes": lambda s: s.map(lambda value: str(value).encode()),
+    "categories": lambda s: s.astype("category"),
+    "categories of text": lambda s: s.astype(str).astype("category"),
+    "categories of floats": lambda s: s.astype(float).astype("category"),
+    "unused categories": lambda s: s.astype(pd.CategoricalDtype([9, 0, 1, 7])),
+    "small": lambda s: s.astype(np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def of_numbers(two_copies, tmp_path_factory):
+    """A model of batches 0 and 1, and a folder with it."""
+    adata = two_copies.copy()
+    adata.obs["batch"] = np.repeat([0, 1], 150)
+    scgpcl.SCGPCL.setup_anndata(adata, batch_key="batch")
+    model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    folder = tmp_path_factory.mktemp("of_numbers") / "m"
+    model.save(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_type_of_the_column_does_not_matter(two_copies, of_numbers, kind):
+    model, folder = of_numbers
+    wanted = model.get_latent_representation()
+    new = two_copies.copy()
+    new.obs["batch"] = TYPES[kind](pd.Series(np.repeat([0, 1], 150), index=new.obs_names))
+    np.testing.assert_array_equal(model.get_latent_representation(new), wanted)
+    loaded = scgpcl.SCGPCL.load(folder, new, accelerator="cpu")
+    np.testing.assert_array_equal(loaded.get_latent_representation(), wanted)
+    assert new.obs["_scvi_batch"].tolist() == [0] * 150 + [1] * 150
+    scgpcl.SCGPCL.setup_anndata(new, batch_key="batch")
+    again = scgpcl.SCGPCL(new, 3, n_hidden=16, n_latent=8)
+    again.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    np.testing.assert_array_equal(again.get_latent_representation(), wanted)
+
+
+@pytest.mark.parametrize("name", [1, 1.0, "1", "1.0", np.int8(1), np.float32(1), b"1"], ids=repr)
+def test_a_batch_by_any_of_its_names(of_numbers, name):
+    model = of_numbers[0]
+    np.testing.assert_array_equal(
+        model.get_latent_representation(transform_batch=name), model.get_latent_representation(transform_batch="1")
+    )
+    wanted = model.get_normalized_expression(transform_batch="1", return_numpy=True)
+    for form in (name, [name], np.array([name])):
+        np.testing.assert_array_equal(model.get_normalized_expression(transform_batch=form, return_numpy=True), wanted)
+
+
+DAYS = ["2024-01-02", "2024-03-04"]
+ZONED = pd.to_datetime(DAYS).tz_localize("Europe/Paris")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (pd.to_datetime(DAYS), DAYS),
+        (pd.to_datetime(DAYS), [pd.Timestamp(day).date() for day in DAYS]),
+        (DAYS, pd.to_datetime(DAYS)),
+        (ZONED, ZONED.tz_convert("Asia/Tokyo")),
+        (ZONED, ZONED.astype(str)),
+        (pd.period_range("2024-01", periods=2, freq="M"), ["2024-01", "2024-02"]),
+        ([1, "b"], ["1", "b"]),
+        ([True, "b"], ["True", "b"]),
+        ([1.5, "b"], ["1.5", "b"]),
+        ([True, False], ["True", "False"]),
+    ],
+)
+def test_days_and_mixed_types(two_copies, before, after):
+    adata = two_copies.copy()
+    adata.obs["batch"] = pd.Series(np.resize(np.array(list(before), dtype=object), 300), index=adata.obs_names)
+    scgpcl.SCGPCL.setup_anndata(adata, batch_key="batch")
+    model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    new = two_copies.copy()
+    new.obs["batch"] = pd.Series(np.resize(np.array(list(after), dtype=object), 300), index=new.obs_names)
+    np.testing.assert_array_equal(model.get_latent_representation(new), model.get_latent_representation())
+
+
+def test_a_new_batch_is_refused_when_loading_too(two_copies, of_numbers):
+    new = two_copies.copy()
+    new.obs["batch"] = np.repeat([0, 2], 150)
+    with pytest.raises(ValueError, match=r"batches seen in training in `adata.obs\['batch'\]`, found '2'; .*'0', '1'"):
+        scgpcl.SCGPCL.load(of_numbers[1], new, accelerator="cpu")
+    assert "_scvi_batch" not in new.obs
+
+
+def test_batches_of_a_collection_go_by_the_same_names(two_copies, of_numbers):
+    from anndata.experimental import AnnCollection
+
+    parts = [two_copies[:150].copy(), two_copies[150:].copy()]
+    parts[0].obs["batch"], parts[1].obs["batch"] = 0.0, 1.0
+    collection = AnnCollection(parts, join_obs="inner", index_unique="-")
+    datamodule = scgpcl.data.CollectionDataModule(collection, batch_key="batch")
+    assert datamodule.registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"].tolist() == [
+        "0",
+        "1",
+    ]
+
+
+@pytest.mark.parametrize("stem", ["donor", "scgpcl"])
+def test_results_never_replace_the_batches(two_copies, stem, untouched):
+    adata = two_copies.copy()
+    adata.obs["donor_cluster"] = adata.obs["batch"]
+    scgpcl.SCGPCL.setup_anndata(adata, batch_key="donor_cluster")
+    model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    if stem == "scgpcl":
+        model.annotate(key_added=stem)
+        return
+    for target in (None, two_copies.copy()):
+        with untouched(adata), pytest.raises(ValueError, match="`batch_key`.*do not overwrite, found 'donor_cluster'"):
+            model.annotate(target, key_added=stem)

@@ -110,6 +110,54 @@ def with_zeros(adata, folder):
     return adata
 
 
+def in_parts(adata, folder):
+    """Entries above 1 in two parts, as some tools write them."""
+    coo = adata.X.tocoo()
+    big = coo.data > 1
+    data = np.concatenate([np.where(big, coo.data - 1, coo.data), np.ones(big.sum(), np.float32)])
+    row, column = np.concatenate([coo.row, coo.row[big]]), np.concatenate([coo.col, coo.col[big]])
+    order = np.argsort(row, kind="stable")
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=adata.n_obs))])
+    adata.X = sp.csr_matrix((data[order], column[order], indptr), shape=adata.shape)
+    return adata
+
+
+def in_parts_backed(adata, folder):
+    return backed(in_parts(adata, folder), folder)
+
+
+def sparse_array(adata, folder):
+    adata.X = sp.csr_array(adata.X)
+    return adata
+
+
+def sparse_array_of_columns(adata, folder):
+    adata.X = sp.csc_array(adata.X)
+    return adata
+
+
+def big_endian(adata, folder):
+    adata.X.data = adata.X.data.astype(">f4")
+    return adata
+
+
+def big_endian_dense(adata, folder):
+    adata.X = adata.X.toarray().astype(">i4")
+    return adata
+
+
+def bytes_of_counts(adata, folder):
+    adata.X = adata.X.astype(np.uint16)
+    return adata
+
+
+def wide_indices(adata, folder):
+    x = adata.X.copy()
+    x.indices, x.indptr = x.indices.astype(np.int64), x.indptr.astype(np.int64)
+    adata.X = x
+    return adata
+
+
 def copied_view(adata, folder):
     twice = ad.concat([adata, adata], index_unique="-")
     return twice[: adata.n_obs].copy()
@@ -138,6 +186,8 @@ def in_a_layer(adata, folder):
 
 STORAGES = [
     dense, fortran, csc, integers, doubles, unsorted, with_zeros, copied_view, backed, read_again, in_a_layer,
+    in_parts, in_parts_backed, sparse_array, sparse_array_of_columns, big_endian, big_endian_dense, bytes_of_counts,
+    wide_indices,
 ]  # fmt: skip
 
 
@@ -148,8 +198,23 @@ def test_storage_does_not_matter(cells, build, reference, tmp_path, storage):
     model = build(adata, train=RUN, setup={"layer": layer})
     np.testing.assert_array_equal(model.predict(), reference.predict())
     np.testing.assert_array_equal(model.get_latent_representation(), reference.get_latent_representation())
+    if layer is None:  # new cells may be stored alike
+        (tmp_path / "query").mkdir()
+        query = storage(cells(seed=1), tmp_path / "query")
+        np.testing.assert_array_equal(reference.predict(query, soft=True), reference.predict(cells(seed=1), soft=True))
+        if query.isbacked:
+            query.file.close()
     if adata.isbacked:
         adata.file.close()
+
+
+def test_files_that_are_read_as_sparse_arrays(cells, build, reference, tmp_path):
+    with ad.settings.override(use_sparse_array_on_read=True):
+        for adata in (backed(cells(), tmp_path), ad.read_h5ad(tmp_path / "cells.h5ad")):
+            model = build(adata, train=RUN)
+            np.testing.assert_array_equal(model.get_latent_representation(), reference.get_latent_representation())
+            if adata.isbacked:
+                adata.file.close()
 
 
 def test_a_dense_file_is_read_or_refused_with_a_hint(cells, build, reference, tmp_path):

@@ -1,14 +1,20 @@
 """Model files and checkpoints that are damaged, foreign, or of other versions, each with its own error."""
 
 import copy
+import errno
+import os
 import shutil
+from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import scgpcl
+from scgpcl import _files
+from scgpcl.model import _saving
 from scgpcl.model._saving import read_safe, write_safe
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -323,3 +329,179 @@ def test_the_safe_form_runs_no_code(saved):
     assert kinds <= set("biufO")  # objects are text, which h5py stores as such
     with pytest.raises(Exception, match="[Ww]eights"):
         torch.load(saved / "pickle" / "model.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_backed_anndata_keeps_its_file(cells, build, tmp_path, safe):
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    model = build(adata, train={})
+    wanted = model.predict()
+    for name in ("one", "two"):
+        model.save(tmp_path / name, safe=safe, save_anndata=True)
+        assert adata.filename == tmp_path / "cells.h5ad"
+    np.testing.assert_array_equal(model.predict(), wanted)
+    adata.file.close()
+    np.testing.assert_array_equal(model.predict(), wanted)
+    adata.write_h5ad(tmp_path / "again.h5ad")
+    np.testing.assert_array_equal(scgpcl.SCGPCL.load(tmp_path / "one", accelerator="cpu").predict(), wanted)
+    adata.file.close()
+
+
+def test_saving_over_the_file_that_backs_the_cells(cells, build, tmp_path):
+    (tmp_path / "m").mkdir()
+    cells().write_h5ad(tmp_path / "m" / "adata.h5ad")
+    adata = ad.read_h5ad(tmp_path / "m" / "adata.h5ad", backed="r")
+    model = build(adata, train={})
+    model.save(tmp_path / "m", overwrite=True, save_anndata=True)
+    np.testing.assert_array_equal(model.predict(), scgpcl.SCGPCL.load(tmp_path / "m", accelerator="cpu").predict())
+    adata.file.close()
+
+
+def test_no_links_are_made(trained, tmp_path, monkeypatch):
+    trained.save(tmp_path / "m", safe=True, save_anndata=True)
+
+    def refuse(*args, **kwargs):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    np.testing.assert_array_equal(scgpcl.SCGPCL.load(tmp_path / "m", accelerator="cpu").predict(), trained.predict())
+
+
+@pytest.mark.parametrize("place", [".", "", "sub/..", "./sub", "sub/../sub", "link"])
+def test_a_folder_by_any_name(trained, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "sub", target_is_directory=True)
+    trained.save(place, overwrite=True)
+    folder = (tmp_path / place).resolve()
+    assert (folder / "model.pt").is_file()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "model.pt", "sub"]
+
+
+def test_a_folder_in_which_alone_can_be_written(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    mkdir = Path.mkdir
+
+    def guarded(self, *args, **kwargs):
+        if self.parent == tmp_path and not self.exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", guarded)
+    trained.save(folder, overwrite=True)
+    assert [p.name for p in folder.iterdir()] == ["model.pt"]
+    with pytest.raises(OSError, match="Permission denied.*Check the permissions"):
+        trained.save(tmp_path / "other")
+
+
+# name: (what the system or a library says, the error, words)
+REFUSALS = {
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space left.*Free some space"),
+    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), OSError, "Free some space"),
+    "full disk, told by HDF5": (
+        OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
+        OSError,
+        "Free some space",
+    ),
+    "full disk, told by torch": (
+        RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/2"),
+        OSError,
+        "Free some space",
+    ),
+    "permission": (PermissionError(errno.EACCES, "Permission denied"), OSError, "denied.*Check the permissions"),
+    "read-only": (OSError(errno.EROFS, "Read-only file system"), OSError, "Check the permissions"),
+    "long name": (OSError(errno.ENAMETOOLONG, "File name too long"), OSError, "Choose a shorter name"),
+    "gone": (FileNotFoundError(errno.ENOENT, "No such file or directory"), OSError, "Make the folder around it"),
+    # what is no matter of the disk is told as it is
+    "another library": (RuntimeError("nullable strings cannot be written"), RuntimeError, "^nullable strings"),
+    "no number": (OSError("something else"), OSError, "^something else"),
+    "not implemented": (NotImplementedError("no writer for this"), NotImplementedError, "^no writer"),
+    "type": (TypeError("Can't implicitly convert"), TypeError, "^Can't implicitly"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_each_refusal_to_write_is_told_as_what_it_is(trained, files_of, tmp_path, monkeypatch, case):
+    said, error, words = REFUSALS[case]
+    trained.save(tmp_path / "m")
+    before = files_of(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise said
+
+    monkeypatch.setattr(_saving, "write_h5ad", refuse)
+    with pytest.raises(error, match=words) as caught:
+        trained.save(tmp_path / "m", overwrite=True, save_anndata=True)
+    if words[0] == "^":
+        assert caught.value is said
+    else:
+        assert str(caught.value).startswith("Expected to write the model to ")
+        assert "permissions" not in str(caught.value) or "space" not in str(caught.value)[-60:]
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_the_command_tells_the_same(tmp_path, case):
+    said, _, words = REFUSALS[case]
+    if not isinstance(said, OSError) or isinstance(said, NotImplementedError):
+        return
+    with pytest.raises(_files.InputError, match=words.replace("^", "found: ")), _files.writing(tmp_path / "a.h5ad"):
+        raise said
+
+
+def test_what_anndata_cannot_write_is_told_by_anndata(cells, build, tmp_path):
+    model = build(cells(), train={})
+    model.adata.uns["thing"] = object()
+    with pytest.raises(Exception, match="thing|writer|object") as caught:
+        model.save(tmp_path / "m", save_anndata=True)
+    assert "space" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# name: (arguments of load, words of the error)
+DEVICES = {
+    "text": ({"device": "gpu0"}, "`device` to be .*found 'gpu0'"),
+    "negative": ({"device": -1}, "found -1"),
+    "fraction": ({"accelerator": "cpu", "device": 1.5}, "found 1.5"),
+    "flag": ({"device": True}, "found True"),
+    "list": ({"device": [0]}, r"found \[0\]"),
+    "none": ({"device": None}, "found None"),
+    "accelerator": ({"accelerator": "nothing"}, "`accelerator` to be one of.*found 'nothing'"),
+    "mps": ({"accelerator": "mps"}, "sparse matrices"),
+    "mps as device": ({"device": "mps"}, "found 'mps'"),
+    "both": ({"accelerator": "gpu", "device": "cpu"}, "that agree, found 'gpu' and 'cpu'"),
+}
+
+
+@pytest.mark.parametrize("case", DEVICES)
+def test_wrong_devices_are_told_as_such(saved, refused, case):
+    arguments, words = DEVICES[case]
+    with refused(saved, ValueError, match=words):
+        scgpcl.SCGPCL.load(saved / "pickle", False, **arguments)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda", 0), "gpu"])
+def test_a_gpu_that_is_not_there(saved, refused, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with refused(saved, ValueError, match="Expected a GPU.*found 0 GPUs. Pass `device='cpu'`"):
+        scgpcl.SCGPCL.load(saved / "pickle", False, device=device)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"device": "cpu"}, {"device": torch.device("cpu")}, {"device": "cpu:0"}, {"accelerator": "cpu", "device": 0}],
+)
+def test_devices_by_their_names(saved, trained, arguments):
+    loaded = scgpcl.SCGPCL.load(saved / "pickle", False, **arguments)
+    assert loaded.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("device", [0, np.int64(0), "0", "cuda", "cuda:0", torch.device("cuda:0"), "gpu", "auto"])
+def test_gpus_by_their_names(saved, trained, device):
+    loaded = scgpcl.SCGPCL.load(saved / "pickle", False, device=device)
+    assert loaded.device == torch.device("cuda", 0)

@@ -82,11 +82,6 @@ def strange_batch(query):
     return query
 
 
-def sparse_array(query):
-    query.X = sp.csr_array(query.X)
-    return query
-
-
 # name: (spoil the new cells, error, words)
 NEW_CELLS = {
     "halves": (half, ValueError, "whole counts", "found 0.5", "layer="),
@@ -96,7 +91,6 @@ NEW_CELLS = {
     "other genes": (renamed, ValueError, "80%", "40 missing", "name genes alike"),
     "half of the genes": (lambda q: q[:, :20].copy(), ValueError, "80%", "20 missing"),
     "repeated genes": (twice, ValueError, "unique names", "'gene0'", "var_names_make_unique"),
-    "sparse array": (sparse_array, TypeError, "csr_array", "scipy.sparse.csr_matrix"),
     "no batches": (
         lambda q: without(q, "batch"),
         KeyError,

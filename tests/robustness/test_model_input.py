@@ -77,7 +77,72 @@ BAD_SETUP = {
     "repeated cells": (lambda a: renamed(a, "obs_names"), {}, ValueError, "repeated 'cell0'"),
     "repeated genes": (lambda a: renamed(a, "var_names"), {}, ValueError, "var_names_make_unique"),
     "no counts": (lambda a: with_x(a, None), {}, ValueError, "found None"),
-    "sparse array": (lambda a: with_x(a, sp.csr_array(a.X)), {}, TypeError, "scipy.sparse.csr_matrix"),
+    "batches alike as numbers": (
+        lambda a: with_obs(a, batch=["1", "1.0"] * 60),
+        {"batch_key": "batch"},
+        ValueError,
+        "found '1' as values",
+    ),
+    "batches alike as days": (
+        lambda a: with_obs(
+            a, batch=pd.Series(["2024-01-02", pd.Timestamp("2024-01-02")] * 60, a.obs_names, dtype=object)
+        ),
+        {"batch_key": "batch"},
+        ValueError,
+        "found '2024-01-02' as values",
+    ),
+    "results as batches": (
+        lambda a: with_obs(a, scgpcl_cluster=["0", "1"] * 60),
+        {"batch_key": "scgpcl_cluster"},
+        ValueError,
+        "do not overwrite, found 'scgpcl_cluster'.*Keep a copy",
+    ),
+    "confidence as batches": (
+        lambda a: with_obs(a, scgpcl_confidence=[0.5, 1.0] * 60),
+        {"batch_key": "scgpcl_confidence"},
+        ValueError,
+        "found 'scgpcl_confidence'",
+    ),
+    "confidence as size": (
+        lambda a: with_obs(a, scgpcl_confidence=0.5),
+        {"size_factor_key": "scgpcl_confidence"},
+        ValueError,
+        "`size_factor_key` to be a column that the results do not overwrite",
+    ),
+    "codes of scvi-tools as batches": (
+        lambda a: with_obs(a, _scvi_batch=[0, 1] * 60),
+        {"batch_key": "_scvi_batch"},
+        ValueError,
+        "column of yours, found '_scvi_batch'",
+    ),
+    "parts that do not add up": (
+        lambda a: with_x(
+            a, sp.csr_matrix((np.full(240, 0.3), np.repeat(np.arange(120) % 60, 2), np.arange(0, 241, 2)), a.shape)
+        ),
+        {},
+        ValueError,
+        "whole counts in adata.X, found 0.6",
+    ),
+    "results as labels": (
+        lambda a: with_obs(a, scgpcl_cluster=["0", "1"] * 60),
+        {"labels_key": "scgpcl_cluster"},
+        ValueError,
+        "`labels_key` to be a column that the results do not overwrite",
+    ),
+    "categorical covariates": (
+        lambda a: a,
+        {"categorical_covariate_keys": ["batch"]},
+        TypeError,
+        "found 'categorical_covariate_keys'. Batches are the only",
+    ),
+    "continuous covariates": (lambda a: a, {"continuous_covariate_keys": None}, TypeError, "leave it out"),
+    "raw": (lambda a: a, {"use_raw": True}, TypeError, "adata.raw.X"),
+    "unknown argument of set-up": (
+        lambda a: a,
+        {"layers": "x"},
+        TypeError,
+        "`setup_anndata`, found 'layers'. It takes",
+    ),
     "one cell": (lambda a: a[:1].copy(), {}, ValueError, "found 1 cells"),
     "one gene": (lambda a: a[:, :1].copy(), {}, ValueError, "1 genes"),
     "view": (lambda a: a[:50], {}, ValueError, "adata.copy()"),
@@ -247,6 +312,10 @@ BAD_TRAIN = {
     "no shrinkage": ({"cluster_plan_kwargs": {"shrinkage": None}}, "found None"),
     "shrinkage as text": ({"cluster_plan_kwargs": {"shrinkage": "auto"}}, "found 'auto'"),
     "warm-up": ({"pretrain_plan_kwargs": {"warmup_epochs": -1}}, "found -1"),
+    "double precision": ({"precision": "64-true"}, "`precision` to be one of.*found '64-true'"),
+    "double precision as a number": ({"precision": 64}, "found 64"),
+    "half weights": ({"precision": "bf16-true"}, "found 'bf16-true'"),
+    "no gradients": ({"accumulate_grad_batches": 0}, "`accumulate_grad_batches`.*found 0"),
     "workers": ({"datasplitter_kwargs": {"num_workers": -1}}, "found -1"),
     "parts": ({"datasplitter_kwargs": {"external_indexing": [np.arange(3)]}}, "each of the 120 cells once.*1 arrays"),
     "parts with cells that do not exist": (
@@ -275,6 +344,21 @@ UNKNOWN_TRAIN = {
         {"cluster_plan_kwargs": {"lambda_reconstruction": 1.0}},
         "found 'lambda_reconstruction'. It takes alpha, depth",
     ),
+    "rate of scvi-tools": ({"plan_kwargs": {"lr": 0.1}}, "found 'plan_kwargs'. Pass `pretrain_plan_kwargs`"),
+    "rate": ({"lr": 0.1}, r"found 'lr', .*`pretrain_plan_kwargs=\{'lr': ...\}` or `cluster_plan_kwargs"),
+    "temperature": ({"tau": 0.1}, r"found 'tau', .*Pass `pretrain_plan_kwargs=\{'tau': ...\}`\."),
+    "learning rate": ({"learning_rate": 0.1}, "found 'learning_rate'. Pass"),
+    "gpu": ({"use_gpu": True}, "found 'use_gpu'. Pass `accelerator='gpu'`"),
+    "gpu, off": ({"use_gpu": False}, "`accelerator='cpu'`"),
+    "epochs of old": ({"n_epochs": 3}, "Pass `max_epochs`"),
+    "early stopping of old": ({"early_stopping_kwargs": {}}, "`early_stopping=True`"),
+    "seed": ({"seed": 1}, r"`SCGPCL\(adata, seed=...\)`"),
+    "one batch": ({"fast_dev_run": True}, "found 'fast_dev_run'. Pass `max_epochs=1`"),
+    "two batches": ({"fast_dev_run": 2}, "found 'fast_dev_run'"),
+    "fewer batches": ({"overfit_batches": 1}, r"adata\[:256\].copy"),
+    "a share of the batches": ({"limit_train_batches": 0.1}, "found 'limit_train_batches'"),
+    "no batches": ({"limit_train_batches": 0}, "found 'limit_train_batches'"),
+    "bare bones": ({"barebones": True}, "found 'barebones'"),
     "depth of the other clustering": (
         {"clustering": "self_training", "cluster_plan_kwargs": {"depth": 0.1}},
         "found 'depth'. It takes alpha, decoded_genes",
@@ -298,6 +382,69 @@ def test_unknown_train_arguments_are_refused_before_any_work(adata, case, refuse
     with refused(adata, TypeError, match=message):
         model.train(**kwargs)
     assert model.gene_names_ is None
+
+
+def test_defaults_of_lightning_are_taken(adata, fit):
+    defaults = {
+        "fast_dev_run": False,
+        "overfit_batches": 0.0,
+        "limit_train_batches": None,
+        "barebones": False,
+        "callbacks": None,
+        "precision": "32-true",
+        "detect_anomaly": False,
+    }
+    plain = fit(adata.copy())
+    np.testing.assert_array_equal(fit(adata, train=defaults).predict(), plain.predict())
+
+
+OTHER_FEATURES = {
+    "antibodies": (
+        "feature_types",
+        ["Gene Expression"] * 40 + ["Antibody Capture"] * 20,
+        "20 of 60.*'Antibody Capture'",
+    ),
+    "peaks": ("feature_types", ["Gene Expression"] * 10 + ["Peaks"] * 50, "50 of 60.*== 'Gene Expression'"),
+    "guides": ("feature_types", ["Gene Expression"] * 59 + ["CRISPR Guide Capture"], "1 of 60"),
+    "proteins alone": ("feature_types", ["Antibody Capture"] * 60, "60 of 60.*Use the counts of genes"),
+    "modalities": ("modality", ["rna"] * 30 + ["prot"] * 30, "'prot'.*== 'rna'"),
+    "modalities of other names": ("modality", ["rna"] * 30 + ["methylation"] * 30, "'methylation'.*== 'rna'"),
+    "modalities as categories": ("modality", pd.Categorical(["GEX"] * 30 + ["ATAC"] * 30), "'ATAC'.*== 'GEX'"),
+    "biotypes with tags": ("feature_type", ["protein_coding"] * 50 + ["HTO"] * 10, "10 of 60.*'HTO'"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FEATURES)
+def test_features_that_are_no_genes_are_warned_of(adata, case):
+    column, values, message = OTHER_FEATURES[case]
+    adata.var[column] = values
+    with pytest.warns(UserWarning, match=f"Expected genes alone, found {message}" if message[0].isdigit() else message):
+        scgpcl.SCGPCL.setup_anndata(adata)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("feature_types", ["Gene Expression"] * 60),
+        ("feature_type", ["protein_coding", "lncRNA"] * 30),
+        ("feature_biotype", ["gene"] * 60),
+        ("modality", ["RNA"] * 60),
+        ("feature_types", [np.nan] * 60),
+    ],
+)
+def test_genes_alone_are_not_warned_of(adata, column, values):
+    adata.var[column] = values
+    scgpcl.SCGPCL.setup_anndata(adata)  # a warning is an error in tests
+
+
+def test_genes_removed_after_setup_are_refused(adata, refused):
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata, 3)
+    adata._inplace_subset_var(np.arange(adata.n_vars) % 3 > 0)
+    with refused(
+        adata, ValueError, match="Expected the 60 registered genes.*found 40 genes, of which 40 are.*new model"
+    ):
+        model.train(max_epochs=1)
 
 
 def test_counts_normalised_after_setup_are_refused(adata, refused):

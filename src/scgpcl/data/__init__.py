@@ -1,5 +1,6 @@
 """Counts as blocks of the cell-gene graph."""
 
+from scgpcl.data._canonical import canonical
 from scgpcl.data._cells import (
     BipartiteBatch,
     Cells,

@@ -10,11 +10,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from scgpcl.data._canonical import canonical
 from scgpcl.data._datamodule import DataModuleCounts
 from scgpcl.nn import Bipartite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from scgpcl.nn import Moments
 
@@ -117,10 +118,9 @@ def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
     if isinstance(x, DataModuleCounts):
         yield from x.row_blocks()
         return
-    if sp.issparse(x) and x.format != "csr":
-        x = x.tocsr()
+    x = canonical(x)
     for start in range(0, x.shape[0], n_rows):
-        yield sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])])
+        yield canonical(sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])]))
 
 
 def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> sp.csr_matrix:
@@ -135,8 +135,7 @@ def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> s
         block = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
         if not np.array_equal(back, np.arange(len(index))):
             block = block[back]
-    block.sort_indices()  # sums in one order, whatever that of the file
-    return block
+    return canonical(block)  # sums in one order, whatever that of the file
 
 
 def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_matrix:
@@ -265,6 +264,7 @@ def read_cells(
     unit_size: float,
     size: np.ndarray | None = None,
     batch_index: np.ndarray | None = None,
+    inspect: Callable[[sp.csr_matrix], None] | None = None,
 ) -> Iterator[Cells]:
     """Cells in the order of ``index``, ``batch_size`` at a time: only their rows are in memory.
 
@@ -284,12 +284,15 @@ def read_cells(
         Given size factors of all cells, shape (n_cells,); ``None`` counts library sizes.
     batch_index
         Experimental batch of all cells, shape (n_cells,), if the model corrects for batches.
+    inspect
+        Called with each block of counts before it is used.
     """
-    if sp.issparse(x) and x.format != "csr":
-        x = x.tocsr()
+    x = canonical(x)
     for start in range(0, len(index), batch_size):
         rows = index[start : start + batch_size]
         counts = read_rows(x, rows)
+        if inspect is not None:
+            inspect(counts)
         if size is not None:
             library = size[rows]
         else:

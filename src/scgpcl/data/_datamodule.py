@@ -10,6 +10,9 @@ import scipy.sparse as sp
 import torch
 from scvi import REGISTRY_KEYS
 
+from scgpcl._batch_names import batch_names
+from scgpcl.data._canonical import canonical
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -36,7 +39,7 @@ def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tupl
     x = x.cpu()
     if x.layout is torch.sparse_csr:
         parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
-        counts = sp.csr_matrix(parts, shape=tuple(x.shape), dtype=np.float32)
+        counts = canonical(sp.csr_matrix(parts, shape=tuple(x.shape), dtype=np.float32))
     else:
         counts = sp.csr_matrix((x.to_dense() if x.is_sparse else x).numpy(), dtype=np.float32)
     codes = tensors.get(REGISTRY_KEYS.BATCH_KEY)
@@ -181,7 +184,8 @@ class CollectionDataModule:
         for start in range(0, self.n_obs, READ_ROWS):
             stop = min(start + READ_ROWS, self.n_obs)
             rows = self._collection[np.arange(start, stop)]
-            counts = sp.csr_matrix(rows.X if self._layer is None else rows.layers[self._layer], dtype=np.float32)
+            counts = canonical(sp.csr_matrix(rows.X if self._layer is None else rows.layers[self._layer]))
+            counts = counts.astype(np.float32)
             indptr, indices, values = (torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data))
             yield {
                 REGISTRY_KEYS.X_KEY: torch.sparse_csr_tensor(indptr, indices, values, size=counts.shape),
@@ -203,5 +207,5 @@ class CollectionDataModule:
         if n_missing:
             msg = f"Expected a value for every cell in `obs[{key!r}]`, found {n_missing} missing ones. Fill them in."
             raise ValueError(msg)
-        codes, names = pd.factorize(obs[key].astype(str).to_numpy(dtype=object), sort=True)
+        codes, names = pd.factorize(np.asarray(batch_names(obs[key]), dtype=object), sort=True)
         return codes.astype(np.int64), names

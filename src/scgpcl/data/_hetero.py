@@ -10,6 +10,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from scgpcl import _keys
+from scgpcl.data._canonical import canonical
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +42,7 @@ def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
         msg = f"Expected `adata.layers[{layer!r}]`, found the layers {found}. Pass `layer=None` to use `adata.X`."
         raise KeyError(msg)
     x = adata.X if layer is None else adata.layers[layer]
-    coo = sp.coo_matrix(sp.csr_matrix(x))
+    coo = sp.coo_matrix(canonical(sp.csr_matrix(x)))
     stored = coo.data != 0
     edges = torch.from_numpy(np.vstack([coo.row[stored], coo.col[stored]]).astype(np.int64))
     counts = torch.from_numpy(coo.data[stored].astype(np.float32)).unsqueeze(1)

@@ -256,7 +256,7 @@ class Getters:
         if return_numpy:
             return values
         names = self._target(adata).obs_names
-        return pd.DataFrame(values, index=names[as_index(indices, len(names))], columns=genes)
+        return pd.DataFrame(values, index=names[as_index(indices, names)], columns=genes)
 
     @held()
     @torch.no_grad()
@@ -491,7 +491,7 @@ class Getters:
         if names:
             reference, moments = with_new_batches(self.module, reference, self.statistics_, target, names)
         chunks = reference.read(target, indices, size, transform_batch, registered=own)
-        cells = target.obs_names[as_index(indices, target.n_obs)]
+        cells = target.obs_names[as_index(indices, target.obs_names)]
         z = np.empty((len(cells), self.module.n_latent), dtype=np.float32)
         stop = 0
         with extended(self.module, moments):

@@ -11,12 +11,15 @@ import pandas as pd
 from scvi import settings
 
 from scgpcl import _input
+from scgpcl._batch_names import batch_name, batch_names
 from scgpcl._rules import listed
 from scgpcl.data import DataModuleCounts, GeneMatch, read_cells, tensors_to_counts
+from scgpcl.model._setup import unknown_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import scipy.sparse as sp
     import torch
     from anndata import AnnData
 
@@ -61,16 +64,11 @@ class Registration:
         if unseen and key not in adata.obs:
             return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
         _input.check_obs_key(adata, key, "batch_key")
-        values = adata.obs[key].astype(str)
-        index = self.batches.get_indexer(values)
-        new = sorted(set(values[index < 0]))
+        own = batch_names(adata.obs[key])
+        index = self.batches.get_indexer(own.categories)[own.codes]
+        new = sorted(own.categories.difference(self.batches))
         if new and not unseen:
-            msg = (
-                f"Expected batches seen in training in `adata.obs[{key!r}]`, found {listed(new)}; the model knows "
-                f"{listed(self.batches)}. Pass `transform_batch={self.batches[0]!r}` to treat the cells as of a batch "
-                "that the model knows, or train a model that includes the new batches."
-            )
-            raise ValueError(msg)
+            raise ValueError(unknown_batches(key, new, self.batches))
         return index.astype(np.int64) if several else None
 
     def new_batches(self, adata: AnnData) -> list[str]:
@@ -82,7 +80,7 @@ class Registration:
 
     def names_of(self, adata: AnnData) -> np.ndarray:
         """Name of each cell's batch as the model writes it, shape (n_cells,)."""
-        return adata.obs[self.batch_key].astype(str).to_numpy()
+        return np.asarray(batch_names(adata.obs[self.batch_key]), dtype=object)
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
         """Given size factors, float64 (n_cells,), if they are in order; ``None`` counts library sizes."""
@@ -92,7 +90,7 @@ class Registration:
         _input.check_size_factors(adata, key)
         return adata.obs[key].to_numpy(dtype=np.float64)
 
-    def batch_code(self, name: str) -> int:
+    def batch_code(self, name: Any) -> int:
         """Position of a named batch among the model's."""
         if self.batch_key is None:
             msg = (
@@ -100,7 +98,7 @@ class Registration:
                 f"found {name!r}. Name the column of batches with `setup_anndata(adata, batch_key=...)` and train."
             )
             raise ValueError(msg)
-        code = self.batches.get_indexer(pd.Index([str(name)]))[0]
+        code = self.batches.get_indexer(pd.Index([batch_name(name)]))[0]
         if code < 0:
             msg = f"Expected `transform_batch` to name batches of the model, {listed(self.batches)}, found {name!r}."
             raise ValueError(msg)
@@ -110,7 +108,7 @@ class Registration:
         """Positions of the named batches; one ``None`` stands for each cell's own."""
         if transform_batch is None:
             return [None]
-        names = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        names = [transform_batch] if np.ndim(transform_batch) == 0 else list(transform_batch)
         if not names:
             msg = (
                 "Expected at least one batch in `transform_batch`, found an empty list. Pass None for each cell's own."
@@ -180,6 +178,7 @@ class Reference:
     unit_size: float
     shares: np.ndarray
     max_missing: float = MAX_MISSING
+    seen: str | None = None
 
     def match(self, names: pd.Index) -> GeneMatch:
         """Find the model's genes by name; too many missing ones are an error."""
@@ -214,20 +213,37 @@ class Reference:
     ) -> Iterator[Cells]:
         """Match and check cells before any work, then read those asked for in their order, ``batch_size`` at a time.
 
-        The counts of ``registered`` cells have been checked before, and so have those read once more with ``quiet``. See :meth:`Registration.batch_index` for the rest.
+        The counts of ``registered`` cells have been checked before: it is only made sure that they are the same. So have those
+        that are read once more with ``quiet``. See :meth:`Registration.batch_index` for the rest.
         """
         layer = self.registered.layer
-        index = as_index(indices, adata.n_obs)
+        index = as_index(indices, adata.obs_names)
+        if registered:
+            check_same_genes(adata.var_names, self.genes)
         match = self.match(adata.var_names)
         batch_index = self.registered.batch_index(adata, transform_batch, unseen=unseen)
         size = self.registered.sizes(adata)
         x = _input.counts_of(adata, layer)
-        if not registered and not quiet:
+        inspect = None
+        if registered:
+            check_unchanged(x, layer, self.seen)
+
+            def inspect(block: sp.csr_matrix) -> None:
+                if not _input.holds_counts(block):
+                    _input.check_counts(x, layer, min_cells=1)
+        elif not quiet:
             _input.check_counts(x, layer, min_cells=1)
             if match.places is not None:
                 self._warn_of_missing(match.places)
         return read_cells(
-            x, index, batch_size, match=match, unit_size=self.unit_size, size=size, batch_index=batch_index
+            x,
+            index,
+            batch_size,
+            match=match,
+            unit_size=self.unit_size,
+            size=size,
+            batch_index=batch_index,
+            inspect=inspect,
         )
 
     def stream(
@@ -258,10 +274,44 @@ class Reference:
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
-def as_index(indices: Any, n_cells: int) -> np.ndarray:
-    """Positions of the cells asked for: all, a boolean mask, or integers."""
+def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
+    """Require that the AnnData of a model has its registered genes still, in any order."""
+    if found.equals(registered) or (len(found) == len(registered) and found.isin(registered).all()):
+        return
+    msg = (
+        f"Expected the {len(registered)} registered genes in the AnnData of the model, found {len(found)} genes, of which "
+        f"{int(found.isin(registered).sum())} are the registered ones: genes were removed or renamed after "
+        "`SCGPCL.setup_anndata`. Register it again and make a new model, or pass the cells as new ones, "
+        "`adata.copy()`, whose genes are matched by name."
+    )
+    raise ValueError(msg)
+
+
+def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
+    """Require that registered counts are counts still where they have changed, and warn of other counts.
+
+    Cells may have been removed since: each is read on its own.
+    """
+    now = _input.fingerprint(x)
+    if seen is None or now == seen or seen.split()[0] != now.split()[0]:
+        return
+    _input.check_counts(x, layer, min_cells=1)
+    msg = (
+        f"Expected the registered counts as they were when they were last checked, found others in "
+        f"{_input.place_of(layer)}. The results describe the present ones; call `model.train()` to learn from them."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def as_index(indices: Any, cells: pd.Index) -> np.ndarray:
+    """Positions of the cells asked for: all, a boolean mask, or integers; a mask with names of cells goes by these."""
+    n_cells = len(cells)
     if indices is None:
         return np.arange(n_cells)
+    if isinstance(indices, pd.Series) and indices.dtype == bool and not indices.index.equals(cells):
+        at = cells.get_indexer(indices.index) if cells.is_unique else np.full(len(indices), -1)
+        if (at >= 0).all() and indices.index.is_unique:
+            return np.sort(at[indices.to_numpy()])
     index = np.asarray(indices)
     if index.ndim != 1:
         msg = f"Expected `indices` in one dimension, found {indices!r}. Pass a list of positions, such as `[0]`, or a mask."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import pickle
 import tempfile
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import torch
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem, write_elem, write_h5ad
 
-from scgpcl._atomic import replacing_files
+from scgpcl._atomic import replacing_files, writing_advice
 from scgpcl._rules import listed
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 PICKLE_NAME = "model.pt"
 SAFE_NAME = "model.h5"
+DATA_NAME = "adata.h5ad"
 #: Bytes in front of the HDF5 file that hold the digest of the rest, and their beginning.
 DIGEST_BLOCK = 512
 DIGEST_LABEL = b"scgpcl model, sha256 "
@@ -39,29 +40,53 @@ _ATTRIBUTES = ("registry_", "init_params_", "n_clusters_", "seed_", "gene_names_
 
 
 def save_model(
-    model: Any, base_save: Callable[..., None], folder: Path, prefix: str, *, overwrite: bool, safe: bool, **kwargs: Any
+    model: Any,
+    base_save: Callable[..., None],
+    folder: Path,
+    prefix: str,
+    *,
+    overwrite: bool,
+    safe: bool,
+    save_anndata: bool,
+    save_kwargs: Any,
+    **anndata_kwargs: Any,
 ) -> None:
-    """Write a model, and its AnnData if asked to, through the base class's ``save``."""
+    """Write a model through the base class's ``save``, and its AnnData if asked to."""
     if folder.exists() and not (overwrite and folder.is_dir()):
         msg = (
             f"Expected a new folder for the model, found one that already exists at {folder}. "
             "Pass `overwrite=True` to replace the model in it."
         )
         raise ValueError(msg)
-    # as the base class does: checkpoints of scvi-tools rely on it
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     model.file_format_ = {"format": FORMAT, "scgpcl": version("scgpcl")}
     try:
+        # as the base class does: checkpoints of scvi-tools rely on it
+        folder.resolve().parent.mkdir(parents=True, exist_ok=True)
         with replacing_files(folder, stale=[f"{prefix}{PICKLE_NAME if safe else SAFE_NAME}"]) as temporary:
-            base_save(str(temporary), prefix=prefix, overwrite=True, **kwargs)
+            base_save(str(temporary), prefix=prefix, overwrite=True, save_kwargs=save_kwargs)
+            if save_anndata:
+                _write_adata(model.adata, temporary / f"{prefix}{DATA_NAME}", **anndata_kwargs)
             if safe:
                 file = temporary / f"{prefix}{PICKLE_NAME}"
                 content = torch.load(file, map_location="cpu", weights_only=False)
                 write_safe(content, temporary / f"{prefix}{SAFE_NAME}")
                 file.unlink()
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        msg = f"Expected to write the model to {folder}, found: {error} Check the free space and the permissions."
+    except (OSError, RuntimeError) as error:
+        advice = writing_advice(error)
+        if advice is None:
+            raise
+        msg = f"Expected to write the model to {folder}, found: {error} {advice}"
         raise OSError(msg) from error
+
+
+def _write_adata(adata: AnnData, path: Path, **kwargs: Any) -> None:
+    """Write an AnnData; one that is backed keeps its file, unlike with its own method."""
+    was_open = adata.isbacked and adata.file.is_open
+    try:
+        write_h5ad(path, adata, **kwargs)
+    finally:
+        if was_open and not adata.file.is_open:
+            adata.file.open()
 
 
 def load_model(
@@ -79,11 +104,11 @@ def load_model(
         content = read_safe(safe)
         with _damage_reported(safe):
             _check_content(cls, content, adata, safe)
+        data = folder / f"{prefix}{DATA_NAME}"
+        if adata is None:
+            adata = ad.read_h5ad(data) if data.is_file() else False
         with tempfile.TemporaryDirectory(prefix="scgpcl-") as temporary:
             torch.save(content, Path(temporary) / path.name)
-            data = folder / f"{prefix}adata.h5ad"
-            if adata is None and data.is_file():
-                os.symlink(data.absolute(), Path(temporary) / data.name)
             return _load(base_load, temporary, adata, **kwargs)
     if path.is_file():
         content = _read_pickle(path)

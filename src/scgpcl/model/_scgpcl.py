@@ -9,26 +9,30 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import pandas as pd
 import rich.pretty  # noqa: F401  (scvi's `view_anndata_setup` uses it without importing it)
 from scvi import REGISTRY_KEYS, settings
+from scvi.data.fields import LayerField
 from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from scgpcl import _input, _keys
+from scgpcl._batch_names import batch_name
 from scgpcl._process import held
 from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
-from scgpcl.model._annotate import annotate
+from scgpcl.model._annotate import annotate, names
 from scgpcl.model._getters import Getters
-from scgpcl.model._reference import MAX_MISSING, Reference, Registration
+from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
 from scgpcl.model._saving import load_model, save_model
-from scgpcl.model._setup import checked_manager, own_registry
+from scgpcl.model._setup import check_not_overwritten, checked_manager, own_registry
 from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
+from scgpcl.train import check_device
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     import numpy as np
+    import torch
     from anndata import AnnData
 
 #: Arguments that act in a stage of training, and where they are passed.
@@ -120,6 +124,8 @@ class SCGPCL(Training, Getters, BaseModelClass):
     _module_cls = SCGPCLModule
     #: Version of the format and of the package, written with the model.
     file_format_: dict[str, Any] | None = None
+    #: Fingerprint of the registered counts when they were last checked as a whole.
+    _seen: str | None = None
 
     def __init__(
         self,
@@ -191,6 +197,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         self.selected_genes_ = None
         self.unit_size_ = None
         self.gene_shares_ = None
+        self._note_counts()
         with held(), seeded(self.seed_):
             self.module = SCGPCLModule(
                 max(_n_selected(values["n_top_genes"], n_vars), len(self.keep_genes or ())),
@@ -261,7 +268,8 @@ class SCGPCL(Training, Getters, BaseModelClass):
         batch_key
             Column of ``adata.obs`` with the batch of each cell. Batch effects are always corrected: features are
             standardised per batch, messages from genes centred per batch, and the decoder receives the batch. New cells
-            need the same column; their batches are matched by name.
+            need the same column; their batches are matched by name: 1, 1.0 and "1" are one batch, and so is a day as a
+            date, a time stamp and text.
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
         labels_key
@@ -319,6 +327,9 @@ class SCGPCL(Training, Getters, BaseModelClass):
         values |= check("get", max_missing=max_missing)
         target = self._target(adata)
         _input.check_not_view(target)
+        registered = self.registration
+        columns = {name: getattr(registered, name) for name in ("batch_key", "labels_key", "size_factor_key")}
+        check_not_overwritten(names(values["key_added"]), **columns)
         self._write(target, transform_batch=transform_batch, **values)
 
     def _annotate_registered(self) -> None:
@@ -384,13 +395,16 @@ class SCGPCL(Training, Getters, BaseModelClass):
         Raises
         ------
         OSError
-            If the system refuses, for example for lack of space; existing files are then unchanged.
+            If the system refuses, for lack of space or permission; existing files are then unchanged.
         ValueError
-            If the folder exists and ``overwrite`` is not set.
+            If the folder exists and ``overwrite`` is not set, or if counts or genes of an AnnData that is to be written
+            have changed so that it could not be loaded.
         """
         safe = check(safe=safe)["safe"]
         if self.trainer is not None and not self.trainer.is_global_zero:
             return
+        if save_anndata:
+            self._check_registered()
         more = {"save_anndata": save_anndata, "save_kwargs": save_kwargs, **anndata_write_kwargs}
         save_model(self, super().save, Path(dir_path), prefix or "", overwrite=overwrite, safe=safe, **more)
 
@@ -401,7 +415,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         dir_path: str | os.PathLike[str],
         adata: AnnData | bool | None = None,
         accelerator: str = "auto",
-        device: int | str = "auto",
+        device: int | str | torch.device = "auto",
         prefix: str | None = None,
         **kwargs: Any,
     ) -> Self:
@@ -418,7 +432,8 @@ class SCGPCL(Training, Getters, BaseModelClass):
             Cells to register with the model; ``None`` takes those saved with it, if any, and ``False`` none. Genes are
             matched by name.
         accelerator, device
-            Where the model goes.
+            Where the model goes: ``device`` is the number of a GPU, or the name of a device, such as ``"cpu"`` or
+            ``"cuda:1"``.
         prefix
             Start of the names of the files.
         **kwargs
@@ -439,7 +454,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
         """
         if adata is not None and not isinstance(adata, bool):
             _input.check_is_adata(adata)
-        where = {"accelerator": accelerator, "device": device}
+        where = check_device(accelerator, device)
         return load_model(cls, super().load, Path(dir_path), adata, prefix or "", **where, **kwargs)
 
     @property
@@ -452,13 +467,13 @@ class SCGPCL(Training, Getters, BaseModelClass):
         """Where counts, size factors and batches are, and the names of the batches."""
         keys = ("layer", "size_factor_key", "batch_key", "labels_key")
         places = {name: self.registry_["setup_args"].get(name) for name in keys}
-        names = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
+        batches = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
         types = pd.Index([])
         if places["labels_key"] is not None:
             labels = self.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
             found = (str(name) for name in labels.categorical_mapping if name != labels.unlabeled_category)
             types = pd.Index(sorted(found))  # scvi-tools exchanges the last one for the unlabelled cells
-        return Registration(**places, batches=pd.Index([str(name) for name in names]), types=types)
+        return Registration(**places, batches=pd.Index([batch_name(name) for name in batches]), types=types)
 
     @property
     def reference(self) -> Reference:
@@ -471,7 +486,22 @@ class SCGPCL(Training, Getters, BaseModelClass):
     def _make_reference(self) -> Reference:
         parts = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_
         genes, selected, unit_size, shares = cast("tuple[np.ndarray, np.ndarray, float, np.ndarray]", parts)
-        return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares)
+        return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares, self._seen)
+
+    def _names_at_setup(self) -> pd.Index:
+        """Genes when the cells were registered."""
+        return pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
+
+    def _check_registered(self) -> None:
+        """Require what loading will: counts, and the registered genes."""
+        adata = self._target(None)
+        check_same_genes(adata.var_names, self._names_at_setup())
+        _input.check_counts(_input.counts_of(adata, self.registration.layer), self.registration.layer)
+
+    def _note_counts(self) -> None:
+        """Remember the registered counts, which have just been checked."""
+        if self.adata is not None:
+            self._seen = _input.fingerprint(_input.counts_of(self.adata, self.registration.layer))
 
 
 def _n_selected(n_top_genes: float | None, n_vars: int) -> int:

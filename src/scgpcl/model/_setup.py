@@ -15,18 +15,68 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, NumericalObsField
 
 from scgpcl import _input, _keys
-from scgpcl._random import seeded
-from scgpcl._rules import listed
+from scgpcl._batch_names import batch_name, batch_names, shared_names
+from scgpcl._rules import check_known, check_replaced, listed
+from scgpcl.model._annotate import Names, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: What scvi-tools passes to ``setup_anndata`` when it registers other data as the first.
+TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_labels")
 #: How scvi-tools names the registration of a data module.
 DATAMODULE_SETUP = "setup_datamodule"
 
 
+def unknown_batches(key: str, new: Any, known: pd.Index) -> str:
+    """Message for batches that a model does not know."""
+    return (
+        f"Expected batches seen in training in `adata.obs[{key!r}]`, found {listed(new)}; the model knows "
+        f"{listed(known)}. Pass `transform_batch={known[0]!r}` to treat the cells as of a batch "
+        "that the model knows, or train a model that includes the new batches."
+    )
+
+
+class BatchField(CategoricalObsField):
+    """Batches by the names of :func:`~scgpcl._batch_names.batch_names`, whatever the type of their column."""
+
+    def __init__(self, registry_key: str, attr_key: str | None) -> None:
+        super().__init__(registry_key, attr_key)
+        self._column = attr_key
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Store the code of each cell's batch; the names in the order of the column's categories or values."""
+        if self._column is None:
+            return super().register_field(adata)
+        self.validate_field(adata)
+        return self._store(adata, batch_names(adata.obs[self._column]))
+
+    def transfer_field(
+        self, state_registry: dict, adata_target: AnnData, extend_categories: bool = False, **kwargs: Any
+    ) -> dict:
+        """Store the codes that the batches have in a registry."""
+        if self._column is None:
+            return super().transfer_field(state_registry, adata_target, extend_categories, **kwargs)
+        self.validate_field(adata_target)
+        own = batch_names(adata_target.obs[self._column])
+        known = pd.Index([batch_name(name) for name in state_registry[self.CATEGORICAL_MAPPING_KEY]], dtype=object)
+        new = own.categories.difference(known, sort=False)
+        if len(new) and not extend_categories:
+            raise ValueError(unknown_batches(self._column, new, known))
+        return self._store(adata_target, own.set_categories(known.append(new)))
+
+    def _store(self, adata: AnnData, own: pd.Categorical[str]) -> dict:
+        adata.obs[self.attr_key] = own.codes
+        return {
+            self.CATEGORICAL_MAPPING_KEY: own.categories.to_numpy(dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._column,
+        }
+
+
 def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
     """Register the fields of an AnnData with a manager of its own, if everything is in order."""
+    check_replaced(kwargs, "setup_anndata")
+    check_known(kwargs, TRANSFER_ARGUMENTS, "setup_anndata")
     arguments = setup_method_args["setup_args"]
     layer, batch_key, size_factor_key = (arguments[name] for name in ("layer", "batch_key", "size_factor_key"))
     _input.check_is_adata(adata)
@@ -38,30 +88,31 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     labels_key, unlabeled = arguments.get("labels_key"), arguments.get("unlabeled_category")
     _check_labels(adata, labels_key, unlabeled)
     _input.check_size_factors(adata, size_factor_key)
+    columns = {"batch_key": batch_key, "labels_key": labels_key, "size_factor_key": size_factor_key}
+    check_not_overwritten(names(_keys.STEM), **columns)
     _input.check_counts(_input.counts_of(adata, layer), layer)
+    _input.warn_of_other_features(adata.var)
     fields = [
-        LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
-        CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        # the counts have been checked, all of them, and are read in any format
+        LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
+        BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
     ]
     if labels_key is not None:
         fields.append(LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled))
     manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-    with seeded(0), warnings.catch_warnings():  # the field samples values from the global state
-        warnings.filterwarnings("ignore", message="Training will be faster")  # columns are taken as CSR anyway
-        warnings.filterwarnings(
-            "ignore", message=r"Category .* in adata.obs\['_scvi_labels'\]"
-        )  # few labels are enough
+    with warnings.catch_warnings():
+        # few labels are enough
+        warnings.filterwarnings("ignore", message=r"Category .* in adata.obs\['_scvi_labels'\]")
         manager.register_fields(adata, **kwargs)
     return manager
 
 
 def _check_batch_names(adata: AnnData, key: str | None) -> None:
-    """Require batches whose names differ as text, because those of new cells are matched by text."""
+    """Require batches whose names differ, because those of new cells are matched by name."""
     if key is None:
         return
-    names = [str(value) for value in adata.obs[key].unique()]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = shared_names(adata.obs[key])
     if twice:
         msg = (
             f"Expected batches in `adata.obs[{key!r}]` whose names differ as text, found {listed(twice)} as "
@@ -98,6 +149,26 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
         raise ValueError(msg)
 
 
+def check_not_overwritten(written: Names, **columns: str | None) -> None:
+    """Require that annotation under some names leaves the columns of the input as they are."""
+    for argument, column in columns.items():
+        if not isinstance(column, str):
+            continue
+        if column in (written.cluster, written.confidence):
+            msg = (
+                f"Expected `{argument}` to be a column that the results do not overwrite, found {column!r}, which is "
+                f"where they are written. Keep a copy under another name: "
+                f"`adata.obs['my_{column}'] = adata.obs[{column!r}].copy()`."
+            )
+            raise ValueError(msg)
+        if column.startswith("_scvi"):
+            msg = (
+                f"Expected `{argument}` to be a column of yours, found {column!r}, which scvi-tools writes. "
+                "Name the column that it was made of."
+            )
+            raise ValueError(msg)
+
+
 class _Content(NamedTuple):
     genes: pd.Index
     batches: pd.Index
@@ -112,7 +183,7 @@ def _content(registry: Mapping[str, Any]) -> _Content:
         fields, arguments = registry["field_registries"], registry["setup_args"]
         x, batch = (fields[key]["state_registry"] for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY))
         genes = pd.Index([str(name) for name in x["column_names"]])
-        batches = pd.Index([str(name) for name in batch["categorical_mapping"]])
+        batches = pd.Index([batch_name(name) for name in batch["categorical_mapping"]])
         return _Content(genes, batches, arguments.get("batch_key"), arguments.get("layer"), int(x["n_obs"]))
     except (KeyError, TypeError, AttributeError) as error:
         msg = (
@@ -128,7 +199,7 @@ def own_registry(cls: type[Any], registry: dict | None) -> dict | None:
         return registry
     content = _content(registry)
     _input.check_names(content.genes, "var_names")
-    n_cells = 3 * max(1, len(content.batches))  # scvi-tools warns of a batch with fewer
+    n_cells = 3 * max(1, len(content.batches))  # scvi-tools warns of fewer
     counts = sp.csr_matrix(np.ones((n_cells, len(content.genes)), dtype=np.float32))
     obs = pd.DataFrame(index=[str(cell) for cell in range(n_cells)])
     if content.batch_key is not None:

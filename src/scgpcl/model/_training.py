@@ -14,7 +14,7 @@ from scgpcl._process import held
 from scgpcl._random import cpu_generator, derived_seed, seeded
 from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
-from scgpcl.model._reference import training_counts
+from scgpcl.model._reference import check_same_genes, training_counts
 from scgpcl.model._setup import check_datamodule
 from scgpcl.pp import discriminant_axes, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
@@ -100,6 +100,8 @@ class Training:
         def reference(self) -> Reference: ...
         def _make_reference(self) -> Reference: ...
         def _annotate_registered(self) -> None: ...
+        def _note_counts(self) -> None: ...
+        def _names_at_setup(self) -> pd.Index: ...
 
     @held()
     def train(
@@ -491,7 +493,9 @@ class Training:
     def _prepare(self) -> Cells:
         """Training cells; the first call fixes genes, feature moments and the start of the network."""
         genes = self.registered_genes
+        check_same_genes(genes, self._names_at_setup())
         found = training_counts(self.adata, self._datamodule, self.registration)
+        self._note_counts()
         own: dict[str, Any] = {"batch_index": found.batch_index, "label_index": found.label_index}
         if self.gene_names_ is not None:
             reference = self._make_reference()

@@ -1,6 +1,6 @@
 """Training plans and what happens between epochs."""
 
-from scgpcl.train._arguments import check_split, check_trainer
+from scgpcl.train._arguments import check_device, check_split, check_trainer
 from scgpcl.train._callbacks import FiniteLosses, LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first
 from scgpcl.train._checkpoint import (
     EpochCheckpoint,

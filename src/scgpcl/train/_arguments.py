@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from scvi.dataloaders import DataSplitter
 from scvi.train import Trainer
 
-from scgpcl._rules import RULES, check_known
+from scgpcl._rules import RULES, check_known, check_replaced
+from scgpcl.train._plans import DistillationPlan, PretrainPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+
+#: Plans by the argument that theirs are passed in.
+PLANS = {"pretrain_plan_kwargs": PretrainPlan, "cluster_plan_kwargs": DistillationPlan}
+#: Precisions of the trainer in which the weights stay in single precision.
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "16")
 
 
 def check_split(
@@ -61,7 +69,74 @@ def _check_parts(parts: Any, n_cells: int) -> None:
 
 
 def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, Any]) -> None:
-    """Require a usable device and known arguments of the trainer."""
+    """Require a usable device and known arguments of the trainer that leave a trained model."""
+    _check_accelerator(accelerator)
+    whole = isinstance(devices, int | np.integer) and not isinstance(devices, bool)
+    number = whole and (devices > 0 or devices == -1)
+    several = isinstance(devices, list | tuple) and len(devices) > 0
+    text = isinstance(devices, str) and (devices == "auto" or devices.lstrip("-").replace(",", "").isdigit())
+    if not (number or several or text):
+        msg = f'Expected `devices` to be "auto", a number of at least 1, -1 for all, or a list, found {devices!r}.'
+        raise ValueError(msg)
+    lightning = inspect.signature(pl.Trainer.__init__).parameters
+    defaults = {
+        name for name, value in trainer_kwargs.items() if name in lightning and value == lightning[name].default
+    }
+    check_replaced([name for name in trainer_kwargs if name not in defaults], "train")
+    known = _names(Trainer.__init__) | set(lightning) | {"ckpt_path"}
+    for name in trainer_kwargs:
+        plans = [place for place, plan in PLANS.items() if name not in known and name in _names(plan)]
+        if plans:
+            hint = " or ".join(f"`{place}={{{name!r}: ...}}`" for place in plans)
+            msg = f"Expected known arguments of `train`, found {name!r}, which is one of its plans. Pass {hint}."
+            raise TypeError(msg)
+    check_known(trainer_kwargs, known, "train")
+    precision = trainer_kwargs.get("precision")
+    if precision is not None and str(precision) not in PRECISIONS:
+        msg = (
+            f"Expected `precision` to be one of {PRECISIONS}, found {precision!r}: weights are kept and sparse products are "
+            "taken in single precision. Leave it out."
+        )
+        raise ValueError(msg)
+    if trainer_kwargs.get("accumulate_grad_batches") is not None:
+        RULES["accumulate_grad_batches"](trainer_kwargs["accumulate_grad_batches"], "accumulate_grad_batches")
+    callbacks = trainer_kwargs.get("callbacks")
+    callbacks = () if callbacks is None else callbacks
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, pl.Callback) for each in callbacks):
+        msg = f"Expected `callbacks` to be a list of Lightning callbacks, found {callbacks!r}. Pass `callbacks=[...]`."
+        raise TypeError(msg)
+
+
+def check_device(accelerator: Any, device: Any) -> dict[str, Any]:
+    """Arguments of scvi-tools' ``load`` for one device, which may be named as torch names it."""
+    named = device
+    if isinstance(device, str | torch.device) and device != "auto":
+        name, _, number = str(device).partition(":")
+        if name in ("cpu", "cuda", "gpu") and (number.isdigit() or not number):
+            of_name = "cpu" if name == "cpu" else "gpu"
+            if accelerator not in ("auto", of_name, name):
+                msg = f"Expected `accelerator` and `device` that agree, found {accelerator!r} and {device!r}."
+                raise ValueError(msg)
+            accelerator, device = of_name, int(number) if number and of_name == "gpu" else "auto"
+        elif str(device).isdigit():
+            device = int(str(device))
+    _check_accelerator(accelerator)
+    if isinstance(device, np.integer):
+        device = int(device)
+    if device != "auto" and (isinstance(device, bool) or not isinstance(device, int) or device < 0):
+        msg = f'Expected `device` to be "auto", the number of a GPU, or a name such as "cpu" or "cuda:0", found {named!r}.'
+        raise ValueError(msg)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return {"accelerator": accelerator, "device": "auto"}
+    n_devices = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and (n_devices == 0 or (device != "auto" and device >= n_devices)):
+        msg = f"Expected a GPU for `device={named!r}`, found {n_devices} GPUs. Pass `device='cpu'`."
+        raise ValueError(msg)
+    return {"accelerator": accelerator, "device": device if device == "auto" else [device]}
+
+
+def _check_accelerator(accelerator: Any) -> None:
+    """Require an accelerator on which PyTorch has sparse matrices."""
     if accelerator == "mps":
         msg = (
             'Expected an accelerator with sparse matrices, found "mps", for which PyTorch has none. '
@@ -72,18 +147,6 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
     if not isinstance(accelerator, Accelerator) and accelerator not in known:
         msg = f"Expected `accelerator` to be one of {known}, found {accelerator!r}."
         raise ValueError(msg)
-    whole = isinstance(devices, int | np.integer) and not isinstance(devices, bool)
-    number = whole and (devices > 0 or devices == -1)
-    several = isinstance(devices, list | tuple) and len(devices) > 0
-    text = isinstance(devices, str) and (devices == "auto" or devices.lstrip("-").replace(",", "").isdigit())
-    if not (number or several or text):
-        msg = f'Expected `devices` to be "auto", a number of at least 1, -1 for all, or a list, found {devices!r}.'
-        raise ValueError(msg)
-    check_known(trainer_kwargs, _names(Trainer.__init__) | _names(pl.Trainer.__init__) | {"ckpt_path"}, "train")
-    callbacks = trainer_kwargs.get("callbacks", ())
-    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, pl.Callback) for each in callbacks):
-        msg = f"Expected `callbacks` to be a list of Lightning callbacks, found {callbacks!r}. Pass `callbacks=[...]`."
-        raise TypeError(msg)
 
 
 def _names(function: Callable[..., Any]) -> set[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from scgpcl import _keys
-from scgpcl._atomic import replacing
+from scgpcl._atomic import replacing, writing_advice
 from scgpcl.train._fit import History, merge_histories
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class EpochCheckpoint(pl.Callback):
             with replacing(self.path, writes=trainer.is_global_zero, exclusive=False) as temporary:
                 trainer.save_checkpoint(temporary)  # called by all processes, of which the first writes
         except (OSError, RuntimeError) as error:
-            msg = (
-                f"Expected to write {self.path}, found: {error} The checkpoint of the epoch before is still there. "
-                "Check the free space and the permissions."
-            )
+            advice = writing_advice(error)
+            if advice is None:
+                raise
+            msg = f"Expected to write {self.path}, found: {error} The checkpoint of the epoch before is still there. {advice}"
             raise OSError(msg) from error
 
     def on_save_checkpoint(

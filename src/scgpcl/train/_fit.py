@@ -64,7 +64,7 @@ def make_trainer(
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         kwargs["limit_val_batches"] = 0
     # the trainer appends to the list it is given, so each stage gets a list of its own
-    kwargs["callbacks"] = [FiniteLosses(), *callbacks, *kwargs.get("callbacks", ())]
+    kwargs["callbacks"] = [FiniteLosses(), *callbacks, *(kwargs.get("callbacks") or ())]
     if shows_progress(kwargs):
         kwargs["callbacks"].append(StageProgress(title))
         kwargs["simple_progress_bar"] = False  # that of scvi-tools

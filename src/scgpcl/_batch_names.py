@@ -1,0 +1,79 @@
+"""One rule for the names of batches, whatever type the column has today."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Text of a whole number that was a float in between, and of a date with or without a time.
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
+
+
+def batch_name(value: Any) -> str:
+    """Name of a batch: the same for 1, 1.0, "1" and "1.0", and for a day as a date, a time stamp or text.
+
+    Types change when tables are joined, written and read again; text is kept but for these two forms.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    if isinstance(value, datetime.date | np.datetime64):
+        return _date_name(value)
+    if isinstance(value, np.timedelta64):
+        value = pd.Timedelta(value)
+    text = str(value)
+    if _WHOLE.fullmatch(text):
+        return text[:-2]
+    return _date_name(text) if _DATE.fullmatch(text) else text
+
+
+def _date_name(value: Any) -> str:
+    """A day without the time if that is midnight; instants with a time zone in that of Greenwich."""
+    try:
+        stamp = pd.Timestamp(value)
+    except ValueError:  # no such date, or one that pandas cannot hold
+        return str(value)
+    if stamp.tz is not None:
+        return stamp.tz_convert("UTC").isoformat(sep=" ")
+    return stamp.date().isoformat() if stamp == stamp.normalize() else stamp.isoformat(sep=" ")
+
+
+def batch_names(column: pd.Series) -> pd.Categorical[str]:
+    """Name of each cell's batch; as categories those that occur, in the order of the column's own categories or values."""
+    codes, values = _factorized(column)
+    names = [batch_name(value) for value in values]
+    unique = list(dict.fromkeys(names))
+    position = np.array([unique.index(name) for name in names], dtype=np.int64)
+    return pd.Categorical.from_codes(position[codes], categories=pd.Index(unique, dtype=object))
+
+
+def shared_names(column: pd.Series) -> list[str]:
+    """Names that belong to more than one value of a column."""
+    names = [batch_name(value) for value in _factorized(column)[1]]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _factorized(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
+    """Position of each cell's value, and the values that occur: in the order of categories, sorted, or by their names."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        used = column.cat.remove_unused_categories().cat
+        return used.codes.to_numpy(), list(np.asarray(used.categories))
+    if column.dtype != object or pd.api.types.infer_dtype(column, skipna=False) == "string":
+        codes, found = pd.factorize(column, sort=True)
+        return codes, list(np.asarray(found))
+    seen: dict[tuple[bool, Any], int] = {}
+    codes = np.empty(len(column), dtype=np.int64)
+    for cell, value in enumerate(column):  # pandas takes True and 1 for one value
+        codes[cell] = seen.setdefault((isinstance(value, bool | np.bool_), value), len(seen))
+    values = [value for _, value in seen]
+    try:
+        order = sorted(range(len(values)), key=values.__getitem__)
+    except TypeError:
+        order = sorted(range(len(values)), key=lambda position: batch_name(values[position]))
+    return np.argsort(order)[codes], [values[position] for position in order]
