@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def _factorized(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
     seen: dict[tuple[bool, Any], int] = {}
     codes = np.empty(len(column), dtype=np.int64)
     for cell, value in enumerate(column):  # pandas takes True and 1 for one value
-        codes[cell] = seen.setdefault((isinstance(value, bool | np.bool_), value), len(seen))
+        key = value if isinstance(value, Hashable) else str(value)
+        codes[cell] = seen.setdefault((isinstance(value, bool | np.bool_), key), len(seen))
     values = [value for _, value in seen]
     try:
         order = sorted(range(len(values)), key=values.__getitem__)

@@ -247,6 +247,7 @@ REPLACED: dict[str, dict[str, str]] = {
         "epochs": "Pass `max_epochs`",
         "early_stopping_kwargs": "Pass `early_stopping=True` and its entries, such as `early_stopping_patience=`",
         "seed": "Pass it when the model is made: `SCGPCL(adata, seed=...)`",
+        "n_clusters": "Pass it when the model is made: `SCGPCL(adata, n_clusters=...)`",
         # of Lightning, for trying out a network; what they leave is no model
         "fast_dev_run": "Pass `max_epochs=1`, with a few cells to be quick",
         "overfit_batches": "Train on a few cells: `adata[:256].copy()`",

@@ -77,3 +77,15 @@ def test_refuses_other_shapes(metric):
         metric(np.zeros((2, 2)), [0, 1])
     with pytest.raises(ValueError, match="at least one cell"):
         metric([], [])
+
+
+def test_series_of_the_same_cells_are_aligned_by_name():
+    cells = pd.Index([f"cell{i}" for i in range(60)])
+    rng = np.random.default_rng(0)
+    labels = pd.Series(rng.integers(3, size=60), index=cells)
+    clusters = pd.Series(np.where(rng.random(60) < 0.8, labels, 0), index=cells)
+    for score in (metrics.ari, metrics.nmi, metrics.accuracy, metrics.macro_f1):
+        wanted = score(labels.to_numpy(), clusters.to_numpy())
+        assert score(labels, clusters.sample(frac=1, random_state=1)) == wanted
+        assert score(labels, clusters.reset_index(drop=True)) == wanted  # other names: by position
+        assert score(labels, clusters.iloc[::-1].to_numpy()) != wanted

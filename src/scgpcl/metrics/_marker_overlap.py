@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgpcl.metrics._partitions import contingency, encode_pair, match_clusters
+from scgpcl.metrics._partitions import aligned, contingency, encode_pair, match_clusters
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,7 +62,7 @@ def marker_overlap(
     adata
         Cells with counts of all genes, not a selection; not changed.
     labels
-        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,).
+        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,); a series goes by the names of its cells.
     reference
         Published types, in the same format.
     n_top
@@ -133,6 +133,8 @@ def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
             msg = f"Expected `adata.obs[{values!r}]`, found the columns {list(adata.obs.columns)}."
             raise KeyError(msg)
         values = adata.obs[values].to_numpy(dtype=object)
+    elif isinstance(values, pd.Series):
+        values = aligned(values, adata.obs_names)
     series = pd.Series(np.asarray(values, dtype=object))
     return series.where(series.isna(), series.astype(str)).to_numpy(dtype=object)
 

@@ -174,7 +174,9 @@ def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """``encode`` for labels and clusters of the same cells."""
+    """``encode`` for labels and clusters of the same cells; two series that name the same cells are aligned by these names."""
+    if isinstance(labels, pd.Series) and isinstance(clusters, pd.Series):
+        clusters = aligned(clusters, labels.index)
     encoded = encode(labels, name="labels"), encode(clusters, name="clusters")
     n_labels, n_clusters = (len(codes) for codes, _ in encoded)
     if n_labels != n_clusters:
@@ -184,6 +186,14 @@ def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarra
         )
         raise ValueError(msg)
     return encoded
+
+
+def aligned(values: pd.Series, cells: pd.Index) -> pd.Series:
+    """A series in the order of some cells, if it is one of these cells in another order; otherwise as it is."""
+    index = values.index
+    if index.equals(cells) or len(index) != len(cells) or not (index.is_unique and cells.is_unique):
+        return values
+    return values.loc[cells] if cells.isin(index).all() else values
 
 
 def contingency(labels: ArrayLike, clusters: ArrayLike) -> Contingency:

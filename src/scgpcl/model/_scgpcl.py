@@ -486,7 +486,7 @@ class SCGPCL(Training, Getters, BaseModelClass):
     def _make_reference(self) -> Reference:
         parts = self.gene_names_, self.selected_genes_, self.unit_size_, self.gene_shares_
         genes, selected, unit_size, shares = cast("tuple[np.ndarray, np.ndarray, float, np.ndarray]", parts)
-        return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares, self._seen)
+        return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares, seen=self._seen)
 
     def _names_at_setup(self) -> pd.Index:
         """Genes when the cells were registered."""
