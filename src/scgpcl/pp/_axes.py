@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Cells that the principal axes are computed from; more are sampled.
 MAX_AXES_CELLS = 20_000
 #: Discriminant axes that the encoder starts at and that neighbours are found on.
-N_AXES = 20
+N_AXES = 30
 #: Principal axes that they are combined from, and those on which cells are grouped.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 #: Cells of a fine group on average, and the fewest groups.
