@@ -25,9 +25,10 @@ NAME = "T <b>cells</b> \"&' ü"
 
 @pytest.fixture(scope="module")
 def cells(trained):
-    """Cells in clusters of hostile names, well apart on the map, with mitochondrial genes."""
+    """Cells in clusters of hostile names, well apart on the map but not in the latent space, with mitochondrial genes."""
     adata = trained[0].copy()
-    codes = adata.obs["type"].cat.codes.to_numpy()
+    codes = adata.obs["type"].cat.codes.to_numpy().copy()
+    codes[::7] = (codes[::7] + 1) % 3
     adata.obs[_keys.CLUSTER] = pd.Categorical.from_codes(codes, CLUSTERS)
     adata.obsm["X_umap"] = (
         np.column_stack([np.cos(2.1 * codes), np.sin(2.1 * codes)]) * 5 + adata.obsm["X_scgpcl"][:, :2]
@@ -137,6 +138,13 @@ def test_a_click_on_a_cell_shows_its_cluster(page, cells, markers):
     near = np.argsort(-cosine[own], axis=1)[:, :15]
     said = page("[...document.querySelectorAll('.card p.note')].map(p => p.textContent)")[0]
     assert float(said.split(" %")[0]) == pytest.approx(100 * own[near].mean(), abs=0.6)
+    said = page(
+        "[...document.querySelectorAll('.card .list .link')].map(one => [one.textContent, one.nextElementSibling.textContent])"
+    )
+    assert said
+    for other, share in said:
+        expected = 100 * (cells.obs[_keys.CLUSTER] == other).to_numpy()[near].mean()
+        assert float(share.removesuffix(" %")) == pytest.approx(expected, abs=0.06 if expected < 9.9 else 0.51)
     page.press("Escape")
     page.wait("document.querySelector('.card') === null")
 
@@ -237,7 +245,9 @@ def test_markers_of_a_merged_cluster_are_computed_from_its_cells(page, cells):
     own = cells.obs[_keys.CLUSTER].isin([CLUSTERS[0], other]).to_numpy()
     x = expression(cells)
     rows = page("[...document.querySelectorAll('.genes tbody tr')].map(tr => [...tr.cells].map(td => td.textContent))")
-    assert rows
+    difference = [x[own, i].mean() - x[~own, i].mean() for i in map(cells.var_names.get_loc, [row[0] for row in rows])]
+    assert len(rows) > 1
+    assert difference == sorted(difference, reverse=True)
     for row in rows:
         one = x[:, cells.var_names.get_loc(row[0])]
         fold = np.log2(np.expm1(one[own].mean()) / np.expm1(one[~own].mean()))

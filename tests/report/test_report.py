@@ -148,6 +148,7 @@ def test_hostile_names_are_harmless(cells, model, tmp_path):
         if "style" in attrs:
             assert len(attrs["style"]) == len("background: #000000")
     assert {attrs["href"].split("/")[2] for attrs in page.named("a")} == {"doi.org", "github.com"}
+    assert not set("<>&") & set(page.scripts[0][1])  # names in the data cannot end the script
     shown = [row[0] for row in page.rows[1 : 1 + len(names)]]
     assert shown[:5] == HOSTILE
     assert len(shown[5]) == 80
