@@ -95,7 +95,8 @@ def cluster_file(
     model, seconds = _fit(
         adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset, progress=progress
     )
-    _store_map(adata, seed=seed)
+    if large is None:  # a map of as many cells takes longer than their clusters
+        _store_map(adata, seed=seed)
     if whole is not adata:
         _hand_over(adata, whole)
     if large is None:
