@@ -211,3 +211,24 @@ def test_refuses_a_view_and_repeated_genes(cells):
     cells.var_names = ["a", "a", *cells.var_names[2:]]
     with pytest.raises(ValueError, match="var_names_make_unique"):
         tl.rank_markers(cells, "cell_type")
+
+
+def test_names_of_mitochondrial_and_ribosomal_genes():
+    from scgpcl.tl._ranking import is_mt_ribo
+
+    left_out = [
+        "MT-CO1",
+        "mt-Nd1",
+        "RPL3",
+        "Rps27a",
+        "RPS4Y1",
+        "RPL22L1",
+        "RPLP0",
+        "Rpsa",
+        "RPL13AP5",
+        "Rpl17-ps8",
+        "Rpl37rt",
+    ]
+    kept = ["RPS6KA1", "MTOR", "MRPL20", "RPL", "CD74", "RPSAX"]
+    assert is_mt_ribo(pd.Series(left_out)).all()
+    assert not is_mt_ribo(pd.Series(kept)).any()

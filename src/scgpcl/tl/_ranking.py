@@ -21,8 +21,8 @@ _FIELDS = {
     "pvals": "p_value",
     "pvals_adj": "p_adjusted",
 }
-#: Names of mitochondrial genes and of genes of ribosomal proteins, not of ribosomal kinases such as RPS6KA1.
-MT_RIBO = r"MT-.+|RP[LS]\d+[AXYL]?\d*|RPLP\d|RPSA"
+#: Names of mitochondrial genes and of genes and pseudogenes of ribosomal proteins, not of kinases such as RPS6KA1.
+MT_RIBO = r"MT-.+|(RP[LS]\d+[AXYL]?\d*|RPLP\d|RPSA)(-PS\d*|P\d+|RT)?"
 _SHARES = {"pts": "share_in", "pts_rest": "share_out"}
 
 
