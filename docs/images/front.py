@@ -6,7 +6,6 @@ import matplotlib as mpl
 
 mpl.use("agg")
 
-import matplotlib.pyplot as plt
 import scgpcl
 
 BLOOD = {
@@ -28,16 +27,11 @@ def main() -> None:
     model = scgpcl.SCGPCL(adata, n_clusters=9, seed=0)
     model.train(accelerator="cpu", enable_progress_bar=False)
     scgpcl.tl.name_clusters(adata, BLOOD, layer="counts")
-    figure, axes = plt.subplots(1, 3, figsize=(13.2, 3.7), width_ratios=[1.1, 1.42, 1.12], layout="constrained")
-    for ax, key, title in zip(
-        axes,
-        ("scgpcl_cluster", "scgpcl_name", "scgpcl_confidence"),
-        ("clusters", "named by marker genes", "confidence"),
-        strict=True,
-    ):
-        scgpcl.pl.latent(adata, key, ax=ax)
+    axes = scgpcl.pl.latent(adata, ["scgpcl_cluster", "scgpcl_name", "scgpcl_confidence"])
+    for ax, title in zip(axes, ("clusters", "named by marker genes", "confidence"), strict=True):
         ax.set_title(title, fontweight="bold")
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=110, facecolor="white", metadata={"Software": None})
+    figure = axes[0].figure
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=90, facecolor="white", metadata={"Software": None})
 
 
 if __name__ == "__main__":
