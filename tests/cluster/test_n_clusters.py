@@ -72,6 +72,8 @@ def test_stability_of_the_weakest_cluster_equals_a_slow_loop():
         wanted.append(min(stability))
     found = _n_clusters._weakest_cluster(torch.from_numpy(labels), 4)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    alone = torch.tensor([[0, 0, 0, 1], [1, 1, 1, 0]])  # a cluster of one cell that all find
+    np.testing.assert_array_equal(_n_clusters._weakest_cluster(alone, 2), [1.0, 1.0])
 
 
 def test_agreement_and_silhouette_are_means_over_the_clusterings():
