@@ -1,4 +1,4 @@
-"""What the studies have in common: the ten labelled data sets, the command line, and a table that can be resumed."""
+"""What the studies have in common: the labelled data sets and their families, the command line, and a table that can be resumed."""
 
 import argparse
 import warnings
@@ -10,11 +10,23 @@ import pandas as pd
 import torch
 
 from scgpcl.benchmark._results import Table
+from scgpcl.metrics._partitions import contingency
 
 REAL = (
     "baron_mouse_pancreas", "human_kidney_young_top2000", "mouse_bladder_2100", "pbmc3k", "pbmc4k_top2000",
     "tian_celseq2_5cl", "tm_kidney_smartseq2", "worm_neuron", "zheng_sorted_2140", "zilionis_mouse_lung_800",
 )  # fmt: skip
+SORTED = ("zheng_facs8_785", "zheng_facs8_2410", "zheng_facs8_3869", "zheng_facs8_4292")
+#: Sets of one tissue or of the same cells: a choice made on some of them is not new to the others.
+FAMILIES = {
+    "blood": ("pbmc3k", "pbmc4k_top2000", "zheng_sorted_2140", *SORTED),
+    "pancreas": ("baron_mouse_pancreas",),
+    "bladder": ("mouse_bladder_2100",),
+    "kidney": ("human_kidney_young_top2000", "tm_kidney_smartseq2"),
+    "neurons": ("worm_neuron",),
+    "cell lines": ("tian_celseq2_5cl",),
+    "lung": ("zilionis_mouse_lung_800",),
+}
 
 
 def parser_of(doc: str | None, *, datasets: Sequence[str] = REAL, seeds: Sequence[int] = (0, 1, 2)) -> Any:
@@ -25,6 +37,12 @@ def parser_of(doc: str | None, *, datasets: Sequence[str] = REAL, seeds: Sequenc
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--threads", type=int, default=1)
     return parser
+
+
+def best_f1(types: Any, clusters: Any) -> float:
+    """F1 of the best cluster for each type, averaged over types."""
+    table = contingency(types, clusters).table
+    return float((2 * table / (table.sum(1, keepdims=True) + table.sum(0, keepdims=True))).max(1).mean())
 
 
 def run_study(

@@ -21,14 +21,14 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 import torch
-from benchmarks._study import REAL, parser_of, run_study
+from benchmarks._study import REAL, SORTED, parser_of, run_study
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
 from scgpcl.nn import neighborhood
 
-ALL = (*REAL, "zheng_facs8_785", "zheng_facs8_2410", "zheng_facs8_3869", "zheng_facs8_4292")
+ALL = (*REAL, *SORTED)
 MEASURES = ("purity", "purity_start", "kept", "ari_whole", "ari_tenth", "repeats", "confidence", "ece")
 COLUMNS = ("dataset", "seed", *MEASURES)
 N_NEIGHBORS = 15

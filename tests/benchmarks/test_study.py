@@ -66,7 +66,7 @@ def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeyp
         np.linalg.norm(vectors["trained"], axis=1).std() > 0.05
     )  # vectors shortened to unit length would all be alike
     whole, first, second = (vectors[f"components {draw}"] for draw in range(3))
-    assert whole.shape == first.shape == (120, 50)
+    assert whole.shape == first.shape == (120, 30)
     assert np.abs(whole.mean(0)).max() < 1e-4
     assert not np.array_equal(first, second)
     similarity = lambda a, b: (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
@@ -81,6 +81,23 @@ def test_summary_uses_the_runs_that_all_variants_have(search):
     means = search.summary(table)
     assert means.loc[("a", "cluster"), "ari"] == pytest.approx(0.3)  # without y, which b has not been run on
     assert means.loc[("a", "cluster"), "runs"] == 2
+
+
+def test_a_variant_is_chosen_on_the_other_families(search):
+    scores = {
+        "pbmc3k": {"a": 0.9, "b": 0.1},
+        "pbmc4k_top2000": {"a": 0.7, "b": 0.3},
+        "worm_neuron": {"a": 0.2, "b": 0.4},
+        "tian_celseq2_5cl": {"a": 0.3, "b": 0.6},
+    }
+    table = pd.DataFrame(
+        [(v, name, seed, s, s, s) for name, of in scores.items() for v, s in of.items() for seed in (0, 1)],
+        columns=["variant", "dataset", "seed", "ari", "nmi", "f1"],
+    ).assign(stage="cluster")
+    found = search.left_out(table)
+    assert found["chosen"].to_dict() == {"blood": "b", "neurons": "a", "cell lines": "a"}
+    assert found["score"].to_dict() == pytest.approx({"blood": 0.2, "neurons": 0.2, "cell lines": 0.3})
+    assert found.loc["blood", "best score"] == pytest.approx(0.8)
 
 
 def vectors_of(z):
