@@ -14,6 +14,7 @@ import pytest
 from scipy import sparse
 from typer.testing import CliRunner
 
+import scgpcl
 from scgpcl import _files, _keys, _workflow, datasets, metrics, presets, tl
 from scgpcl._report import _describe
 from scgpcl.cli import app
@@ -507,3 +508,45 @@ def test_quiet_prints_nothing(run, stub, input_path, tmp_path):
     said = run("cluster", input_path, "-o", output, "--force", "--figures", tmp_path / "figures").stderr
     for step in ("Read 300 cells", "Ranking marker genes", f"Wrote {output}", "umap.png"):
         assert step in said
+
+
+def test_markers_name_the_clusters(run, stub, input_path, tmp_path):
+    markers, out = tmp_path / "markers.csv", tmp_path / "out.h5ad"
+    markers.write_text("cell type,gene\nB,CD79A\nT,CD3D\nMono,LST1\nDC,no such gene\n")
+    result = run("cluster", input_path, "-o", out, "--n-clusters", 4, "--markers", markers)
+    assert result.exit_code == 0, result.output
+    found = ad.read_h5ad(out)
+    assert set(found.obs[_keys.NAME]) <= {"B", "T", "Mono", "unknown"}
+    assert "name" in result.output
+    markers.write_text("a,b\n1,2\n")
+    result = run("cluster", input_path, "-o", out, "--markers", markers, "--force")
+    assert result.exit_code == 2
+    assert "a column of types" in result.output
+
+
+def test_a_saved_model_labels_other_cells(run, cells, tmp_path):
+    model_path, query_path, out = tmp_path / "model", tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    reference = cells[:200].copy()
+    scgpcl.SCGPCL.setup_anndata(reference)
+    model = scgpcl.SCGPCL(reference, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(model_path)
+    query = cells[200:].copy()
+    query.layers["raw"], query.X = query.X.copy(), np.log1p(query.X)
+    query.write_h5ad(query_path)
+    result = run("map", model_path, query_path, "-o", out)
+    assert result.exit_code == 0, result.output
+    found = ad.read_h5ad(out)
+    assert found.obs[_keys.CLUSTER].astype(str).tolist() == list(model.predict(cells[200:].copy()))
+    assert _keys.LATENT in found.obsm
+    np.testing.assert_array_equal(found.layers["raw"].toarray(), query.layers["raw"].toarray())
+    before = out.read_bytes()
+    for words, expected in (
+        (("map", tmp_path / "none", query_path, "-o", out, "--force"), "saved model"),
+        (("map", model_path, query_path, "-o", out), "--force"),
+        (("map", model_path, query_path, "-o", out, "--force", "--transform-batch", "z"), "--transform-batch"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 2, words
+        assert expected in result.output
+        assert out.read_bytes() == before

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import anndata as ad
 
 from scgpcl import _keys, datasets, metrics, presets, tl
 from scgpcl._files import (
@@ -25,12 +28,13 @@ from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
-    import anndata as ad
     import pandas as pd
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ def cluster_file(
     seed: int = 0,
     figures: Path | None = None,
     report: Path | None = None,
+    markers: Path | None = None,
     preset: str = "default",
     force: bool = False,
     progress: bool = True,
@@ -84,9 +89,15 @@ def cluster_file(
     check_free(
         written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
     )
+    sets = None if markers is None else _refused(lambda: tl.marker_sets(markers))
     cells_only = len(input_paths) == 1 and layer is None and min_counts is None and figures is None and report is None
-    large = read_large(input_paths[0]) if cells_only and not raw else None
+    large = read_large(input_paths[0]) if cells_only and sets is None and not raw else None
     whole, (adata, layer, _), samples = large or read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    if sets is not None:
+        sets = {name: own for name, own in sets.items() if adata.var_names.isin(own).any()}
+        if not sets:
+            msg = f"Expected marker genes of the cells in --markers {markers}, found none. Check their spelling."
+            raise InputError(msg)
     batch_key = samples if batch_key is None else batch_key
     if min_counts is not None:
         enough = library_sizes(counts_of(adata, layer)) >= min_counts
@@ -95,6 +106,11 @@ def cluster_file(
     model, seconds = _fit(
         adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset, progress=progress
     )
+    named = None
+    if sets is not None and adata.obs[_keys.CLUSTER].nunique() > 1:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Left out .* marker genes")
+            named = tl.name_clusters(adata, sets, layer=layer, seed=seed).set_index("cluster")["name"]
     if large is None:  # a map of as many cells takes longer than their clusters
         _store_map(adata, seed=seed)
     if whole is not adata:
@@ -106,19 +122,73 @@ def cluster_file(
         whole.file.close()
     files = [output_path]
     if figures is None and report is None:
-        return Result(_describe.cluster_table(adata, _keys.CLUSTER), files, seconds, {})
+        return Result(_with_names(_describe.cluster_table(adata, _keys.CLUSTER), named), files, seconds, {})
     columns: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "label_key": None}
-    table, markers, pictures = _described(adata, model, **columns, seed=seed)
+    table, ranked, pictures = _described(adata, model, **columns, seed=seed)
+    table = _with_names(table, named)
     if figures is not None:
         figures.mkdir(exist_ok=True)
         files += _describe.write_folder(pictures, table, figures)
     if report is not None:
         title = title_of(adata, input_paths[0].stem)
         page = write_page(
-            adata, model, report, _keys.CLUSTER, **columns, title=title, markers=markers, pictures=pictures
+            adata, model, report, _keys.CLUSTER, **columns, title=title, markers=ranked, pictures=pictures
         )
         files.append(page)
     return Result(table, files, seconds, {})
+
+
+def map_file(
+    model_path: Path,
+    input_paths: Sequence[Path],
+    output_path: Path,
+    *,
+    layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+    transform_batch: str | None = None,
+    max_missing: float = 0.2,
+    min_confidence: float | None = None,
+    force: bool = False,
+) -> Result:
+    """Label the cells of files with a saved model and write them, with the results, to an h5ad file.
+
+    Options are those of ``scgpcl map``. Nothing is written if a path, the model, the files or an option is refused
+    (``InputError``).
+    """
+    check_output_path(output_path, input_paths)
+    check_free([output_path], force=force)
+    model = _refused(lambda: SCGPCL.load(model_path, False, accelerator="cpu"))
+    whole, (adata, layer, _), _ = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    counts, own = counts_of(adata, layer), model.registration.layer
+    query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
+    start = time.perf_counter()
+    options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
+    _refused(lambda: model.annotate(query, min_confidence=min_confidence, **options))
+    seconds = time.perf_counter() - start
+    for name in ("obs", "obsm", "uns"):
+        mine, theirs = getattr(query, name), getattr(whole, name)
+        for key in [key for key in mine if str(key).startswith((_keys.STEM, _keys.LATENT))]:
+            theirs[key] = mine[key]
+    whole.var[_keys.SELECTED] = query.var[_keys.SELECTED].reindex(whole.var_names, fill_value=False)
+    write(whole, output_path)
+    return Result(_describe.cluster_table(query, _keys.CLUSTER), [output_path], seconds, {})
+
+
+def _refused(call: Callable[[], T]) -> T:
+    """Result of a call whose errors are those of the input."""
+    try:
+        return call()
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # ``str`` of a KeyError would add quotation marks
+        raise InputError(str(error.args[0]) if error.args else repr(error)) from error
+
+
+def _with_names(table: pd.DataFrame, named: pd.Series | None) -> pd.DataFrame:
+    """The table of clusters with their names after the clusters, if they were named."""
+    if named is not None:
+        table.insert(1, "name", named.loc[table["cluster"]].to_numpy())
+    return table
 
 
 def _store_map(adata: ad.AnnData, *, seed: int) -> None:

@@ -30,8 +30,8 @@ app = typer.Typer(
 MAX_SEED = 2**32 - 1
 #: Arguments of the Python functions that are options here, for messages that name them.
 OPTIONS = (
-    "batch_key", "datasets", "genes", "labels", "layer", "methods", "min_counts", "n_clusters", "preset", "raw",
-    "retry_errors", "scib", "seed", "seeds", "threads", "timeout",
+    "batch_key", "datasets", "genes", "labels", "layer", "markers", "max_missing", "methods", "min_confidence", "min_counts",
+    "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
@@ -106,6 +106,9 @@ def cluster(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
+    markers: Annotated[
+        Path | None, typer.Option(metavar="MARKERS.csv", help="Table of types and marker genes to name clusters by.")
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="Default or published configuration.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -134,12 +137,64 @@ def cluster(
             seed=seed,
             figures=figures,
             report=report,
+            markers=markers,
             preset=preset.value,
             force=force,
             progress=not quiet,
         )
     if not quiet:
         _report(result, title=str(output.name))
+
+
+@app.command(name="map")
+def map_cells(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN...", readable=False, help="Files or folders with raw counts, one or several."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
+    genes: Annotated[
+        Side | None, typer.Option(help="Where the genes of a csv or tsv table are; decided by their names by default.")
+    ] = None,
+    transform_batch: Annotated[str | None, typer.Option(help="Batch of the model to take all cells as of.")] = None,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
+    ] = 0.2,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Label the cells of a file with a saved model and write them, with the results, to an h5ad file.
+
+    Reads the formats of ``scgpcl cluster``. Load only models you trust, or those saved with safe=True.
+    """
+    from scgpcl._read import FORMATS
+
+    for path in inputs:
+        if not path.exists():
+            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    with _command(), _shown_log("scgpcl", quiet=quiet):
+        from scgpcl import _workflow
+
+        result = _workflow.map_file(
+            model,
+            inputs,
+            output,
+            layer=layer,
+            raw=raw,
+            genes=None if genes is None else genes.value,
+            transform_batch=transform_batch,
+            max_missing=max_missing,
+            min_confidence=min_confidence,
+            force=force,
+        )
+    if not quiet:
+        _report(result, title=str(output.name), verb="label")
 
 
 @app.command()
@@ -273,7 +328,7 @@ def _command() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _report(result: "Result", *, title: str) -> None:
+def _report(result: "Result", *, title: str, verb: str = "train") -> None:
     """Print the table of clusters, the scores and the files."""
     from rich.console import Console
     from rich.table import Table
@@ -289,7 +344,7 @@ def _report(result: "Result", *, title: str) -> None:
     console.print(table)
     if result.scores:
         console.print("  ".join(f"{name} {value:.3f}" for name, value in result.scores.items()))
-    console.print(f"{result.seconds:.0f} s to train. Files written:")
+    console.print(f"{result.seconds:.0f} s to {verb}. Files written:")
     for path in result.files:
         typer.echo(f"  {path}")
 

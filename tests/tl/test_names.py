@@ -172,3 +172,21 @@ def test_refuses_bad_input_and_changes_nothing(cells, untouched, arguments, erro
         tl.name_clusters(cells, FEW, **arguments)
     with pytest.raises(ValueError, match="view"):
         tl.name_clusters(cells[:50], FEW, key="cell_type")
+
+
+def test_other_sources_mark_clusters_that_they_name_differently(cells):
+    table = pd.DataFrame({"source": ["B cells", "T cell", "T cell", "NK"], "target": ["CD79A", "CD3D", "IL32", "XYZ"]})
+    wrong = {**FEW, "B": FEW["NK"], "NK": FEW["B"]}
+    found = tl.name_clusters(cells, FEW, key="cell_type", others={"table": table, "wrong": wrong}, n_random=500)
+    found = found.set_index("cluster")
+    assert found.loc["B", ["name", "table", "wrong"]].tolist() == ["B", "B cells", "NK"]
+    alone = tl.name_clusters(cells, FEW, key="cell_type", others={"table": table}, n_random=500).set_index("cluster")
+    assert found.loc["B", "disagree"]
+    assert not alone.loc["B", "disagree"]  # "B cells" are "B"; types of the table without a gene are left out
+    assert list(cells.obs["scgpcl_name"].cat.categories) == [
+        name for name in (*FEW, "unknown") if name in set(found["name"])
+    ]
+    with pytest.raises(ValueError, match="no columns of the table, found 'size'"):
+        tl.name_clusters(cells, FEW, key="cell_type", others={"size": FEW})
+    with pytest.raises(ValueError, match=r"are in `adata.var_names`, found none"):
+        tl.name_clusters(cells, table[table["target"] == "XYZ"], key="cell_type")

@@ -3,5 +3,6 @@
 from scgpcl.tl._annotation import apply_annotation
 from scgpcl.tl._names import name_clusters
 from scgpcl.tl._ranking import rank_markers, top_markers
+from scgpcl.tl._sources import marker_sets
 
-__all__ = ["apply_annotation", "name_clusters", "rank_markers", "top_markers"]
+__all__ = ["apply_annotation", "marker_sets", "name_clusters", "rank_markers", "top_markers"]

@@ -11,13 +11,19 @@ import scipy.sparse as sp
 from scgpcl import _input as _checks
 from scgpcl import _keys
 from scgpcl.tl._expression import groups_of, log_normalized
+from scgpcl.tl._sources import marker_sets, same_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from anndata import AnnData
 
 UNKNOWN = "unknown"
+#: Columns of the table of names.
+TABLE_COLUMNS = (
+    "cluster", "name", "size", "best_type", "score", "p_value", "second_type", "second_score", "disagree",
+)  # fmt: skip
 #: Number of bins of genes with similar mean expression, as in :func:`scanpy.tl.score_genes`, and the fewest genes per bin:
 #: small gene panels get fewer bins.
 MAX_BINS = 25
@@ -26,8 +32,9 @@ MIN_BIN_SIZE = 200
 
 def name_clusters(
     adata: AnnData,
-    markers: Mapping[str, Iterable[str]],
+    markers: Mapping[str, Iterable[str]] | pd.DataFrame | str | Path | Any,
     *,
+    others: Mapping[str, Any] | None = None,
     key: str = _keys.CLUSTER,
     layer: str | None = None,
     key_added: str = _keys.NAME,
@@ -52,7 +59,12 @@ def name_clusters(
     adata
         Clustered cells with raw counts of all genes.
     markers
-        Marker genes of each type, ``{type: [genes]}``. Genes that are not in ``adata`` are ignored with a warning.
+        Marker genes of each type, ``{type: [genes]}``, or a table, a csv or tsv file or a CellTypist model, see
+        :func:`marker_sets`. Genes that are not in ``adata`` are ignored with a warning; so are, in tables and models, types
+        of which ``adata`` has no gene.
+    others
+        Further sources by name, in the same forms, such as ``{"panglaodb": table, "celltypist": model}``. They name the
+        clusters too; where one gives a name that does not fit, the cluster is marked.
     key
         Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored and get no name.
     layer
@@ -71,7 +83,8 @@ def name_clusters(
     -------
     One row per cluster: ``cluster``, ``name``, ``size`` (cells), ``best_type`` with its ``score`` and ``p_value`` (this type
     is the name if the p-value is small enough), and ``second_type`` with ``second_score`` (missing if there is only one
-    type). Close scores mean that the marker sets do not distinguish the two types.
+    type). With ``others`` the name by each of them, and ``disagree``: whether two sources name the cluster differently, up to
+    case, plurals, the word "cell" and names of which one says more than the other. Close scores mean that the marker sets do not distinguish the two types.
 
     Raises
     ------
@@ -100,7 +113,14 @@ def name_clusters(
         raise ValueError(msg)
     _checks.check_is_adata(adata)
     _checks.check_not_view(adata)
-    columns = _columns_of(markers, adata.var_names)
+    columns = _columns_of(_present(markers, adata.var_names), adata.var_names)
+    more = {
+        name: _columns_of(_present(each, adata.var_names), adata.var_names) for name, each in (others or {}).items()
+    }
+    taken = [name for name in more if name in TABLE_COLUMNS]
+    if taken:
+        msg = f"Expected names of sources in `others` that are no columns of the table, found {_checks.listed(taken)}."
+        raise ValueError(msg)
     expression = log_normalized(adata, key, layer=layer)
     groups = expression.obs[key]
 
@@ -110,12 +130,38 @@ def name_clusters(
     table.insert(0, "cluster", groups.cat.categories)
     table.insert(2, "size", groups.value_counts(sort=False).to_numpy())
 
+    for source, own in more.items():
+        found = _score_sets(difference, mean, own, n_random=n_random, rng=np.random.default_rng(seed))
+        table[source] = _table(*found, list(own), max_p_value)["name"]
+    if more:
+        table["disagree"] = [_disagree([row["name"], *(row[source] for source in more)]) for _, row in table.iterrows()]
+
     used = set(table["name"])
     categories = [name for name in (*columns, UNKNOWN) if name in used]
     # the last entry is for cells without a cluster, whose code is -1
     name_of_code = np.array([*table["name"], None], dtype=object)
     adata.obs[key_added] = pd.Categorical(name_of_code[groups_of(adata, key).cat.codes], categories=categories)
     return table
+
+
+def _present(markers: Any, genes: pd.Index) -> Any:
+    """Sets of a source; types of tables and models of which there is no gene are left out."""
+    if isinstance(markers, Mapping):
+        return markers
+    found = {name: own for name, own in marker_sets(markers).items() if genes.isin(own).any()}
+    if not found:
+        msg = (
+            f"Expected marker genes that are in `adata.var_names`, found none. Check their spelling: the first gene of the data "
+            f"is {str(genes[0])!r}."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _disagree(names: list[str]) -> bool:
+    """Whether two of the names, of those that are known, say different types."""
+    known = [name for name in names if name != UNKNOWN]
+    return any(not same_type(a, b) for i, a in enumerate(known) for b in known[:i])
 
 
 def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Columns of types and of genes in the tables of decoupler, PanglaoDB and others, in small letters, and of weights.
+TYPE_COLUMNS = ("source", "cell type", "cell_type", "celltype", "type")
+GENE_COLUMNS = ("target", "genesymbol", "official gene symbol", "gene_symbol", "gene", "symbol")
+WEIGHT_COLUMN = "weight"
+
+
+def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
+    """Marker genes of each type from a table or a model of others.
+
+    Parameters
+    ----------
+    source
+        A dictionary ``{type: [genes]}``; a table with one row per type and gene, as those of decoupler (``source``,
+        ``target``, ``weight``) and PanglaoDB (``cell type``, ``official gene symbol``), or a csv or tsv file with one; or a
+        CellTypist model, as an object or a ``.pkl`` file, of whose weights the largest are taken. A pickle file can run
+        code when it is read: use models of people you trust.
+    n_genes
+        Most genes of each type where the source has weights.
+
+    Returns
+    -------
+    Genes of each type, those of the largest weight first, otherwise in the order of the source.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If CellTypist is needed to read a model and is not installed.
+    TypeError
+        If the source is something else.
+    ValueError
+        If a table lacks a column of types or of genes.
+    """
+    if isinstance(source, Mapping):
+        return {name: genes if isinstance(genes, str) else list(genes) for name, genes in source.items()}
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            msg = f"Expected a table of marker genes, found no file at {path}. Check the path."
+            raise FileNotFoundError(msg)
+        if path.suffix != ".pkl":
+            separator = "\t" if ".tsv" in path.suffixes else ","
+            return marker_sets(pd.read_csv(path, sep=separator), n_genes=n_genes)
+        try:
+            from celltypist.models import Model
+        except ImportError as error:
+            error.add_note("Models of CellTypist need the package. Install it: pip install 'scgpcl[celltypist]'.")
+            raise
+        source = Model.load(str(path))
+    if hasattr(source, "classifier") and hasattr(source, "cell_types"):
+        return _of_weights(source, n_genes)
+    if not isinstance(source, pd.DataFrame):
+        msg = (
+            "Expected marker genes as a dictionary from types to genes, a table, a csv or tsv file, or a CellTypist model, "
+            f"found {type(source).__name__}."
+        )
+        raise TypeError(msg)
+    names = {str(name).strip().lower(): name for name in source}
+    columns = [next((names[each] for each in known if each in names), None) for known in (TYPE_COLUMNS, GENE_COLUMNS)]
+    if None in columns:
+        msg = (
+            f"Expected a column of types ({', '.join(TYPE_COLUMNS)}) and one of genes ({', '.join(GENE_COLUMNS)}), found "
+            f"{list(source.columns)}. Rename the columns."
+        )
+        raise ValueError(msg)
+    table = source.dropna(subset=columns)
+    if WEIGHT_COLUMN in names:
+        table = table.sort_values(names[WEIGHT_COLUMN], ascending=False, kind="stable")
+    found = {
+        str(name): list(dict.fromkeys(own[columns[1]].astype(str)))
+        for name, own in table.groupby(columns[0], sort=False)
+    }
+    return {name: genes[:n_genes] for name, genes in found.items()} if WEIGHT_COLUMN in names else found
+
+
+def _of_weights(model: Any, n_genes: int) -> dict[str, list[str]]:
+    """Genes of the largest weights of a multinomial or one-against-rest regression."""
+    weight = np.atleast_2d(np.asarray(model.classifier.coef_))
+    types, genes = [str(name) for name in model.cell_types], np.asarray(model.classifier.features).astype(str)
+    if len(weight) == 1 and len(types) == 2:  # two types share one row
+        weight = np.stack([-weight[0], weight[0]])
+    order = np.argsort(-weight, axis=1, kind="stable")[:, :n_genes]
+    return {
+        name: [str(genes[gene]) for gene in own if weight[i, gene] > 0]
+        for i, (name, own) in enumerate(zip(types, order, strict=True))
+    }
+
+
+def same_type(first: str, second: str) -> bool:
+    """Whether two names say the same type, or one a kind of the other: "B cells" and "Naive B cell", but not "NK cell"."""
+    words = [
+        {re.sub(r"s$", "", word) for word in re.findall(r"[a-z0-9+]+", name.lower())} - {"cell"}
+        for name in (first, second)
+    ]
+    return bool(words[0] and words[1]) and (words[0] <= words[1] or words[1] <= words[0])
