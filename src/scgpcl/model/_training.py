@@ -72,7 +72,7 @@ class Training:
     n_clusters_: int | None
     n_clusters_curve_: pd.DataFrame | None
     cluster_names_: np.ndarray | None = None
-    #: What is known of the training cells, see :func:`scgpcl.train.reference_statistics`; ``None`` for models saved before.
+    #: What is known of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` for models saved before.
     statistics_: dict[str, np.ndarray] | None = None
     seed_: int
     gene_flavor: GeneFlavor
