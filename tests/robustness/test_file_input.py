@@ -112,6 +112,7 @@ FILES = {
     "a list": ("pickle", pickled(lambda c: [1]), ValueError, "something else"),
     "other class": ("pickle", pickled(of_class), ValueError, "class SCGPCL", "found one of SCVI", "Load it with SCVI"),
     "later version": ("pickle", attributes(file_format_=NEWER), ValueError, "format 99", "scgpcl 9.9", "Install"),
+    "no version": ("pickle", attributes(file_format_=None), ValueError, "format 0", "scgpcl unknown", "Install"),
     "without an attribute": (
         "pickle",
         attributes(n_clusters_=None),
