@@ -160,9 +160,11 @@ def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generat
     n_trials = 2 + int(math.log(n_clusters))
     norm = x.square().sum(1)
     chosen = torch.randint(n_rows, (n_runs,), generator=generator).to(x.device)
-    centers = [x[chosen]]
+    # one block for all centres: small ones between the large ones of the loop would keep the allocator from reusing these
+    centers = x.new_empty(n_runs, n_clusters, x.shape[1])
+    centers[:, 0] = x[chosen]
     closest = _squared_distance(x, norm, x[chosen])  # (n_rows, n_runs)
-    for _ in range(1, n_clusters):
+    for k in range(1, n_clusters):
         cumulative = closest.double().cumsum(0).t().contiguous()  # (n_runs, n_rows)
         draw = torch.rand(n_runs, n_trials, generator=generator, dtype=torch.float64).to(x.device)
         trial = torch.searchsorted(cumulative, draw * cumulative[:, -1:]).clamp(max=n_rows - 1)
@@ -170,9 +172,9 @@ def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generat
         distance = torch.minimum(distance, closest.unsqueeze(-1))
         best = distance.sum(0).argmin(1)
         runs = torch.arange(n_runs, device=x.device)
-        centers.append(x[trial[runs, best]])
+        centers[:, k] = x[trial[runs, best]]
         closest = distance[:, runs, best]
-    return torch.stack(centers, 1)
+    return centers
 
 
 def _squared_distance(x: Tensor, norm: Tensor, points: Tensor) -> Tensor:
