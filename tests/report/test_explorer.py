@@ -473,12 +473,14 @@ def test_a_hundred_thousand_cells_open_at_once_and_can_be_mailed(browser, traine
     )
     assert path.stat().st_size < 15_000_000
 
-    def seconds():
-        browser("performance.clearMarks()")
-        browser.open(path)
-        return browser("performance.now()") / 1000
+    def spent():
+        """Processor time of the page so far, which does not depend on what else the machine does."""
+        return next(m["value"] for m in browser.call("Performance.getMetrics")["metrics"] if m["name"] == "ThreadTime")
 
-    assert any(seconds() < 5 for _ in range(3))
+    before = spent()
+    browser.open(path)
+    after = spent()
+    assert (after - before if after > before else after) < 2.5  # a new process counts from zero
     assert texts(browser, ".row .count") == [
         f"{n:,}" for n in np.bincount(codes)[np.argsort([str(k) for k in range(20)])]
     ]
