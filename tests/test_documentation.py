@@ -131,7 +131,7 @@ def test_code_of_the_pages_runs(files, page):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
         plt.close("all")
     for words in commands(DOCS.parent / page):
-        if words[:2] == ["scgpcl", "cluster"]:
+        if words[:2] in (["scgpcl", "cluster"], ["scgpcl", "map"]):
             result = CliRunner().invoke(app, [*words[1:], "--force"])
             assert result.exit_code == 0, result.output
             plt.close("all")
