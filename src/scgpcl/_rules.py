@@ -191,6 +191,8 @@ RULES: dict[str, Rule] = {
     "library_size": either("latent", number(1e-9)),
     "n_samples": number(1, whole=True),
     "key_added": _key_added,
+    "newick": flag,
+    "support": number(0.0, 1.0),
     "safe": flag,
     # the report
     "title": _title,

@@ -78,13 +78,13 @@ def test_equals_a_slow_reference_with_scipys_linkage(monkeypatch, n_clusters, se
     apart = np.zeros((n_cells, n_cells))
     for i, j in itertools.product(range(n_cells), repeat=2):
         apart[i, j] = np.mean([int(labels[i] != labels[j]) for labels in found])
-    np.testing.assert_allclose(squareform(_consensus._distances(torch.stack(found))), apart, atol=1e-6)
+    np.testing.assert_allclose(squareform(_consensus.distances(torch.stack(found))), apart, atol=1e-6)
 
     monkeypatch.setattr(_consensus, "MIN_CELLS", 1)  # every group of the tree is large enough
     monkeypatch.setattr(_consensus, "MIN_SHARE", 0.0)
     given(monkeypatch, found)
     support = consensus([torch.zeros(n_cells, 2)], n_clusters, seed=0).numpy()
-    distance = _consensus._distances(torch.stack(found))  # rounded as there, so that ties break alike
+    distance = _consensus.distances(torch.stack(found))  # rounded as there, so that ties break alike
     wanted = tree.cut_tree(tree.linkage(distance, "average"), n_clusters)[:, 0]
     order = sorted(range(n_clusters), key=lambda k: -(wanted == k).sum())
     slow = np.array([[np.mean(1.0 - apart[i, wanted == k]) for k in order] for i in range(n_cells)])

@@ -1,9 +1,12 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
+from scgpcl.cluster._branches import Branches, calibrated, fit_branches
 from scgpcl.cluster._consensus import Evidence, consensus
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import STABLE, NClusters, estimate_n_clusters
 from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
+from scgpcl.cluster._stability import SplitTest, jaccard, split_test
+from scgpcl.cluster._tree import Grown, Tree, grow, merged_name, n_groups, name_order, overclustered, support_of
 
 __all__ = ["NClusters", "estimate_n_clusters"]

@@ -79,7 +79,7 @@ class Evidence(NamedTuple):
     @classmethod
     def from_partitions(cls, labels: Tensor, linked: Tensor) -> Evidence:
         """Link some cells, ascending positions (n_linked,), by partitions (n_partitions, n_cells)."""
-        return cls(labels, linked, _distances(labels[:, linked]))
+        return cls(labels, linked, distances(labels[:, linked]))
 
     def support(self, n_clusters: int) -> Tensor:
         """Support of each cell for each of ``n_clusters`` clusters, float32, shape (n_cells, n_clusters)."""
@@ -99,7 +99,7 @@ class Evidence(NamedTuple):
         return torch.cat(parts, 1).div_(len(parts) ** 0.5).numpy()
 
 
-def _distances(labels: Tensor) -> np.ndarray:
+def distances(labels: Tensor) -> np.ndarray:
     """Share of the partitions (n_partitions, n_cells) that separate two cells, condensed as scipy wants it."""
     n_cells = labels.shape[1]
     together = torch.zeros(n_cells, n_cells)
@@ -127,7 +127,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     order = sorted(groups, key=lambda group: (-sizes[group], group))
     labels = np.full(n_cells, -1)
     for rank, group in enumerate(order):
-        labels[_leaves(group, merges, n_cells)] = rank
+        labels[leaves_below(group, merges, n_cells)] = rank
     if len(order) > n_clusters:
         square = squareform(distance)
         for rank in range(n_clusters, len(order)):
@@ -137,7 +137,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     return torch.from_numpy(labels)
 
 
-def _leaves(node: int, merges: np.ndarray, n_cells: int) -> list[int]:
+def leaves_below(node: int, merges: np.ndarray, n_cells: int) -> list[int]:
     """Cells below a node of the tree."""
     stack, found = [node], []
     while stack:

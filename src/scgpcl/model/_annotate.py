@@ -30,13 +30,23 @@ def names(key_added: str) -> Names:
     return Names(*(part.replace(_keys.STEM, key_added, 1) for part in parts))
 
 
-def cluster_names(probability: pd.DataFrame, min_confidence: float | None) -> pd.Categorical[str]:
-    """Most probable cluster of each cell of a table (n_cells, n_clusters); below ``min_confidence`` ``"unassigned"``, the last."""
-    values = probability.to_numpy()
-    codes = values.argmax(1)
-    categories = probability.columns
+class Assigned(NamedTuple):
+    """Probabilities of the clusters of a level, a table (n_cells, n_clusters), and the position of each cell's cluster."""
+
+    probability: pd.DataFrame
+    codes: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of each cell's cluster, shape (n_cells,)."""
+        return np.take_along_axis(self.probability.to_numpy(), self.codes[:, None], 1)[:, 0]
+
+
+def cluster_names(assigned: Assigned, min_confidence: float | None) -> pd.Categorical[str]:
+    """Name of each cell's cluster; below ``min_confidence`` ``"unassigned"``, the last."""
+    codes, categories = assigned.codes, assigned.probability.columns
     if min_confidence is not None:
-        codes = np.where(values.max(1) < min_confidence, len(categories), codes).astype(np.int64)
+        codes = np.where(assigned.confidence < min_confidence, len(categories), codes).astype(np.int64)
         categories = categories.append(pd.Index([_keys.UNASSIGNED]))
     return pd.Categorical.from_codes(codes, categories=categories)
 
@@ -45,7 +55,7 @@ def annotate(
     adata: AnnData,
     *,
     latent: np.ndarray,
-    probability: pd.DataFrame,
+    assigned: Assigned,
     selected: pd.Index,
     parameters: dict[str, Any],
     key_added: str,
@@ -53,8 +63,7 @@ def annotate(
 ) -> None:
     """Write everything at once, after everything has been computed; ``key_added`` is the stem of the keys."""
     key = names(key_added)
-    values = probability.to_numpy()
-    labels = cluster_names(probability, min_confidence).remove_unused_categories()
+    labels = cluster_names(assigned, min_confidence).remove_unused_categories()
     if min_confidence is not None:
         parameters = {**parameters, "min_confidence": float(min_confidence)}
     # sizes keep their names as text keys, so that the table can be written to h5ad
@@ -67,9 +76,9 @@ def annotate(
     )
     _write_all(
         (adata.obsm, key.latent, latent),
-        (adata.obsm, key.probability, values),
+        (adata.obsm, key.probability, assigned.probability.to_numpy()),
         (adata.obs, key.cluster, labels),
-        (adata.obs, key.confidence, values.max(1)),
+        (adata.obs, key.confidence, assigned.confidence),
         (adata.var, key.selected, in_model),
         (adata.uns, key.uns, {"summary": summary, "params": parameters, "cluster_sizes": sizes}),
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparse import GCXS
 
     from scgpcl.data import BipartiteBatch
+    from scgpcl.model._annotate import Assigned
     from scgpcl.model._new_batches import NewBatch
     from scgpcl.model._reference import Reference
     from scgpcl.module import SCGPCLModule
@@ -50,6 +51,8 @@ class Getters:
 
         @property
         def reference(self) -> Reference: ...
+        def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
+        def _assign(self, z: np.ndarray, cells: pd.Index, partition: pd.DataFrame | None, hidden: Any) -> Assigned: ...
 
     @held()
     def get_latent_representation(
@@ -107,6 +110,7 @@ class Getters:
         indices: Sequence[int] | None = None,
         soft: bool = False,
         *,
+        level: int | None = None,
         min_confidence: float | None = None,
         max_novelty: float | None = None,
         batch_size: int | None = None,
@@ -123,8 +127,11 @@ class Getters:
             are missing, the lower are the probabilities.
         soft
             Return the assignment probabilities instead.
+        level
+            Number of clusters of the tree to tell apart, see :meth:`get_tree`; ``None`` is the present partition, that of
+            the training until :meth:`cut`, :meth:`subcluster` or :meth:`merge` is called.
         min_confidence
-            Cells whose largest probability is below this are named ``"unassigned"``; ``None`` names all by their
+            Cells whose probability of their cluster is below this are named ``"unassigned"``; ``None`` names all by their
             cluster.
         max_novelty
             Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1 about one percent of
@@ -138,7 +145,7 @@ class Getters:
         Raises
         ------
         ValueError
-            If ``min_confidence`` is outside [0, 1], or is given together with ``soft``.
+            If ``min_confidence`` is outside [0, 1], or is given together with ``soft``, or if the tree has no such level.
         """
         limits = {"min_confidence": min_confidence, "max_novelty": max_novelty}
         check("get", soft=soft, **limits)
@@ -150,11 +157,12 @@ class Getters:
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
+        partition = self._partition(level)
         z, cells = self._encode(adata, indices, transform_batch, dataloader, **values)
-        probability = self._probability(z, cells, self._hidden_share(adata, dataloader, max_missing))
+        assigned = self._assign(z, cells, partition, self._hidden_share(adata, dataloader, max_missing))
         if soft:
-            return probability
-        names = np.asarray(cluster_names(probability, min_confidence), dtype=object)
+            return assigned.probability
+        names = np.asarray(cluster_names(assigned, min_confidence), dtype=object)
         if max_novelty is not None:
             names[self._novelty(z) > max_novelty] = _keys.UNASSIGNED
         return names

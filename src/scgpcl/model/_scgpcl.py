@@ -20,6 +20,7 @@ from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.model._annotate import annotate, names
 from scgpcl.model._getters import Getters
+from scgpcl.model._levels import Levels
 from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
 from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import check_not_overwritten, checked_manager, own_registry
@@ -40,7 +41,7 @@ MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "p
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Training, Getters, BaseModelClass):
+class SCGPCL(Training, Getters, Levels, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -349,10 +350,13 @@ class SCGPCL(Training, Getters, BaseModelClass):
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
         latent, cells = self._encode(adata, None, transform_batch, None, max_missing=max_missing)
+        if adata is self.adata:
+            self._count_cells(latent)
+        assigned = self._assign(latent, cells, self._partition(), self._hidden_share(adata, None, max_missing))
         annotate(
             adata,
             latent=latent,
-            probability=self._probability(latent, cells, self._hidden_share(adata, None, max_missing)),
+            assigned=assigned,
             selected=selected,
             parameters=parameters,
             key_added=key_added,

@@ -72,6 +72,8 @@ class Training:
     n_clusters_: int | None
     n_clusters_curve_: pd.DataFrame | None
     cluster_names_: np.ndarray | None = None
+    tree_: dict[str, Any] | None
+    level_: pd.DataFrame | None
     #: What is known of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` for models saved before.
     statistics_: dict[str, np.ndarray] | None = None
     seed_: int
@@ -272,6 +274,8 @@ class Training:
                 self._name_clusters(run)
                 run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
                 self.statistics_ = run.statistics()
+            run.grow_tree()
+        self.tree_, self.level_ = run.grown, None
         if self.adata is not None:
             self._annotate_registered()
 
@@ -560,6 +564,7 @@ class Training:
             self.history_, self.trainer = run.history or None, run.trainer
             self.is_trained_ = was_trained or run.fitted
             if split and run.fitted:
+                self.tree_, self.level_ = run.grown, None
                 self.train_indices, self.validation_indices = splitter.train_idx, splitter.val_idx
                 self.test_indices = splitter.test_idx
 

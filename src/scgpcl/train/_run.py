@@ -11,7 +11,22 @@ import pandas as pd
 import torch
 
 from scgpcl._random import cpu_generator, derived_seed
-from scgpcl.cluster import Evidence, consensus, estimate_n_clusters, kmeans, named_support
+from scgpcl.cluster import (
+    Evidence,
+    Grown,
+    calibrated,
+    consensus,
+    estimate_n_clusters,
+    fit_branches,
+    grow,
+    jaccard,
+    kmeans,
+    n_groups,
+    named_support,
+    overclustered,
+    split_test,
+    support_of,
+)
 from scgpcl.data import halves, thinned
 from scgpcl.nn import fit_centers, fit_temperature, matched_temperature, neighborhood, shrink_length
 from scgpcl.train._callbacks import (
@@ -54,6 +69,8 @@ N_DEPTH_DRAWS = 4
 SHARPNESS = 4
 #: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
 READ_OUT_SEED = 0
+#: Cells that the tree is grown from, and its splits tested on.
+MAX_TREE_CELLS = 2000
 
 
 class Placed(NamedTuple):
@@ -104,6 +121,8 @@ class Run:
         As above, updated by every stage, also by one that fails.
     fitted
         Whether any stage has been completed.
+    grown
+        State of the tree over all numbers of clusters, see :class:`scgpcl.cluster.Grown`, once the clusters are found.
     """
 
     def __init__(
@@ -131,6 +150,7 @@ class Run:
         self.history: History = dict(history or {})
         self.trainer = trainer
         self.fitted = False
+        self.grown: dict[str, Any] | None = None
         self._checkpoint = checkpoint
         self._resumed = resumed
         self._identity = identity or {}
@@ -192,6 +212,70 @@ class Run:
             from_first(self.trainer, self.module, lambda: self._calibrate(float(plan.accuracy)))
         self.module.eval()
         self.fitted = True
+        self.grow_tree()
+
+    def grow_tree(self) -> None:
+        """Grow the tree of clusters from the network as it is."""
+        self.grown = from_first(self.trainer, self.module, lambda: self._grow().state())
+
+    @torch.no_grad()
+    def _grow(self) -> Grown:
+        """Over-cluster a sample of cells, join the groups, and test each split on halves of the molecules."""
+        module, alpha = self.module, self.module.alpha.item()
+        index = clustered_cells(len(self.splitter.source), MAX_TREE_CELLS)
+        z, size_factor = self._vectors(module.encode, lambda batch: (batch,), index)[0]
+        rows, q = module.represent(z, size_factor).cpu(), module.assign_all(z, size_factor).cpu()
+        labels = q.argmax(1)
+        n_clusters = q.shape[1]
+        means = q.t() @ rows / q.sum(0).clamp(min=1e-9).unsqueeze(1)
+        partitions = overclustered(
+            self._draws(module.depth(z, size_factor), index), n_groups(len(index), n_clusters), seed=READ_OUT_SEED
+        )
+        tree, cells = grow(partitions, labels.numpy(), means, n_groups(len(index), n_clusters))
+        cluster = torch.from_numpy(tree.cluster_of[tree.leaves])
+        support = support_of(partitions, [cells[leaf] for leaf in tree.leaves])
+        branches = fit_branches(rows, support, labels, cluster, alpha=alpha)
+        encoded, kinds = self._halves(index)
+        first, second = (module.represent(*half).cpu() for half in encoded)
+        branches = calibrated(branches, first, second, labels, alpha=alpha)
+        rng = np.random.default_rng(READ_OUT_SEED)
+        n_nodes = len(tree.parent)
+        separation, p_value = np.full(n_nodes, np.nan), np.full(n_nodes, np.nan)
+        for node in tree.splits:
+            left, right = (cells[child] for child in tree.children[node])
+            separation[node], p_value[node] = split_test(kinds, left, right, rng=rng)
+        paths = [
+            tree.paths(branches.probability(module.assign_all(*half).cpu(), vectors, alpha).numpy())
+            for half, vectors in zip(encoded, (first, second), strict=True)
+        ]
+        stability = np.array([jaccard(*(tree.below[node, path] for path in paths)) for node in range(n_nodes)])
+        tree = tree.with_values(separation=separation, p_value=p_value, stability=stability)
+        return Grown(tree, branches, tree.leaves)
+
+    def _halves(self, index: np.ndarray) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[Any]]:
+        """Latent vectors and size factors of both halves of the molecules of cells; and vectors that splits are tested on.
+
+        Those are, for both halves, latent vectors corrected for depth and components, (n_some, n).
+        """
+        generators = [cpu_generator(READ_OUT_SEED, 27) for _ in range(2)]
+        encoded = self._vectors(self.module.encode, lambda batch: halves(batch, generators[0]), index)
+        scores = self._vectors(self._scores, lambda batch: halves(batch, generators[1]), index)
+        corrected = [self.module.depth(*half).cpu().numpy() for half in encoded]
+        return encoded, [tuple(corrected), tuple(part.cpu().numpy() for part, _ in scores)]
+
+    def _vectors(
+        self,
+        vectors: Callable[[BipartiteBatch], torch.Tensor],
+        parts: Callable[[BipartiteBatch], tuple[BipartiteBatch, ...]],
+        index: np.ndarray,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Vectors (n_some, n) and size factors of each part of the molecules of some cells."""
+        device = self.module.gene_mean.device
+        found = [[part.to(device) for part in parts(batch)] for batch in self.splitter.batches(index)]
+        return [
+            (torch.cat([vectors(part) for part in each]), torch.cat([part.size_factor for part in each]))
+            for each in zip(*found, strict=True)
+        ]
 
     @torch.no_grad()
     def _calibrate(self, accuracy: float) -> None:
@@ -384,9 +468,9 @@ class Run:
         return centers.detach()
 
 
-def clustered_cells(n_cells: int) -> np.ndarray:
-    """Cells that are clustered and distilled from, ascending positions, shape (at most ``MAX_CLUSTERED_CELLS``,)."""
-    if n_cells <= MAX_CLUSTERED_CELLS:
+def clustered_cells(n_cells: int, most: int = MAX_CLUSTERED_CELLS) -> np.ndarray:
+    """Cells that are clustered and distilled from, or fewer, ascending positions, shape (at most ``most``,)."""
+    if n_cells <= most:
         return np.arange(n_cells)
     rng = np.random.default_rng(READ_OUT_SEED)
-    return np.sort(rng.choice(n_cells, MAX_CLUSTERED_CELLS, replace=False))
+    return np.sort(rng.choice(n_cells, most, replace=False))

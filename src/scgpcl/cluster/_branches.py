@@ -1,0 +1,85 @@
+"""Which leaf of the tree a cell belongs to, from its cluster and its latent vector."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scgpcl.nn import fit_centers, fit_temperature, soft_assign
+
+
+class Branches(NamedTuple):
+    """Centres of the leaves below each of some clusters.
+
+    Parameters
+    ----------
+    centers
+        Shape (n_leaves, n).
+    cluster
+        Cluster that each lies in, int64, shape (n_leaves,).
+    temperature
+        See :func:`scgpcl.nn.soft_assign`.
+    """
+
+    centers: Tensor
+    cluster: Tensor
+    temperature: float
+
+    def probability(self, q: Tensor, z: Tensor, alpha: float) -> Tensor:
+        """Probabilities of the leaves, (n_cells, n_leaves): those of the clusters (n_cells, n_clusters), shared out.
+
+        The vectors are of shape (n_cells, n). In double precision, so that the result does not depend on which other
+        cells are assigned along with a cell.
+        """
+        found = torch.zeros(len(z), len(self.centers), dtype=torch.float64)
+        for cluster in self.cluster.unique().tolist():
+            of = (self.cluster == cluster).nonzero().squeeze(1)
+            centers = self.centers[of].double()
+            share = soft_assign(z.double(), centers, alpha=alpha, temperature=self.temperature)
+            found[:, of] = q[:, cluster : cluster + 1].double() * share
+        return found
+
+
+def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *, alpha: float) -> Branches:
+    """Centres from which cells get their support for the leaves of their own cluster.
+
+    Parameters
+    ----------
+    z
+        Represented vectors, shape (n_cells, n).
+    support
+        Shape (n_cells, n_leaves).
+    labels
+        Cluster of each cell, int64, shape (n_cells,).
+    cluster
+        Cluster of each leaf, int64, shape (n_leaves,).
+    alpha
+        Degrees of freedom of the Student-t assignment.
+    """
+    centers = z.new_zeros(len(cluster), z.shape[1])
+    for number in cluster.unique().tolist():
+        of, own = (cluster == number).nonzero().squeeze(1), labels == number
+        if not own.any():
+            continue
+        target = support[own][:, of]
+        target = target.clamp(min=1e-6) / target.clamp(min=1e-6).sum(1, keepdim=True)
+        means = target.t() @ z[own] / target.sum(0).unsqueeze(1)
+        centers[of] = fit_centers(z[own], target, means, alpha=alpha) if len(of) > 1 else means
+    return Branches(centers, cluster, 1.0)
+
+
+def calibrated(branches: Branches, first: Tensor, second: Tensor, labels: Tensor, *, alpha: float) -> Branches:
+    """The same with the temperature at which one half of a cell's molecules predicts the leaf found from the other half.
+
+    Vectors of both halves (n_cells, n), and the cluster of each cell (n_cells,), which is taken as known.
+    """
+    q = torch.nn.functional.one_hot(labels, int(branches.cluster.max()) + 1)
+    both = [branches.probability(q, z, alpha) for z in (first, second)]
+    several = torch.bincount(branches.cluster)[labels] > 1
+    if not several.any():
+        return branches
+    found = [p[several] for p in both]
+    answer = torch.cat([found[1].argmax(1), found[0].argmax(1)])
+    return branches._replace(temperature=fit_temperature(torch.cat(found), answer))

@@ -1,0 +1,121 @@
+"""Does a split hold on molecules that did not make it?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Draws of the null distribution, and iterations of 2-means.
+N_NULL = 16
+N_STEPS = 10
+#: Fewest cells of each side of a split.
+MIN_SIDE = 5
+#: Logarithm of the largest separation that is told from larger ones: small groups can have hardly any variance.
+MAX_LOG_SEPARATION = 3.0
+
+
+class SplitTest(NamedTuple):
+    """How far apart two groups are on molecules set aside.
+
+    Parameters
+    ----------
+    separation
+        Distance of the means over the standard deviation within, over what cutting one continuous group gives: 1 means no
+        gap, and well separated groups have 2 and more.
+    p_value
+        Probability of such a separation, or of a larger one, in one continuous group.
+    """
+
+    separation: float
+    p_value: float
+
+
+def split_test(
+    halves: Sequence[tuple[np.ndarray, np.ndarray]],
+    left: np.ndarray,
+    right: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    n_null: int = N_NULL,
+) -> SplitTest:
+    """Test whether two groups of cells are apart, or are two ends of one continuous group.
+
+    The split is made again with one half of the molecules of each cell, by 2-means from the two groups, and measured with
+    the other half, along the direction in which the first half put the means. Whatever the molecules of one half had by
+    chance is not in the other (count splitting, Neufeld et al. 2022). Cells along one line are separated by any cut
+    through them too, so the separation is compared to that of a Gaussian group, cut in the same way, with the covariance
+    of these cells: that between the halves, which has no sampling noise, and the noise of each.
+
+    Parameters
+    ----------
+    halves
+        Vectors of all cells from both halves of the molecules, two arrays of shape (n_cells, n), for each kind of vectors.
+        The logarithms of the separations are averaged over the kinds.
+    left, right
+        Positions of the cells of the two groups.
+    rng
+        Source of the draws.
+    n_null
+        Number of draws.
+    """
+    rows = np.r_[left, right]
+    if min(len(left), len(right)) < MIN_SIDE:
+        return SplitTest(1.0, 1.0)
+    observed, null = 0.0, np.zeros(n_null)
+    for first, second in halves:
+        a, b = (half[rows].astype(np.float64) - half[rows].mean(0) for half in (first, second))
+        start = np.stack([a[: len(left)].mean(0), a[len(left) :].mean(0)])
+        observed += _log_separation(a, b, start)
+        null += _null(a, b, start, len(left), rng, n_null)
+    observed, null = observed / len(halves), null / len(halves)
+    z = (observed - null.mean()) / max(null.std(ddof=1), 1e-9)
+    return SplitTest(float(np.exp(observed - null.mean())), float(norm.sf(z)))
+
+
+def _null(
+    a: np.ndarray, b: np.ndarray, start: np.ndarray, n_left: int, rng: np.random.Generator, n_null: int
+) -> np.ndarray:
+    """Log separations (n_null,) of draws of one group with the covariance of the cells of both halves (n_cells, n)."""
+    n_cells, n = a.shape
+    signal = (a.T @ b + b.T @ a) / (2 * n_cells)
+    roots = [_root(value) for value in (signal, a.T @ a / n_cells - signal, b.T @ b / n_cells - signal)]
+    found = np.empty(n_null)
+    for draw in range(n_null):
+        shared, first, second = (rng.standard_normal((n_cells, n)) @ root.T for root in roots)
+        along = (shared + first) @ (start[1] - start[0])
+        is_left = np.zeros(n_cells, dtype=bool)
+        is_left[np.argsort(along, kind="stable")[:n_left]] = True  # as many cells as on the left of the split
+        means = np.stack([(shared + first)[side].mean(0) for side in (is_left, ~is_left)])
+        found[draw] = _log_separation(shared + first, shared + second, means)
+    return found
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def _log_separation(a: np.ndarray, b: np.ndarray, means: np.ndarray) -> float:
+    """Split vectors (n_cells, n) by 2-means from two means (2, n), and measure the gap in others of the same cells."""
+    for _ in range(N_STEPS):
+        side = a @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
+        if not MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE:
+            return 0.0
+        means = np.stack([a[~side].mean(0), a[side].mean(0)])
+    along = b @ (means[1] - means[0])
+    within = (along[side].var() * side.sum() + along[~side].var() * (~side).sum()) / len(side)
+    gap = along[side].mean() - along[~side].mean()
+    if gap <= 0.0 or within <= 0.0:
+        return 0.0
+    return float(np.clip(np.log(gap / np.sqrt(within)), 0.0, MAX_LOG_SEPARATION))
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    """Cells that are in both of two groups, given as masks (n_cells,), over those in either; 1 if both are empty."""
+    either = (first | second).sum()
+    return float((first & second).sum() / either) if either else 1.0

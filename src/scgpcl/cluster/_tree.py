@@ -1,0 +1,369 @@
+"""One tree over all numbers of clusters, from many small groups up to one."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import average
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from scgpcl.cluster._branches import Branches
+from scgpcl.cluster._communities import communities, shared_neighbor_graph
+from scgpcl.cluster._consensus import MIN_SHARE, POWERS, distances, leaves_below
+from scgpcl.cluster._kmeans import kmeans
+from scgpcl.nn import shrink_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: Groups of each partition that the tree is built from, and as a multiple of the number of clusters where that is more.
+N_GROUPS = 32
+GROUPS_PER_CLUSTER = 2
+#: Cells that a group must have on average, so that few cells are not torn to pieces.
+CELLS_PER_GROUP = 15
+#: Fewest cells that make a group of their own.
+MIN_CELLS = 5
+
+
+class Grown(NamedTuple):
+    """A tree, how cells are shared out below its clusters, and the node that each output of this stands for, (n_outputs,)."""
+
+    tree: Tree
+    branches: Branches
+    nodes: np.ndarray
+
+    def state(self) -> dict[str, Any]:
+        """The same as arrays and numbers."""
+        tree, branches = self.tree, self.branches
+        return {
+            "parent": tree.parent,
+            "height": tree.height,
+            "clusters": tree.clusters,
+            "values": dict(tree.values),
+            "centers": branches.centers.numpy(),
+            "cluster": branches.cluster.numpy(),
+            "temperature": float(branches.temperature),
+            "nodes": self.nodes,
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], called: Iterable[str] | None = None) -> Grown:
+        """What :meth:`state` was taken from, with names of the clusters."""
+        names = None if called is None else tuple(str(name) for name in called)
+        tree = Tree(state["parent"], state["height"], state["clusters"], dict(state["values"]), names)
+        centers, cluster = (torch.from_numpy(np.asarray(state[name])) for name in ("centers", "cluster"))
+        return cls(tree, Branches(centers, cluster, float(state["temperature"])), state["nodes"])
+
+
+class Branch(NamedTuple):
+    """A group of cells (positions) and, if it falls into two, the share of the partitions that separate these."""
+
+    cells: np.ndarray
+    height: float = 0.0
+    parts: tuple[Branch, Branch] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A tree of groups of cells; nodes are numbered so that a parent comes before its children, the root first.
+
+    Parameters
+    ----------
+    parent
+        Parent of each node, -1 of the root, int64, shape (n_nodes,).
+    height
+        Share of the partitions that separate the children of a node, 0 of a leaf, shape (n_nodes,).
+    clusters
+        Nodes of the clusters of the training, int64, shape (n_clusters,).
+    values
+        Further numbers of each node by their name, such as ``"size"``, each of shape (n_nodes,).
+    called
+        Names of the clusters; ``None`` numbers them.
+    """
+
+    parent: np.ndarray
+    height: np.ndarray
+    clusters: np.ndarray
+    values: dict[str, np.ndarray]
+    called: tuple[str, ...] | None = None
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """Children of each node."""
+        found: list[list[int]] = [[] for _ in self.parent]
+        for node, parent in enumerate(self.parent.tolist()):
+            if parent >= 0:
+                found[parent].append(node)
+        return found
+
+    @cached_property
+    def leaves(self) -> np.ndarray:
+        """Nodes without children, ascending."""
+        return np.array([node for node, below in enumerate(self.children) if not below])
+
+    @cached_property
+    def splits(self) -> list[int]:
+        """Nodes with children in the order in which they are split: that of their first child."""
+        return sorted(
+            (node for node, below in enumerate(self.children) if below), key=lambda node: self.children[node][0]
+        )
+
+    @cached_property
+    def below(self) -> np.ndarray:
+        """Whether the second node is the first or lies below it, bool, shape (n_nodes, n_nodes)."""
+        found = np.eye(len(self.parent), dtype=bool)
+        for node in range(len(self.parent) - 1, 0, -1):
+            found[self.parent[node]] |= found[node]
+        return found
+
+    @cached_property
+    def cluster_of(self) -> np.ndarray:
+        """Number of the cluster that each node is or lies below, -1 above the clusters, int64, shape (n_nodes,)."""
+        found = np.full(len(self.parent), -1)
+        for number, node in enumerate(self.clusters.tolist()):
+            found[self.below[node]] = number
+        return found
+
+    def paths(self, probability: np.ndarray) -> np.ndarray:
+        """Leaf of each cell by the probabilities of the leaves (n_cells, n_leaves), int64, shape (n_cells,).
+
+        A cell goes to its most probable cluster and, below it, to the more probable child at each split, so that what it
+        is at one level follows from what it is at any finer level.
+        """
+        whole = probability @ self.below[:, self.leaves].T.astype(probability.dtype)
+        node = self.clusters[whole[:, self.clusters].argmax(1)]
+        for split in self.splits:
+            if self.cluster_of[split] >= 0:
+                here = node == split
+                below = np.array(self.children[split])
+                node[here] = below[whole[here][:, below].argmax(1)]
+        return node
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the nodes: "3" of a cluster of the training, "3.1" below it and "0-2+5" above several."""
+        names = [""] * len(self.parent)
+        called = self.called or tuple(str(number) for number in range(len(self.clusters)))
+        for name, node in zip(called, self.clusters.tolist(), strict=True):
+            names[node] = name
+        for node, below in enumerate(self.children):
+            if not names[node]:
+                names[node] = merged_name(
+                    [called[number] for number in np.flatnonzero(self.below[node, self.clusters])]
+                )
+            inside = node in self.clusters or not self.below[node, self.clusters].any()
+            for number, child in enumerate(below if inside else (), 1):
+                names[child] = f"{names[node]}.{number}"
+        return names
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of clusters that the tree can be cut into, ascending."""
+        return [1, *(1 + np.cumsum([len(self.children[node]) - 1 for node in self.splits])).tolist()]
+
+    def level(self, n_clusters: int) -> list[int]:
+        """Nodes that partition the cells into ``n_clusters`` clusters."""
+        return self.split(self.splits[: self.numbers.index(n_clusters)])
+
+    def split(self, nodes: Iterable[int]) -> list[int]:
+        """Nodes that are left when the root, and each of these nodes whose parent is among them, falls into its children."""
+        wanted, found, stack = set(nodes), [], [0]
+        while stack:
+            node = stack.pop()
+            if node in wanted:
+                stack.extend(self.children[node])
+            else:
+                found.append(node)
+        return sorted(found, key=lambda node: name_order(self.names[node]))
+
+    def held(self, holds: np.ndarray) -> list[int]:
+        """Nodes whose split holds, or that have one below them that does; ``holds`` is of shape (n_nodes,)."""
+        return [node for node in self.splits if (self.below[node] & holds).any()]
+
+    def newick(self) -> str:
+        """The tree in Newick format; the length of a branch is the difference of heights."""
+
+        def text(node: int) -> str:
+            inner = ",".join(text(child) for child in self.children[node])
+            above = self.parent[node]
+            length = f":{self.height[above] - self.height[node]:.4g}" if above >= 0 else ""
+            return (f"({inner})" if inner else "") + f"'{self.names[node]}'" + length
+
+        return text(0) + ";"
+
+    def grafted(self, node: int, n_parts: int, height: float, values: dict[str, np.ndarray]) -> tuple[Tree, np.ndarray]:
+        """The tree with new children in place of what is below a node; and the new number of each old node, -1 of none.
+
+        ``values`` are those of the children, in their order, each of shape (n_parts,).
+        """
+        kept = ~self.below[node]
+        kept[node] = True
+        number = np.full(len(self.parent), -1)
+        number[kept] = np.arange(kept.sum())
+        parent = self.parent[kept]
+        parent = np.r_[np.where(parent >= 0, number[parent], -1), np.full(n_parts, number[node])]
+        heights = np.r_[self.height[kept], np.zeros(n_parts)]
+        heights[number[node]] = height
+        more = {name: np.r_[old[kept], values.get(name, np.full(n_parts, np.nan))] for name, old in self.values.items()}
+        return Tree(parent, heights, number[self.clusters], more, self.called), number
+
+    def with_values(self, **values: np.ndarray) -> Tree:
+        """The tree with further values of its nodes."""
+        return replace(self, values={**self.values, **values})
+
+
+def merged_name(names: Sequence[str]) -> str:
+    """Name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, and "B cells + T cells" where they have names."""
+    if not all(re.fullmatch(r"[0-9.+-]+", name) for name in names):
+        return " + ".join(sorted(names, key=name_order))
+    runs = [part.split("-") for name in names for part in name.split("+")]
+    whole = [run for run in runs if all(end.isdecimal() for end in run)]
+    numbers = sorted(number for run in whole for number in range(int(run[0]), int(run[-1]) + 1))
+    parts, start = [run[0] for run in runs if run not in whole], 0
+    for stop in range(1, len(numbers) + 1):
+        if stop == len(numbers) or numbers[stop] != numbers[stop - 1] + 1:
+            run = [str(number) for number in numbers[start:stop]]
+            parts += run if len(run) < 3 else [f"{run[0]}-{run[-1]}"]
+            start = stop
+    return "+".join(sorted(parts, key=name_order))
+
+
+def name_order(name: str) -> tuple[Any, ...]:
+    """Key that sorts names of nodes as a reader would: "2", "2.1", "2.10", "3"."""
+    return tuple(int(part) if part.isdecimal() else -1 for part in re.split(r"[^0-9]+", name)), name
+
+
+def overclustered(draws: Iterable[Tensor], n_groups: int, *, seed: int) -> Tensor:
+    """Partitions of the same cells into many groups, several from each draw (n_cells, n), int64, (n_partitions, n_cells)."""
+    found = []
+    for i, z in enumerate(draws):
+        found += [kmeans(shrink_length(z, power), n_groups, n_init=1, seed=seed + i).labels.cpu() for power in POWERS]
+        if len(z) > 2:
+            found.append(torch.from_numpy(communities(shared_neighbor_graph(z), n_groups, seed=seed + i)))
+    return torch.stack(found)
+
+
+def n_groups(n_cells: int, n_clusters: int = 0) -> int:
+    """Number of groups to over-cluster into."""
+    return max(1, n_clusters, min(max(N_GROUPS, GROUPS_PER_CLUSTER * n_clusters), n_cells // CELLS_PER_GROUP))
+
+
+def grow(labels: Tensor, clusters: np.ndarray, means: Tensor, n_leaves: int) -> tuple[Tree, list[np.ndarray]]:
+    """Tree over clusters, and below each of them the groups that most partitions hold together.
+
+    Above the clusters, those with the most similar directions are merged first, by average linkage. Below, cells are as
+    similar as the share of the partitions that put them together; average linkage within each cluster is followed down
+    to ``n_leaves`` leaves in all, the clearest split first, and groups of a handful of cells stay where they are.
+
+    Parameters
+    ----------
+    labels
+        Partitions into many groups, int64, shape (n_partitions, n_cells).
+    clusters
+        Cluster of each cell, shape (n_cells,).
+    means
+        Mean latent vector of each cluster, shape (n_clusters, n).
+    n_leaves
+        Leaves of the tree, at least one for each cluster.
+
+    Returns
+    -------
+    The tree, and for each of its nodes the cells that made it. The value ``"overlap"`` of a split is the share of the
+    partitions that put cells of both sides together, over that of those that put two cells of one side together.
+    """
+    n_clusters = len(means)
+    apart = squareform(distances(labels)) if labels.shape[1] > 1 else np.zeros((1, 1))
+    least = max(MIN_CELLS, round(MIN_SHARE * labels.shape[1]))
+    members = [np.flatnonzero(clusters == cluster) for cluster in range(n_clusters)]
+    merges = np.empty((0, 4))
+    if n_clusters > 1:
+        unit = normalize(means.double(), dim=1)
+        far = (1.0 - unit @ unit.t()).clamp(min=0.0).cpu().numpy()
+        merges = average(far[np.triu_indices(n_clusters, 1)])
+        for left, right in merges[:, :2].astype(int):
+            members.append(np.union1d(members[left], members[right]))
+    parent, height, cells, order = [-1], [0.0], [members[-1]], np.zeros(n_clusters, dtype=np.int64)
+    # merges of clusters are undone first, as the heap sees it, since their heights are above 1
+    heap: list[tuple[float, int, int | Branch]] = []
+
+    def reach(node: int, what: int | Branch, most: float) -> None:
+        """Note what a node is: a cluster or merge by its number, or a branch below a cluster."""
+        if isinstance(what, int) and what < n_clusters:
+            order[what], own = node, members[what]
+            what = condensed(apart[np.ix_(own, own)], least, own)
+            most = 1.0
+        if isinstance(what, int):
+            heapq.heappush(heap, (-1.0 - float(merges[what - n_clusters, 2]) / 2.0, node, what))
+        elif what.parts is not None:
+            heapq.heappush(heap, (-min(what.height, most), node, what))
+
+    reach(0, len(members) - 1, np.inf)
+    n_found = 1
+    while heap and (n_found < n_leaves or isinstance(heap[0][2], int)):
+        negative, node, what = heapq.heappop(heap)
+        height[node] = -negative
+        if isinstance(what, int):
+            pair = sorted(merges[what - n_clusters, :2].astype(int).tolist(), key=lambda part: -len(members[part]))
+            found = [(part, members[part]) for part in pair]
+        else:
+            found = [(part, part.cells) for part in what.parts or ()]
+        for part, own in found:
+            parent.append(node)
+            height.append(0.0)
+            cells.append(own)
+            reach(len(parent) - 1, part, -negative)
+        n_found += 1
+    tree = Tree(np.array(parent), np.array(height), order, {})
+    overlap = np.full(len(parent), np.nan)
+    for node in tree.splits:
+        overlap[node] = _overlap(apart, *(cells[child] for child in tree.children[node]))
+    return tree.with_values(overlap=overlap), cells
+
+
+def _overlap(apart: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+    """How often two groups are together, over how often the cells of each are; ``apart`` is of shape (n_cells, n_cells)."""
+    if min(len(left), len(right)) < 2:
+        return 1.0
+    within = [1.0 - apart[np.ix_(own, own)].sum() / (len(own) * (len(own) - 1)) for own in (left, right)]
+    return float((1.0 - apart[np.ix_(left, right)].mean()) / max(np.sqrt(within[0] * within[1]), 1e-9))
+
+
+def support_of(labels: Tensor, groups: Sequence[np.ndarray]) -> Tensor:
+    """Share of the partitions (n_partitions, n_cells) that put a cell with those of each group, (n_cells, n_groups)."""
+    found = torch.zeros(labels.shape[1], len(groups))
+    for each in labels:
+        for number, cells in enumerate(groups):
+            count = torch.bincount(each[torch.from_numpy(cells)], minlength=int(each.max()) + 1)
+            found[:, number] += count[each] / max(len(cells), 1)
+    return found / len(labels)
+
+
+def condensed(distance: np.ndarray, least: int, cells: np.ndarray) -> Branch:
+    """Average linkage of cells (n_cells,) by their distances (n_cells, n_cells), both sides of a split of ``least`` or more.
+
+    Fewer cells stay in the group that they were joined to.
+    """
+    n_cells = len(cells)
+    if n_cells < 2 * least:
+        return Branch(cells)
+    merges = average(squareform(distance, checks=False))
+    sizes = np.r_[np.ones(n_cells), merges[:, 3]]
+
+    def branch(node: int) -> Branch:
+        own = cells[leaves_below(node, merges, n_cells)]
+        while node >= n_cells:
+            left, right = sorted((int(child) for child in merges[node - n_cells, :2]), key=lambda child: -sizes[child])
+            if sizes[right] >= least:
+                return Branch(own, float(merges[node - n_cells, 2]), (branch(left), branch(right)))
+            node = left
+        return Branch(own)
+
+    return branch(2 * n_cells - 2)

@@ -1,0 +1,371 @@
+"""Levels: the tree of clusters, other numbers of clusters than that of the training, and merged clusters."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scgpcl import _keys
+from scgpcl._process import held
+from scgpcl._rules import check, listed
+from scgpcl.cluster import Grown, Tree, merged_name, name_order
+from scgpcl.model._annotate import Assigned
+from scgpcl.model._reference import MAX_MISSING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scgpcl.model._reference import Reference
+    from scgpcl.module import SCGPCLModule
+
+logger = logging.getLogger(__name__)
+
+
+class Levels:
+    """``get_tree``, ``get_levels``, ``cut`` and ``merge``."""
+
+    adata: AnnData | None
+    module: SCGPCLModule
+    n_clusters_: int | None
+    cluster_names_: np.ndarray | None
+    #: State of the tree, see :meth:`scgpcl.cluster.Grown.state`; ``None`` before training.
+    tree_: dict[str, Any] | None = None
+    #: Clusters and the nodes of the tree that each consists of, by name; ``None`` for the clusters of the training.
+    level_: pd.DataFrame | None = None
+
+    if TYPE_CHECKING:  # what the model itself has
+
+        @property
+        def reference(self) -> Reference: ...
+        def _encode(self, *source: Any, **values: Any) -> tuple[np.ndarray, pd.Index]: ...
+        def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float: ...
+        def _probability(self, z: np.ndarray, cells: pd.Index, hidden: float = 0.0) -> pd.DataFrame: ...
+        def annotate(
+            self,
+            adata: AnnData | None = None,
+            *,
+            key_added: str = ...,
+            min_confidence: float | None = ...,
+            transform_batch: str | None = ...,
+        ) -> None: ...
+
+    @held()
+    def get_tree(self, *, newick: bool = False) -> pd.DataFrame | str:
+        """The tree of clusters, from one group of all cells down to many small ones.
+
+        The clusters of the training are called "0", "1", ..., as everywhere; what they fall into "3.1" and "3.2",
+        "3.1.1" and so on; and what several of them make together "2+5", or "0-2+5" for 0, 1, 2 and 5. Every level of
+        the tree is nested in the coarser ones, so that the cluster of a cell at a coarse level follows from that at a fine
+        one.
+
+        Parameters
+        ----------
+        newick
+            Return the tree as text in Newick format, with names and lengths of branches.
+
+        Returns
+        -------
+        A table of the nodes, indexed by name, in the order in which they arise from the root down:
+
+        - ``parent``: name of the parent, empty for the root;
+        - ``size``: number of registered cells, NaN for a model that was trained on a data module;
+        - ``n_clusters``: smallest number of clusters to :meth:`cut` into that the node is one of;
+        - ``height`` of the split below a node, 0 for a leaf: below a cluster of the training the share of many partitions
+          that separate the two sides, and above it 1 plus half the cosine distance of the means;
+        - ``separation`` of that split on molecules set aside: the gap between the sides over what cutting one continuous
+          group would give, so that 1 means no gap;
+        - ``support``: 1 minus the probability of such a gap in one continuous group;
+        - ``stability`` of the node: Jaccard index of the cells that each half of the molecules puts in it.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or comes from a file without a tree.
+        """
+        newick = check(newick=newick)["newick"]
+        tree = self._grown().tree
+        if newick:
+            return tree.newick()
+        names = np.array(tree.names)
+        arises = np.ones(len(names), dtype=np.int64)
+        for number, node in zip(tree.numbers[1:], tree.splits, strict=True):
+            arises[tree.children[node]] = number
+        table = pd.DataFrame(
+            {
+                "parent": np.where(tree.parent >= 0, names[tree.parent], ""),
+                "size": tree.values.get("size", np.full(len(names), np.nan)),
+                "n_clusters": arises,
+                "height": tree.height,
+                "separation": tree.values["separation"],
+                "support": 1.0 - tree.values["p_value"],
+                "stability": tree.values["stability"],
+            },
+            index=pd.Index(names, name="node"),
+        )
+        return table
+
+    @held()
+    def get_levels(
+        self,
+        levels: Sequence[int] | None = None,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        transform_batch: str | None = None,
+        max_missing: float = MAX_MISSING,
+    ) -> pd.DataFrame:
+        """Clusters of cells at several levels of the tree.
+
+        Parameters
+        ----------
+        levels
+            Numbers of clusters; ``None`` takes all that the tree has.
+        adata, indices, batch_size, transform_batch, max_missing
+            See :meth:`get_latent_representation`.
+
+        Returns
+        -------
+        A table with a row per cell and a column per level, whose name is the number of clusters. Each column is
+        categorical, and its categories are nodes of :meth:`get_tree`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the tree has no such level.
+        """
+        grown = self._grown()
+        numbers = grown.tree.numbers if levels is None else [self._known_level(level) for level in levels]
+        values = check("get", batch_size=batch_size, max_missing=max_missing)
+        z, cells = self._encode(adata, indices, transform_batch, None, **values)
+        path = grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing)))
+        found = {}
+        for number in numbers:
+            nodes = grown.tree.level(number)
+            codes = grown.tree.below[nodes][:, path].argmax(0)
+            found[number] = pd.Categorical.from_codes(codes, pd.Index([grown.tree.names[node] for node in nodes]))
+        return pd.DataFrame(found, index=cells)
+
+    @held()
+    def cut(
+        self,
+        n_clusters: int | None = None,
+        *,
+        support: float | None = None,
+        adata: AnnData | None = None,
+        key_added: str = _keys.STEM,
+        min_confidence: float | None = None,
+    ) -> None:
+        """Take another level of the tree as the clusters, without training.
+
+        From now on :meth:`predict` and :meth:`annotate` give these clusters, also after saving and loading. Latent vectors do
+        not change. The number of the training, ``cut(model.n_clusters_)``, gives back the clusters of the training.
+
+        Parameters
+        ----------
+        n_clusters
+            Number of clusters.
+        support
+            In place of a number: make every split that has at least this support, see :meth:`get_tree`, or a split below
+            it that has.
+        adata, key_added, min_confidence
+            Cells to annotate, see :meth:`annotate`; ``None`` is the registered AnnData, if there is one.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        TypeError
+            If not exactly one of ``n_clusters`` and ``support`` is given.
+        ValueError
+            If the tree has no such level.
+        """
+        if (n_clusters is None) == (support is None):
+            msg = (
+                f"Expected either `n_clusters` or `support`, found n_clusters={n_clusters!r} and support={support!r}. "
+                "Pass one of them."
+            )
+            raise TypeError(msg)
+        tree = self._grown().tree
+        if support is None:
+            nodes = tree.level(self._known_level(n_clusters, "n_clusters"))
+        else:
+            least = check(support=support)["support"]
+            nodes = tree.split(tree.held(1.0 - tree.values["p_value"] >= least))
+        self._take_level(self._of_nodes(tree, nodes), adata, key_added, min_confidence)
+
+    @held()
+    def merge(
+        self,
+        clusters: Sequence[str],
+        *,
+        adata: AnnData | None = None,
+        key_added: str = _keys.STEM,
+        min_confidence: float | None = None,
+    ) -> None:
+        """Make one cluster of several; the others stay as they are.
+
+        The cluster is called by its parts, as "2+5", or as the node of the tree if they make one. :meth:`cut` undoes it.
+
+        Parameters
+        ----------
+        clusters
+            Names of two or more of the present clusters.
+        adata, key_added, min_confidence
+            See :meth:`cut`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        TypeError
+            If ``clusters`` is not a list of names.
+        ValueError
+            If a name is not that of a present cluster or is given twice, or if there is only one.
+        """
+        tree = self._grown().tree
+        level = self._present(tree)
+        names = self._known_clusters(clusters, level)
+        if len(names) < 2:
+            msg = f"Expected two or more clusters to merge, found {clusters!r}. The clusters are {_all(level)}."
+            raise ValueError(msg)
+        merged = level["cluster"].isin(names)
+        nodes = [tree.names.index(name) for name in level["node"][merged]]
+        whole = (tree.below[:, tree.leaves] == tree.below[nodes][:, tree.leaves].any(0)).all(1)
+        if whole.any():
+            new = tree.names[int(whole.argmax())]
+            rows = pd.DataFrame({"cluster": [new], "node": [new]})
+        else:
+            rows = level[merged].assign(cluster=merged_name(names))
+        level = _sorted(pd.concat([level[~merged], rows], ignore_index=True))
+        same = (
+            sorted(level["node"]) == sorted(self._names_of_training(tree)) and (level["cluster"] == level["node"]).all()
+        )
+        self._take_level(None if same else level, adata, key_added, min_confidence)
+
+    def _grown(self) -> Grown:
+        """The tree, of a trained model."""
+        _ = self.reference  # a model that is not trained is refused first
+        if self.tree_ is None:
+            msg = (
+                "Expected a model with a tree of clusters, found one whose training made none: it comes from an older "
+                "file, or its training failed. Call `model.train()`."
+            )
+            raise RuntimeError(msg)
+        return Grown.of(self.tree_, self.cluster_names_)
+
+    def _known_level(self, level: Any, argument: str = "level") -> int:
+        """A number of clusters that the tree has."""
+        numbers = self._grown().tree.numbers
+        if isinstance(level, bool) or not isinstance(level, int | np.integer) or level not in numbers:
+            whole = numbers == list(range(1, len(numbers) + 1))
+            known = f"a whole number from 1 to {numbers[-1]}" if whole else f"one of {', '.join(map(str, numbers))}"
+            msg = (
+                f"Expected `{argument}` to be {known}, the levels of the tree, found {level!r}. "
+                "`model.get_tree()` shows them; `model.subcluster(name)` splits one cluster further."
+            )
+            raise ValueError(msg)
+        return int(level)
+
+    def _known_clusters(self, clusters: Any, level: pd.DataFrame) -> list[str]:
+        """Names of present clusters, each given once."""
+        if isinstance(clusters, str) or not hasattr(clusters, "__iter__"):
+            msg = f"Expected `clusters` to be a list of names, found {clusters!r}. Pass a list, such as `['2', '5']`."
+            raise TypeError(msg)
+        names = [str(name) for name in clusters]
+        unknown = [name for name in names if name not in set(level["cluster"])]
+        if unknown:
+            msg = f"Expected names of present clusters, found {listed(unknown)}. The clusters are {_all(level)}."
+            raise ValueError(msg)
+        if len(set(names)) < len(names):
+            msg = f"Expected each cluster once, found {clusters!r}: a cluster cannot be merged into itself."
+            raise ValueError(msg)
+        return names
+
+    def _of_nodes(self, tree: Tree, nodes: list[int]) -> pd.DataFrame | None:
+        """Partition into nodes of the tree."""
+        if sorted(nodes) == sorted(tree.clusters.tolist()):
+            return None
+        names = [tree.names[node] for node in nodes]
+        return pd.DataFrame({"cluster": names, "node": names})
+
+    def _present(self, tree: Tree) -> pd.DataFrame:
+        """The present partition, also that of the training, as a table."""
+        names = self._names_of_training(tree)
+        return pd.DataFrame({"cluster": names, "node": names}) if self.level_ is None else self.level_
+
+    def _names_of_training(self, tree: Tree) -> list[str]:
+        return [tree.names[node] for node in tree.clusters]
+
+    def _partition(self, level: int | None = None) -> pd.DataFrame | None:
+        """The partition of a level, or the present one."""
+        if level is None:
+            return self.level_
+        tree = self._grown().tree
+        return self._of_nodes(tree, tree.level(self._known_level(level)))
+
+    def _take_level(
+        self, level: pd.DataFrame | None, adata: AnnData | None, key_added: str, min_confidence: float | None
+    ) -> None:
+        """Change the present partition and annotate, or change nothing on an error."""
+        values = check(min_confidence=min_confidence, key_added=key_added)
+        before, self.level_ = self.level_, level
+        try:
+            if adata is not None or self.adata is not None:
+                self.annotate(adata, **values)
+        except BaseException:
+            self.level_ = before
+            raise
+
+    def _assign(self, z: np.ndarray, cells: pd.Index, partition: pd.DataFrame | None, hidden: float) -> Assigned:
+        """Probabilities of the clusters of a partition, and each cell's cluster, from latent vectors (n_cells, n_latent)."""
+        if partition is None:
+            probability = self._probability(z, cells, hidden)
+            return Assigned(probability, probability.to_numpy().argmax(1))
+        grown = self._grown()
+        tree, position = grown.tree, {name: node for node, name in enumerate(grown.tree.names)}
+        leaves = self._leaf_probability(grown, z, hidden)
+        names = list(dict.fromkeys(partition["cluster"]))
+        group = np.array([names.index(name) for name in partition["cluster"]])
+        nodes = np.array([position[name] for name in partition["node"]])
+        of_leaf = group[tree.below[nodes][:, tree.leaves].argmax(0)]  # cluster that each leaf is in
+        member = (of_leaf[:, None] == np.arange(len(names))).astype(leaves.dtype)
+        of_node = np.empty(len(tree.parent), dtype=np.int64)
+        of_node[tree.leaves] = of_leaf
+        probability = pd.DataFrame((leaves @ member).astype(np.float32), index=cells, columns=names)
+        return Assigned(probability, of_node[tree.paths(leaves)])
+
+    def _leaf_probability(self, grown: Grown, z: np.ndarray, hidden: float) -> np.ndarray:
+        """Probabilities of the leaves of the tree, in their order, float64, shape (n_cells, n_leaves)."""
+        q = torch.from_numpy(self._probability(z, pd.RangeIndex(len(z)), hidden).to_numpy())
+        out = grown.branches.probability(q, torch.from_numpy(z), self.module.alpha.item()).numpy()
+        found = np.zeros((len(z), len(grown.tree.parent)))
+        np.add.at(found.T, grown.nodes, out.T)
+        return found[:, grown.tree.leaves]
+
+    def _count_cells(self, z: np.ndarray) -> None:
+        """Note how many cells of the training are in each node, from their latent vectors (n_cells, n_latent)."""
+        if self.tree_ is None or "size" in self.tree_["values"]:
+            return
+        grown = self._grown()
+        path = grown.tree.paths(self._leaf_probability(grown, z, 0.0))
+        size = grown.tree.below @ np.bincount(path, minlength=len(grown.tree.parent))
+        self.tree_ = grown._replace(tree=grown.tree.with_values(size=size)).state()
+
+
+def _sorted(level: pd.DataFrame) -> pd.DataFrame:
+    """A partition in the order of the names of its clusters."""
+    order = sorted(range(len(level)), key=lambda row: name_order(level["cluster"].iloc[row]))
+    return level.iloc[order].reset_index(drop=True)
+
+
+def _all(level: pd.DataFrame) -> str:
+    return ", ".join(repr(name) for name in dict.fromkeys(level["cluster"]))

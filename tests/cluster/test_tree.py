@@ -1,0 +1,121 @@
+"""The tree over all numbers of clusters: names, levels, and what the partitions say."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from scgpcl.cluster import Tree, grow, merged_name, name_order, overclustered, support_of
+from scgpcl.cluster._branches import Branches
+
+
+@pytest.fixture
+def tree():
+    """Three clusters, of which 0 and 2 are merged first, and the first of them falls into three."""
+    parent = np.array([-1, 0, 0, 1, 1, 3, 3, 5, 5])
+    height = np.array([1.8, 1.3, 0.0, 0.9, 0.0, 0.7, 0.0, 0.0, 0.0])
+    return Tree(parent, height, np.array([3, 2, 4]), {"size": np.array([90, 60, 30, 40, 20, 25, 15, 13, 12])})
+
+
+def test_names_follow_the_clusters_of_the_training(tree):
+    assert tree.names == ["0-2", "0+2", "1", "0", "2", "0.1", "0.2", "0.1.1", "0.1.2"]
+    assert tree.numbers == [1, 2, 3, 4, 5]
+    levels = [[tree.names[node] for node in tree.level(n)] for n in tree.numbers]
+    assert levels == [
+        ["0-2"],
+        ["0+2", "1"],
+        ["0", "1", "2"],
+        ["0.1", "0.2", "1", "2"],
+        ["0.1.1", "0.1.2", "0.2", "1", "2"],
+    ]
+
+
+def test_newick_holds_names_and_lengths(tree):
+    wanted = "(((('0.1.1':0.7,'0.1.2':0.7)'0.1':0.2,'0.2':0.9)'0':0.4,'2':1.3)'0+2':0.5,'1':1.8)'0-2';"
+    assert tree.newick() == wanted
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [(["5", "2"], "2+5"), (["1", "0", "2", "7"], "0-2+7"), (["0-2", "3"], "0-3"), (["3.1", "2"], "2+3.1")],
+)
+def test_merged_names(parts, name):
+    assert merged_name(parts) == name
+
+
+def test_names_are_sorted_as_a_reader_would():
+    assert sorted(["10", "2.10", "2", "2.2", "0-2+5"], key=name_order) == ["0-2+5", "2", "2.2", "2.10", "10"]
+
+
+def test_paths_are_nested_and_follow_the_more_probable_child(tree):
+    p = np.random.default_rng(0).dirichlet(np.ones(5), size=200)
+    path = tree.paths(p)
+    leaves = tree.leaves.tolist()  # 1, 2, 0.2, 0.1.1, 0.1.2
+    for cell, values in enumerate(p):  # a slow descent
+        whole = {
+            node: sum(values[leaves.index(leaf)] for leaf in leaves if tree.below[node, leaf]) for node in range(9)
+        }
+        node = max(tree.clusters, key=whole.get)
+        while tree.children[node]:
+            node = max(tree.children[node], key=whole.get)
+        assert path[cell] == node
+    for n in tree.numbers[1:]:
+        coarse, fine = (tree.below[tree.level(m)][:, path].argmax(0) for m in (n - 1, n))
+        assert all(len(set(coarse[fine == group])) <= 1 for group in set(fine))
+
+
+def test_grafting_replaces_what_is_below(tree):
+    grafted, number = tree.grafted(3, 3, 0.8, {"size": np.array([20, 15, 5])})
+    assert grafted.names == ["0-2", "0+2", "1", "0", "2", "0.1", "0.2", "0.3"]
+    assert number.tolist() == [0, 1, 2, 3, 4, -1, -1, -1, -1]
+    assert grafted.numbers == [1, 2, 3, 5]
+    assert grafted.values["size"].tolist() == [90, 60, 30, 40, 20, 20, 15, 5]
+
+
+def groups_in_groups(seed=0):
+    """Four groups in two pairs, and the group of each cell."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(4), (60, 50, 40, 30))
+    centers = np.zeros((4, 12))
+    centers[[0, 1], 0] = centers[[2, 3], 1] = 10.0
+    centers[np.arange(4), np.arange(2, 6)] = 4.0
+    return torch.from_numpy(centers[truth] + 0.5 * rng.normal(size=(180, 12))).float(), truth
+
+
+@pytest.mark.parametrize("known", ["pairs", "groups"])
+def test_groups_in_groups_are_found_from_either_level(known):
+    z, truth = groups_in_groups()
+    clusters = truth // 2 if known == "pairs" else truth
+    means = torch.stack([z[clusters == k].mean(0) for k in range(clusters.max() + 1)])
+    labels = overclustered([z, z + 0.1], 10, seed=0)
+    tree, cells = grow(labels, clusters, means, 10)
+    assert len(tree.leaves) <= 10
+    assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all()
+    assert (tree.height[tree.parent[1:]] >= tree.height[1:]).all()
+    for n, wanted in ((2, truth // 2), (4, truth)):
+        group = np.full(180, -1)
+        for number, node in enumerate(tree.level(n)):
+            group[cells[node]] = number
+        assert adjusted_rand_score(wanted, group) == 1.0
+
+
+def test_support_equals_a_slow_loop():
+    labels = torch.randint(4, (5, 30), generator=torch.Generator().manual_seed(0))
+    groups = [np.arange(8), np.arange(8, 30)]
+    wanted = [
+        [np.mean([[each[i] == each[j] for j in group] for each in labels]) for group in groups] for i in range(30)
+    ]
+    np.testing.assert_allclose(support_of(labels, groups), wanted, atol=1e-6)
+
+
+def test_branches_share_out_the_probability_of_their_cluster():
+    generator = torch.Generator().manual_seed(0)
+    z, centers = torch.randn(40, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    q = torch.rand(40, 2, generator=generator)
+    q /= q.sum(1, keepdim=True)
+    cluster = torch.tensor([0, 1, 1, 0, 1])
+    p = Branches(centers, cluster, 0.5).probability(q, z, alpha=10.0)
+    sums = torch.stack([p[:, cluster == k].sum(1) for k in range(2)], 1)
+    torch.testing.assert_close(sums.float(), q)
+    nearest = torch.cdist(z, centers)
+    assert torch.equal(p[:, [1, 2, 4]].argmax(1), nearest[:, [1, 2, 4]].argmin(1))
