@@ -144,7 +144,8 @@ def _new_groups(
             [member[group == each].mean(0) if size[each] else np.zeros_like(member[0]) for each in range(k)]
         )
         claim = np.where(size > 0, (mean @ types.T).max(1), np.inf)
-        order = np.argsort(claim, kind="stable")
+        # groups that no type claims, the largest first, and then the others, the least claimed first
+        order = np.lexsort((claim, np.where(claim < MAX_CLAIM, -size, 1)))
         chosen = [int(each) for each in order if claim[each] < MAX_CLAIM]
         if n_new is not None or len(chosen) < least:
             chosen = [int(each) for each in order[:least] if np.isfinite(claim[each])]
