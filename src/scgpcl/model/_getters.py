@@ -129,7 +129,7 @@ class Getters:
             Return the assignment probabilities instead.
         level
             Number of clusters of the tree to tell apart, see :meth:`get_tree`; ``None`` is the present partition, that of
-            the training until :meth:`cut`, :meth:`subcluster` or :meth:`merge` is called.
+            the training until :meth:`cut` or :meth:`merge` is called.
         min_confidence
             Cells whose probability of their cluster is below this are named ``"unassigned"``; ``None`` names all by their
             cluster.

@@ -270,7 +270,7 @@ class Levels:
             known = f"a whole number from 1 to {numbers[-1]}" if whole else f"one of {', '.join(map(str, numbers))}"
             msg = (
                 f"Expected `{argument}` to be {known}, the levels of the tree, found {level!r}. "
-                "`model.get_tree()` shows them; `model.subcluster(name)` splits one cluster further."
+                "`model.get_tree()` shows them."
             )
             raise ValueError(msg)
         return int(level)

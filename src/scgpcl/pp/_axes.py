@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 MAX_AXES_CELLS = 20_000
 #: Discriminant axes that the encoder starts at and that neighbours are found on.
 N_AXES = 30
-#: Principal axes that they are combined from, and those on which cells are grouped.
+#: Principal axes that they are combined from, one for every ``AXIS_CELLS`` cells at most, and those on which cells are grouped.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
+AXIS_CELLS, MIN_BASE_AXES = 5, 10
 #: Cells of a fine group on average, and the fewest groups.
-GROUP_CELLS, MIN_GROUPS = 40, 10
+GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the mean variance within groups in their covariance.
 RIDGE = 0.1
 #: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
@@ -69,13 +70,13 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     float32, with a mean square norm of 1; along them the cells have uncorrelated scores, leading first. ``None`` if all
     cells are alike.
     """
-    base = principal_axes(cells, moments, N_BASE_AXES, seed=seed)
+    n_base = min(N_BASE_AXES, max(len(cells) // AXIS_CELLS, MIN_BASE_AXES))
+    base = principal_axes(cells, moments, n_base, seed=seed)
     if base is None:
         return None
     scores = scores_along(cells, moments, base, sampled(len(cells), seed=seed)).astype(np.float64)
     scores -= scores.mean(0)
-    combination = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]))[:N_AXES]
-    axes = combination @ base
+    axes = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]))[:N_AXES] @ base
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
