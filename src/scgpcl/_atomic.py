@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Iterator[Path]:
     """Temporary name beside ``path`` that takes its place if the block succeeds, and is removed otherwise.
 
-    Of several processes that enter the block together, only the one that ``writes`` touches the files; with
-    ``exclusive=False`` the name is the same in every process, so that a run replaces what a killed one has left.
+    If several processes enter the block together, only the one with ``writes`` changes files. With ``exclusive=False``
+    the temporary name is the same in every process, so a new run overwrites what a killed run left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if exclusive else f".{path.name}.tmp")
     try:

@@ -44,7 +44,7 @@ CELL_TYPE = "cell_type"
 
 
 class Result(NamedTuple):
-    """Clusters (one row each), files written, seconds of set-up and training, and scores by name if types are known."""
+    """The clusters (one row each), the written files, the seconds taken, and scores by name if the types are known."""
 
     table: pd.DataFrame
     files: list[Path]

@@ -1,4 +1,4 @@
-"""Scores of one run, the only place where published types are compared with anything; optionally those of scib-metrics."""
+"""Score one run, optionally with scib-metrics. No other module compares with the published types."""
 
 from __future__ import annotations
 

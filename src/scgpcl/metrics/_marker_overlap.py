@@ -60,9 +60,9 @@ def marker_overlap(
     Parameters
     ----------
     adata
-        Cells with counts of all genes, not a selection; not changed.
+        Cells with counts of all genes, not only selected ones; not changed.
     labels
-        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,); a series goes by the names of its cells.
+        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,). A Series is aligned by cell name.
     reference
         Published types, in the same format.
     n_top

@@ -41,7 +41,7 @@ class Registration:
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
 
     def label_index(self, adata: AnnData) -> np.ndarray | None:
-        """Position of each labelled cell's type among the model's and -1 for the others, int64 (n_cells,), if there are labels."""
+        """Index of each labelled cell's type in those of the model, -1 for the others, int64 (n_cells,); ``None`` without labels."""
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
@@ -50,10 +50,10 @@ class Registration:
     def batch_index(
         self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
     ) -> np.ndarray | None:
-        """Position of each cell's batch among the model's, int64 (n_cells,); ``None`` with fewer than two batches.
+        """Index of each cell's batch in those of the model, int64 (n_cells,); ``None`` with fewer than two batches.
 
-        With ``transform_batch`` all cells are of that batch and the column is not read. With ``unseen`` batches that the
-        model does not know, or a missing column, are -1.
+        With ``transform_batch``, all cells get that batch and the column is not read. With ``unseen``, cells of unknown
+        batches, or all cells if there is no such column, get -1.
         """
         key, several = self.batch_key, len(self.batches) > 1
         if transform_batch is not None:
@@ -83,7 +83,7 @@ class Registration:
         return np.asarray(batch_names(adata.obs[self.batch_key]), dtype=object)
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
-        """Given size factors, float64 (n_cells,), if they are in order; ``None`` counts library sizes."""
+        """Check and return the given size factors, float64 (n_cells,); ``None`` if the model uses library sizes."""
         key = self.size_factor_key
         if key is None:
             return None
@@ -91,7 +91,7 @@ class Registration:
         return adata.obs[key].to_numpy(dtype=np.float64)
 
     def batch_code(self, name: Any) -> int:
-        """Position of a named batch among the model's."""
+        """Index of a batch, given by name, in the batches of the model."""
         if self.batch_key is None:
             msg = (
                 "Expected no `transform_batch` for a model without batches, "
@@ -105,7 +105,7 @@ class Registration:
         return int(code)
 
     def target_batches(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
-        """Positions of the named batches; one ``None`` stands for each cell's own."""
+        """Indices of the named batches; a single ``None`` means each cell's own batch."""
         if transform_batch is None:
             return [None]
         names = [transform_batch] if np.ndim(transform_batch) == 0 else list(transform_batch)
@@ -117,7 +117,7 @@ class Registration:
         return [self.batch_code(name) for name in names]
 
     def known_codes(self, codes: Any) -> np.ndarray | None:
-        """Batch codes of a data module, (n_cells,), if they are the model's; ``None`` with fewer than two batches."""
+        """Check and return the batch codes of a data module, (n_cells,); ``None`` with fewer than two batches."""
         n_batch = len(self.batches)
         if n_batch < 2:
             return None
@@ -140,7 +140,7 @@ class TrainingCounts(NamedTuple):
 
 
 def training_counts(adata: AnnData | None, datamodule: Any, registered: Registration) -> TrainingCounts:
-    """Checked counts of the registered AnnData, or of a data module."""
+    """Read the counts of the registered AnnData, or of a data module, and check them."""
     if adata is None:
         counts = DataModuleCounts(datamodule)
         _input.check_counts(counts, None, place="the data module")
@@ -181,7 +181,7 @@ class Reference:
     seen: str | None = None
 
     def match(self, names: pd.Index) -> GeneMatch:
-        """Find the model's genes by name; too many missing ones are an error."""
+        """Find the model's genes by name; raise an error if too many are missing."""
         n_genes = len(self.selected)
         if names.equals(self.genes):
             return GeneMatch(None, 1.0, names.get_indexer(self.selected), None, n_genes)
@@ -211,10 +211,10 @@ class Reference:
         unseen: bool = False,
         quiet: bool = False,
     ) -> Iterator[Cells]:
-        """Match and check cells before any work, then read those asked for in their order, ``batch_size`` at a time.
+        """Match and check all cells first, then read the requested ones in their order, ``batch_size`` at a time.
 
-        The counts of ``registered`` cells have been checked before: it is only made sure that they are the same. So have those
-        that are read once more with ``quiet``. See :meth:`Registration.batch_index` for the rest.
+        The counts of ``registered`` cells were checked before, so this only verifies that they have not changed. ``quiet`` is
+        for cells that are read a second time and skips the checks. See :meth:`Registration.batch_index` for the rest.
         """
         layer = self.registered.layer
         index = as_index(indices, adata.obs_names)
@@ -275,7 +275,7 @@ class Reference:
 
 
 def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
-    """Require that the AnnData of a model has its registered genes still, in any order."""
+    """Require that the AnnData of a model still has its registered genes, in any order."""
     if found.equals(registered) or (len(found) == len(registered) and found.isin(registered).all()):
         return
     msg = (
@@ -288,9 +288,9 @@ def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
 
 
 def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
-    """Require that registered counts are counts still where they have changed, and warn of other counts.
+    """Check registered counts again if they have changed, and warn about the change.
 
-    Cells may have been removed since: each is read on its own.
+    Removing cells is allowed, because each cell is read independently.
     """
     now = _input.fingerprint(x)
     if seen is None or now == seen or seen.split()[0] != now.split()[0]:
@@ -304,7 +304,7 @@ def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
 
 
 def as_index(indices: Any, cells: pd.Index) -> np.ndarray:
-    """Positions of the cells asked for: all, a boolean mask, or integers; a mask with names of cells goes by these."""
+    """Indices of the requested cells, from ``None`` (all), a boolean mask or integers; a Series mask is aligned by cell name."""
     n_cells = len(cells)
     if indices is None:
         return np.arange(n_cells)

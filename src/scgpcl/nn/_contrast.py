@@ -20,7 +20,7 @@ BLOCK_COSINES = 20_000_000
 
 
 class View(NamedTuple):
-    """What a mini-batch keeps in each of its random views.
+    """Genes and features that are kept in each random view of a mini-batch.
 
     Parameters
     ----------
@@ -194,8 +194,8 @@ def instance_loss(
 ) -> Tensor:
     """InfoNCE between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
 
-    For each of the 2B rows the positive is the other view of the same cell; the denominator has every other row and
-    never the row itself. With neighbours a row has several positives, whose log-probabilities are averaged (as the outer
+    For each of the 2B rows, the positive is the other view of the same cell, and the denominator includes all rows except
+    the row itself. With neighbours, a row has several positives, whose log-probabilities are averaged (as the outer
     form of Khosla et al. 2020; neighbours as positives as in Wan, Chen and Deng 2022).
 
     Parameters

@@ -109,7 +109,7 @@ _absorb_beta_warning()
 def in_single_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run a function on tensors outside autocast, with half-precision tensors cast to single precision.
 
-    Sparse products have no half-precision kernels on a CPU, and a sum over all genes would lose its digits in them.
+    PyTorch has no half-precision sparse products on CPUs, and a sum over all genes would be too inaccurate in half precision.
     """
 
     @wraps(function)

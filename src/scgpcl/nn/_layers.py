@@ -14,20 +14,20 @@ from scgpcl.nn._graph import Bipartite, neighbor_mean
 
 
 class BipartiteSAGEConv(MessagePassing):
-    r"""Mean GraphSAGE from one node type to the other.
+    r"""GraphSAGE layer with mean aggregation from one node type to the other.
 
     .. math:: x'_i = W_1 \, \mathrm{mean}_{j \in N(i)} x_j + W_2 x_i + b
 
-    The parameters and the result are those of :class:`torch_geometric.nn.SAGEConv`. Called with a
-    ``Bipartite`` graph it runs as sparse-dense products, projecting before it aggregates
-    where that is less work; called with an ``edge_index`` it runs PyG's message passing.
+    The parameters and the result are those of :class:`torch_geometric.nn.SAGEConv`. With a
+    ``Bipartite`` graph, the layer uses sparse-dense products, and projects before it aggregates
+    if that is less work; with an ``edge_index``, it uses PyG's message passing.
 
     Parameters
     ----------
     in_channels
         Widths of the sending and the receiving nodes.
     out_channels
-        Width of the result.
+        Width of the output.
     to_genes
         Direction: cells to genes, or (default) genes to cells.
     """
@@ -53,7 +53,7 @@ class BipartiteSAGEConv(MessagePassing):
         keep: Tensor | None = None,
         links: BatchLinks | None = None,
     ) -> Tensor:
-        """Compute the receiving nodes' new vectors.
+        """Compute the new vectors of the receiving nodes.
 
         Parameters
         ----------
@@ -63,9 +63,9 @@ class BipartiteSAGEConv(MessagePassing):
         graph
             ``Bipartite``, or an ``edge_index`` of shape (2, n_edges).
         keep
-            Sending nodes that are neighbours in each view, shape (n_senders, n_views).
+            Which sending nodes to keep in each view, shape (n_senders, n_views).
         links
-            Batches of the receiving cells, at whose typical messages those from genes are centred.
+            Batches of the receiving cells; messages from genes are centred at the typical message of the batch.
 
         Returns
         -------
@@ -82,7 +82,7 @@ class BipartiteSAGEConv(MessagePassing):
         return aggregated + project(receiver, self.lin_r.weight)
 
     def propagate(self, edge_index: Any, size: tuple[int, int] | None = None, **kwargs: Any) -> Tensor:
-        """PyG's message passing; for a layer that has its own PyG leaves no generated code in the temporary folder."""
+        """PyG's message passing; defined here so that PyG does not write generated code to the temporary folder."""
         return super().propagate(edge_index, size, **kwargs)
 
     def message(self, x_j: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class OutputSlice(NamedTuple):
 
 
 def slice_size(hidden: Tensor, n_out: int) -> int:
-    """Cells of a slice; on an accelerator one slice holds all."""
+    """Number of cells per slice; on an accelerator, all cells form one slice."""
     n_cells, n_views, _ = hidden.shape
     if hidden.device.type != "cpu":
         return n_cells

@@ -132,7 +132,7 @@ def marker_overlap(overlap: MarkerOverlap, *, ax: Axes | None = None) -> Axes:
 
 
 def _diagonal_order(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order of rows (n_rows,) and columns (n_cols,) that puts large counts on the diagonal; the shorter side is kept."""
+    """Order of rows (n_rows,) and columns (n_cols,) that puts large counts on the diagonal; the shorter axis keeps its order."""
     if table.shape[0] > table.shape[1]:
         cols, rows = _diagonal_order(table.T)
         return rows, cols

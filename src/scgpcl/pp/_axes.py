@@ -33,7 +33,7 @@ GROUPS_SEED = 0
 
 
 def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) -> np.ndarray | None:
-    """Leading principal axes of the features of at most ``MAX_AXES_CELLS`` cells, (n_axes, n_genes); None if all alike.
+    """Leading principal axes of the features, (n_axes, n_genes), from at most ``MAX_AXES_CELLS`` cells; None if all are equal.
 
     The features are sparse up to one constant per gene, which centring removes, so PCA sees the sparse part only.
     """

@@ -76,7 +76,7 @@ def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, scale: float
 
     The composition is not known. At first the batches are compared as if their compositions were equal; then the cells
     are grouped by k-means on the principal axes of the features so corrected, the batches are compared within the groups,
-    and so on. A batch with cell types that others lack is thus not pulled onto others.
+    and so on. A batch with cell types that the other batches lack is therefore not shifted towards them.
 
     Parameters
     ----------

@@ -53,8 +53,9 @@ def rank_markers(
         Genes per cluster in the result; ``None`` keeps all.
     key_added
         Key in ``adata.uns`` for scanpy's result, which :func:`scanpy.pl.rank_genes_groups_dotplot` and
-        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing. Where a cluster has a slash in its
-        name, the shares are left out there, because no file could hold them; the returned table has them.
+        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing. If the name of a
+        cluster contains a slash, the shares are left out there, because they could not be written to a file; the returned
+        table has them.
 
     Returns
     -------
@@ -71,13 +72,13 @@ def rank_markers(
     TypeError
         If the storage of the counts is not supported.
     ValueError
-        If there are fewer than two clusters, the layer does not hold raw counts, gene names are duplicated, ``adata`` is a
-        view although the result is to be stored in it, or an argument is out of range.
+        If there are fewer than two clusters, the layer does not hold raw counts, gene names are duplicated, the result would
+        be stored in a view, or an argument is out of range.
 
     Notes
     -----
     The clusters were defined from the same counts that are tested, so small p-values do not show that the clusters exist.
-    Use the ranks to describe clusters.
+    Use the ranks only to describe clusters.
     """
     import scanpy as sc
 
@@ -129,8 +130,8 @@ def top_markers(
         Smallest log2 fold change. The default requires twice the mean expression of the other cells. Genes with a score of
         zero or less are always excluded.
     skip_mt_ribo
-        Leave out mitochondrial genes and those of ribosomal proteins, recognised by the names they have in human and mouse.
-        They often follow the state of a cell rather than its type.
+        Leave out mitochondrial genes and those of ribosomal proteins, recognised by their human or mouse names.
+        They often reflect the state of a cell rather than its type.
 
     Returns
     -------

@@ -152,7 +152,7 @@ class PrototypeUpdate(_AllCells):
             self._regroup(trainer, plan, watch=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Cluster all cells, log the agreement with the epoch before, and set the prototypes of the next epoch."""
+        """Cluster all cells, log the agreement with the previous epoch, and set the prototypes for the next one."""
         plan, before = cast("PretrainPlan", pl_module), self._labels
         if plan.prototype_scope == "batch" and trainer.current_epoch < plan.warmup_epochs:
             return

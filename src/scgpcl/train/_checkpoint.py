@@ -128,7 +128,7 @@ def read_checkpoint(path: Path) -> RunState:
 
 
 def check_checkpoint_path(path: Path) -> Path:
-    """Require a place where a file can be written."""
+    """Require a path that a file can be written to."""
     if path.is_dir():
         msg = f"Expected `checkpoint` to be a file, found a folder at {path}. Name a file in it, such as `run.ckpt`."
         raise ValueError(msg)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DecoderPlan(StagePlan):
-    """Reconstruction from fixed latent vectors with noise, which keeps the decoder from memorising individual cells.
+    """Train the decoder on fixed latent vectors plus noise, which keeps it from memorising individual cells.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class DecoderPlan(StagePlan):
     z
         Latent vectors of all cells, of whole length, shape (n_cells, n_latent).
     batch_index
-        Experimental batch of each cell, int64, shape (n_cells,), if the decoder knows batches.
+        Experimental batch of each cell, int64, shape (n_cells,), if the decoder uses batches.
     noise
         Standard deviation of the noise, as a multiple of that of each latent dimension.
     lr, weight_decay

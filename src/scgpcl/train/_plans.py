@@ -157,9 +157,9 @@ class PretrainPlan(StagePlan):
     seed
         Seed of the random views.
     n_clusters
-        Number of clusters that the granularities multiply; ``None`` takes 10 while it is not known.
+        Number of clusters, which the granularities multiply; ``None`` uses 10, for a number that is not yet known.
     neighborhood
-        Neighbours of each cell; ``train`` computes it where ``n_neighbors`` is above 0.
+        Neighbours of each cell; ``train`` computes them if ``n_neighbors`` is above 0.
     tau
         Temperature of the contrastive losses.
     neighbor_keep
@@ -167,18 +167,18 @@ class PretrainPlan(StagePlan):
     feature_drop
         Probability that a view zeroes a feature column.
     projection
-        Compare views by a projection of the latent vector, not by the vector itself (published: itself).
+        Compare views by a projection of the latent vector instead of the vector itself (published: the vector itself).
     n_neighbors
-        How many nearest cells, in principal components of the log counts, are positives of a cell in the instance loss
-        where they share a mini-batch; 0 for none.
+        Number of nearest cells, in principal components of the log counts, that count as positives of a cell in the instance
+        loss when they are in the same mini-batch; 0 for none.
     lambda_instance, lambda_prototype
-        Weights of the contrastive losses; the reconstruction has weight 1.
+        Weights of the contrastive losses; the weight of the reconstruction is 1.
     lambda_label
-        Weight of the pull of labelled cells to the prototypes of their types, set once per epoch from all labelled cells;
-        acts only on a model that was set up with labels.
+        Weight of the loss that pulls labelled cells to the prototypes of their types, which are set once per epoch from all
+        labelled cells. Only used by a model that was set up with labels.
     prototypes
-        ``"epoch"``: prototypes of all cells, set once per epoch in ``prototypes``, pull both views. ``"batch"``, as
-        published: k-means of the second view of the mini-batch at every step, whose centres pull the first view.
+        ``"epoch"``: both views are pulled to prototypes of all cells, which are set once per epoch. ``"batch"``, as
+        published: at every step, the first view is pulled to the k-means centres of the second view of the mini-batch.
     granularity
         Numbers of prototypes as multiples of ``n_clusters``, rounded, or rounded down with ``prototypes="batch"``.
     warmup_epochs
@@ -190,8 +190,7 @@ class PretrainPlan(StagePlan):
     one_cycle
         Raise and lower the learning rate once over the planned epochs.
     decoded_genes
-        Share of the genes, redrawn for every mini-batch, over which the reconstruction is taken: less than 1 is faster
-        and noisier.
+        Share of the genes to reconstruct, drawn anew for every mini-batch: values below 1 are faster and noisier.
     """
 
     stage = 1
@@ -317,28 +316,28 @@ class PretrainPlan(StagePlan):
 
 
 class DistillationPlan(StagePlan):
-    """Assignment of cells at any depth: from few of its molecules, a cell must get the assignment of the whole cell.
+    """Learn to assign cells of any depth: a cell with few of its molecules must get the assignment of the whole cell.
 
     The targets are the supports of the consensus of the first stage, see ``scgpcl.cluster.consensus``. The centres
-    learn them from whole cells and from thinned ones, whose latent vectors are noisier; the encoder is frozen, so latent
-    vectors do not change. At the end the confidence is calibrated (Guo et al. 2017): one half of a cell's molecules must
-    predict the cluster that is found from the other half.
+    learn them from whole cells and from thinned cells, whose latent vectors are noisier; the encoder is frozen, so latent
+    vectors do not change. Finally, the confidence is calibrated (Guo et al. 2017): one half of a cell's molecules must
+    predict the cluster found from the other half.
 
     Parameters
     ----------
     module
-        The network, of which the centres are trained.
+        The network; only its centres are trained.
     seed
         Seed of the thinning.
     alpha
         Degrees of freedom of the Student-t assignment. Larger values give more confident assignments; with ``alpha=1``,
-        distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
+        distances in many dimensions barely differ. Applied when the centres are placed, even without epochs.
     shrinkage
         Power by which the length of latent vectors is reduced before they are assigned: 0 keeps it, 1 keeps directions
-        only. Noise makes the vectors of shallow cells longer without turning them as much. Acts where the centres are
-        placed, also without epochs.
+        only. Noise lengthens the vectors of shallow cells more than it rotates them. Applied when the centres
+        are placed, even without epochs.
     depth
-        Smallest share of its molecules that a cell is thinned to; the shares are log-uniform up to 1.
+        Smallest share of a cell's molecules to keep when it is thinned; the share is drawn log-uniformly from here to 1.
     optimizer, lr, weight_decay
         Optimiser.
     one_cycle
@@ -406,22 +405,22 @@ class DistillationPlan(StagePlan):
 
 
 class ClusterPlan(StagePlan):
-    """Clustering: Student-t assignment pulled to its own sharpened target, with reconstruction (Lee et al. 2023, eq. 12).
+    """Clustering: pull the Student-t assignment to its own sharpened target, with reconstruction (Lee et al. 2023, eq. 12).
 
     Parameters
     ----------
     module
-        The network; its centres are trained too.
+        The network, including its centres.
     seed
         Seed of the genes that are decoded and of the views.
     alpha
         Degrees of freedom of the Student-t assignment (published: 1). Larger values give more confident assignments; with
-        ``alpha=1``, distances in many dimensions barely differ. Acts where the centres are placed, also without epochs.
+        ``alpha=1``, distances in many dimensions barely differ. Applied when the centres are placed, even without epochs.
     shrinkage
         Power by which the length of latent vectors is reduced before they are clustered: 0 keeps it (published), 1 keeps
-        directions only. Acts where the centres are placed, by k-means, also without epochs.
+        directions only. Applied when k-means places the centres, even without epochs.
     neighbor_keep, feature_drop
-        The cells are encoded in one random view (published), see :class:`scgpcl.train.PretrainPlan`; the defaults keep
+        The cells are encoded in one random view (published), see :class:`scgpcl.train.PretrainPlan`. The defaults keep
         everything.
     lambda_reconstruction
         Weight of the reconstruction; the divergence has weight 1.

@@ -35,7 +35,7 @@ def shown(sequence: Iterable[T], title: str, *, total: int, visible: bool) -> It
 
 
 class StageProgress(ProgressBar):
-    """Bar of one stage with its epochs, its loss and the time left; it ends with why the stage ended."""
+    """Progress bar of one stage: epochs, loss and time left, and at the end the reason why the stage ended."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
