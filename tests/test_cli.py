@@ -1,6 +1,7 @@
 """The command line: what it writes, and what it says to bad input."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,13 +106,15 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
     words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
-    result = run(*words, "--figures", figures)
+    result = run(*words, "--figures", figures, "--levels", "2,1,5,900")
     assert result.exit_code == 0, result.output
+    assert "Left out --levels 900" in result.stderr
 
     written = ad.read_h5ad(output)
     assert (written.X != cells.X).nnz == 0
     assert (written.layers["counts"] != cells.layers["counts"]).nnz == 0
-    new = {_keys.CLUSTER, _keys.CONFIDENCE}
+    levels = [f"scgpcl_level_{number}" for number in (1, 2, 5)]
+    new = {_keys.CLUSTER, _keys.CONFIDENCE, *levels}
     assert set(written.obs) - set(cells.obs) == new
     assert set(written.uns) - set(cells.uns) == {_keys.UNS, _keys.UMAP}
     assert written.obs[list(cells.obs)].equals(cells.obs)
@@ -120,6 +123,8 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     assert sizes.is_monotonic_decreasing
     assert len(sizes) <= 4
     assert metrics.ari(written.obs["cell_type"], written.obs[_keys.CLUSTER]) > 0.2
+    for coarse, fine in ((levels[0], levels[1]), (levels[1], _keys.CLUSTER), (_keys.CLUSTER, levels[2])):
+        assert (written.obs.groupby(fine, observed=True)[coarse].nunique() == 1).all()
 
     table = pd.read_csv(figures / "clusters.csv", dtype={"cluster": str})
     assert table["cluster"].tolist() == list(sizes.index)
@@ -224,7 +229,7 @@ def test_version(run):
     assert result.stdout == f"scgpcl {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [("--help",), ("demo", "--help"), ("cluster", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("demo", "--help"), ("cluster", "--help"), ("cut", "--help")])
 def test_help(run, words):
     result = run(*words)
     assert result.exit_code == 0
@@ -524,17 +529,25 @@ def test_markers_name_the_clusters(run, stub, input_path, tmp_path):
     assert "a column of types" in result.output
 
 
-def test_a_saved_model_labels_other_cells(run, cells, tmp_path):
-    model_path, query_path, out = tmp_path / "model", tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+@pytest.fixture(scope="module")
+def saved(cells, tmp_path_factory) -> Path:
+    """Folder of a model of the first cells, with these cells."""
+    path = tmp_path_factory.mktemp("saved") / "model"
     reference = cells[:200].copy()
-    scgpcl.SCGPCL.setup_anndata(reference)
+    scgpcl.SCGPCL.setup_anndata(reference, layer="counts")
     model = scgpcl.SCGPCL(reference, 3, n_hidden=16, n_latent=8)
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
-    model.save(model_path)
+    model.save(path, save_anndata=True)
+    return path
+
+
+def test_a_saved_model_labels_other_cells(run, cells, saved, tmp_path):
+    query_path, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    model = scgpcl.SCGPCL.load(saved, False, accelerator="cpu")
     query = cells[200:].copy()
     query.layers["raw"], query.X = query.X.copy(), np.log1p(query.X)
     query.write_h5ad(query_path)
-    result = run("map", model_path, query_path, "-o", out)
+    result = run("map", saved, query_path, "-o", out)
     assert result.exit_code == 0, result.output
     found = ad.read_h5ad(out)
     assert found.obs[_keys.CLUSTER].astype(str).tolist() == list(model.predict(cells[200:].copy()))
@@ -543,10 +556,47 @@ def test_a_saved_model_labels_other_cells(run, cells, tmp_path):
     before = out.read_bytes()
     for words, expected in (
         (("map", tmp_path / "none", query_path, "-o", out, "--force"), "saved model"),
-        (("map", model_path, query_path, "-o", out), "--force"),
-        (("map", model_path, query_path, "-o", out, "--force", "--transform-batch", "z"), "--transform-batch"),
+        (("map", saved, query_path, "-o", out), "--force"),
+        (("map", saved, query_path, "-o", out, "--force", "--transform-batch", "z"), "--transform-batch"),
     ):
         result = run(*words)
         assert result.exit_code == 2, words
         assert expected in result.output
         assert out.read_bytes() == before
+
+
+def test_a_saved_model_labels_cells_at_another_level(run, cells, saved, tmp_path):
+    query_path, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    result = run("cut", saved, "--n", 5, "-o", out)  # the cells of the model
+    assert result.exit_code == 0, result.output
+    found = ad.read_h5ad(out)
+    model = scgpcl.SCGPCL.load(saved, accelerator="cpu")
+    assert found.obs[_keys.CLUSTER].astype(str).tolist() == list(model.predict(level=5))
+    assert not [name for name in [*found.obs, *found.uns] if name.startswith("_scvi")]
+
+    query = cells[200:].copy()
+    query.write_h5ad(query_path)
+    result = run("cut", saved, query_path, "--n-clusters", 2, "-o", out, "--force")
+    assert result.exit_code == 0, result.output
+    labels = ad.read_h5ad(out).obs[_keys.CLUSTER].astype(str)
+    assert labels.tolist() == list(model.predict(query, level=2))
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+    written = out.read_bytes()
+    words = ("cut", saved, "-o", out, "--force")
+    assert_refused(run(*words), "--n-clusters", "--support", "found neither")
+    assert_refused(run(*words, "--n", 2, "--support", 0.9), "found both")
+    assert_refused(run(*words, "--n", 99), "--n-clusters", "from 1 to", "found 99. Choose one of these.")
+    assert_refused(run("cut", saved, "--n", 2, "-o", out), "--force")
+    assert_refused(run("cut", saved, "--n", 2, "-o", saved / "adata.h5ad", "--force"), "another output file")
+    assert out.read_bytes() == written
+    shutil.copytree(saved, tmp_path / "alone", ignore=lambda *_: ["adata.h5ad"])
+    assert_refused(run("cut", tmp_path / "alone", "--n", 2, "-o", out, "--force"), "files with cells", "alone")
+
+
+@pytest.mark.parametrize("levels", ["five", "5;6", "", "0,3", "-1"])
+def test_levels_that_no_tree_has_are_refused_before_training(run, input_path, tmp_path, levels):
+    words = ("cluster", input_path, "-o", tmp_path / "out.h5ad", f"--levels={levels}")
+    assert_refused(run(*words), "--levels", "such as --levels 5,10,20")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad"]

@@ -14,6 +14,8 @@ PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"
+#: Stem of the columns of levels of the tree, followed by the number of clusters.
+LEVEL: Final = "scgpcl_level_"
 
 # maps by scanpy, under its own names
 UMAP: Final = "X_umap"

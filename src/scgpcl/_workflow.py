@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import anndata as ad
 
@@ -24,15 +24,18 @@ from scgpcl._read import read_files, read_large
 from scgpcl._report import _describe
 from scgpcl._report._page import title_of, write_page
 from scgpcl.model import SCGPCL
+from scgpcl.model._saving import DATA_NAME
 from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
     from typing import Literal
 
     import pandas as pd
+
+    from scgpcl._read import Found
 
 T = TypeVar("T")
 
@@ -57,6 +60,7 @@ def cluster_file(
     output_path: Path,
     *,
     n_clusters: int | None = None,
+    levels: Sequence[int] = (),
     layer: str | None = None,
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
@@ -78,6 +82,7 @@ def cluster_file(
     h5ad file stay on disk if only the cells are written.
     """
     check_output_path(output_path, input_paths)
+    _check_levels(levels)
     if preset not in PRESETS:
         msg = f"Expected `preset` to be one of {sorted(PRESETS)}, found {preset!r}."
         raise InputError(msg)
@@ -104,7 +109,14 @@ def cluster_file(
         logger.info("Left out %d cells with fewer than %d counts.", (~enough).sum(), min_counts)
         adata, whole = (adata[enough].copy(),) * 2 if whole is adata else (adata[enough].copy(), whole[enough].copy())
     model, seconds = _fit(
-        adata, n_clusters, layer=layer, batch_key=batch_key, seed=seed, preset=preset, progress=progress
+        adata,
+        n_clusters,
+        levels=levels,
+        layer=layer,
+        batch_key=batch_key,
+        seed=seed,
+        preset=preset,
+        progress=progress,
     )
     named = None
     if sets is not None and adata.obs[_keys.CLUSTER].nunique() > 1:
@@ -158,12 +170,63 @@ def map_file(
     """
     check_output_path(output_path, input_paths)
     check_free([output_path], force=force)
-    model = _refused(lambda: SCGPCL.load(model_path, False, accelerator="cpu"))
-    whole, (adata, layer, _), _ = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    model = _loaded(model_path)
+    options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
+    columns: dict[str, Any] = {"layer": layer, "raw": raw, "genes": genes}
+    return _label(model, read_files(input_paths, **columns), output_path, min_confidence=min_confidence, **options)
+
+
+def cut_file(
+    model_path: Path,
+    input_paths: Sequence[Path],
+    output_path: Path,
+    *,
+    n_clusters: int | None = None,
+    support: float | None = None,
+    layer: str | None = None,
+    min_confidence: float | None = None,
+    force: bool = False,
+) -> Result:
+    """Label cells with another level of the tree of a saved model, and write them to an h5ad file.
+
+    Options are those of ``scgpcl cut``. Without files, the cells are those that were saved with the model. The model stays as it is.
+    Nothing is written if a path, the model, the files or an option is refused (``InputError``).
+    """
+    if (n_clusters is None) == (support is None):
+        msg = "Expected either --n-clusters or --support, found {}. Pass one of them.".format(
+            "neither" if support is None else "both"
+        )
+        raise InputError(msg)
+    own = model_path / DATA_NAME
+    check_output_path(output_path, input_paths or [path for path in (own,) if path.exists()])
+    check_free([output_path], force=force)
+    model = _loaded(model_path)
+    if not input_paths and not own.exists():
+        msg = (
+            f"Expected files with cells, or a model that was saved with its own, found none in {model_path}. Pass the "
+            "files after the model, or save it with `save_anndata=True`."
+        )
+        raise InputError(msg)
+    _refused(lambda: model.cut(n_clusters, support=support))
+    if input_paths:
+        found = read_files(input_paths, layer=layer)
+    else:
+        found = read_files([own], layer=model.registration.layer if layer is None else layer)
+        _forget_registration(found.adata)
+    return _label(model, found, output_path, min_confidence=min_confidence)
+
+
+def _loaded(path: Path) -> SCGPCL:
+    """A saved model, for new cells."""
+    return _refused(lambda: SCGPCL.load(path, False, accelerator="cpu"))
+
+
+def _label(model: SCGPCL, found: Found, output_path: Path, *, min_confidence: float | None, **options: Any) -> Result:
+    """Label the cells of files with a model and write them; ``options`` are those of ``annotate``."""
+    whole, (adata, layer, _), _ = found
     counts, own = counts_of(adata, layer), model.registration.layer
     query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
     start = time.perf_counter()
-    options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
     _refused(lambda: model.annotate(query, min_confidence=min_confidence, **options))
     seconds = time.perf_counter() - start
     for name in ("obs", "obsm", "uns"):
@@ -249,13 +312,14 @@ def _fit(
     adata: ad.AnnData,
     n_clusters: int | None,
     *,
+    levels: Sequence[int] = (),
     layer: str | None,
     batch_key: str | None,
     seed: int,
     preset: str,
     progress: bool,
 ) -> tuple[SCGPCL, float]:
-    """Train a model, which annotates ``adata``; also returns the seconds this took."""
+    """Train a model, which annotates ``adata``, also with levels of its tree; also returns the seconds this took."""
     _check_options(adata, n_clusters, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
@@ -267,12 +331,42 @@ def _fit(
         raise InputError(str(error.args[0]) if error.args else repr(error)) from error
     quiet: dict[str, Any] = {} if progress else {"enable_progress_bar": False}
     model.train(**PRESETS[preset]["train"], **quiet)
+    if levels:
+        _store_levels(adata, model, levels)
     seconds = time.perf_counter() - start
-    # the model's registration is of no use to readers of the file
-    for mapping in (adata.obs, adata.uns):
-        for name in [name for name in mapping if name.startswith("_scvi") and name not in before]:
-            del mapping[name]
+    _forget_registration(adata, kept=before)
     return model, seconds
+
+
+def _forget_registration(adata: ad.AnnData, *, kept: Collection[str] = ()) -> None:
+    """Remove the model's registration, which is of no use to readers of a file."""
+    for mapping in (adata.obs, adata.uns):
+        for name in [name for name in mapping if name.startswith("_scvi") and name not in kept]:
+            del mapping[name]
+
+
+def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> None:
+    """Write a column of obs for each level that the tree has; the other levels are only warned of, after the training."""
+    tree = cast("pd.DataFrame", model.get_tree())
+    known = set(tree["n_clusters"])
+    missing = [level for level in levels if level not in known]
+    if missing:
+        logger.warning(
+            "Left out --levels %s: the tree of these cells has from 1 to %d clusters.",
+            ",".join(map(str, missing)),
+            max(known),
+        )
+    for level, labels in model.get_levels([level for level in levels if level in known]).items():
+        adata.obs[f"{_keys.LEVEL}{level}"] = labels
+
+
+def _check_levels(levels: Sequence[int]) -> None:
+    """Refuse levels that no tree has."""
+    if any(level < 1 for level in levels):
+        msg = (
+            f"Expected --levels of at least 1, found {min(levels)}. Pass numbers of clusters, such as --levels 5,10,20."
+        )
+        raise InputError(msg)
 
 
 def _check_options(adata: ad.AnnData, n_clusters: int | None, *, batch_key: str | None) -> None:

@@ -30,13 +30,16 @@ app = typer.Typer(
 MAX_SEED = 2**32 - 1
 #: Arguments of the Python functions that are options here, for messages that name them.
 OPTIONS = (
-    "batch_key", "datasets", "genes", "labels", "layer", "markers", "max_missing", "methods", "min_confidence", "min_counts",
-    "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "threads", "timeout", "transform_batch",
+    "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "min_confidence", "min_counts",
+    "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
 #: Advice in Python that has an option.
-ADVICE = {"Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out"}
+ADVICE = {
+    "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
+    "`model.get_tree()` shows them": "Choose one of these",
+}
 
 
 class Side(StrEnum):
@@ -94,6 +97,9 @@ def cluster(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
     n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated by default.")] = None,
+    levels: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Also write the clusters of these levels of the tree.")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
     genes: Annotated[
@@ -129,6 +135,7 @@ def cluster(
             inputs,
             output,
             n_clusters=n_clusters,
+            levels=_numbers(levels),
             layer=layer,
             raw=raw,
             genes=None if genes is None else genes.value,
@@ -198,6 +205,56 @@ def map_cells(
 
 
 @app.command()
+def cut(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IN...]",
+            readable=False,
+            help="Files or folders with raw counts; by default the cells that were saved with the model.",
+        ),
+    ] = None,
+    n_clusters: Annotated[int | None, typer.Option("--n-clusters", "--n", help="Number of clusters.")] = None,
+    support: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Make every split with at least this support, in place of a number."),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Label cells with another number of clusters of a saved model, without training, and write them to an h5ad file.
+
+    Takes a level of the tree of clusters that training makes. Load only models you trust, or those saved with safe=True.
+    """
+    from scgpcl._read import FORMATS
+
+    for path in inputs or []:
+        if not path.exists():
+            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    with _command(), _shown_log("scgpcl", quiet=quiet):
+        from scgpcl import _workflow
+
+        result = _workflow.cut_file(
+            model,
+            inputs or [],
+            output,
+            n_clusters=n_clusters,
+            support=support,
+            layer=layer,
+            min_confidence=min_confidence,
+            force=force,
+        )
+    if not quiet:
+        _report(result, title=str(output.name), verb="label")
+
+
+@app.command()
 def benchmark(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="h5ad files, or folders with h5ad files.")],
     methods: Annotated[str | None, typer.Option(help="Comma-separated methods; by default all built-in ones.")] = None,
@@ -253,6 +310,16 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _numbers(text: str | None) -> list[int]:
+    """Whole numbers of a list with commas, each once."""
+    words = [] if text is None else _words(text)
+    if text is not None and not (words and all(word.isdecimal() for word in words)):
+        _refuse(
+            f"Expected --levels to be whole numbers with commas, found {text!r}. Pass some, such as --levels 5,10,20."
+        )
+    return list(dict.fromkeys(map(int, words)))
+
+
 @contextmanager
 def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
     """Print the messages of a logger to standard error, unless ``quiet``."""
@@ -306,9 +373,10 @@ def _command() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     # turn SIGTERM into an exception, so that unfinished files are removed
     before = signal.signal(signal.SIGTERM, _end) if main else None
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    lightning.setLevel(logging.ERROR)
+    # Lightning talks of devices, and scvi-tools of a file that need not be downloaded
+    levels = {one: one.level for one in map(logging.getLogger, ("lightning.pytorch", "scvi.data._download"))}
+    for one in levels:
+        one.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -323,7 +391,8 @@ def _command() -> Iterator[None]:
             except InputError as error:
                 _refuse(str(error))
     finally:
-        lightning.setLevel(level)
+        for one, level in levels.items():
+            one.setLevel(level)
         if main:
             signal.signal(signal.SIGTERM, before)
 
