@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "pp": {"data", "nn", "cluster"},
     "module": {"nn"},
     "train": {"module", "nn", "data", "cluster"},
-    "model": {"train", "module", "nn", "data", "cluster", "pp", "_input"},
+    "model": {"train", "module", "nn", "data", "cluster", "pp", "tl", "_input"},
     "datasets": {"_files"},
     "simulate": set(),
     "metrics": set(),

@@ -7,33 +7,15 @@ import pytest
 import scgpcl
 
 
-@pytest.fixture(scope="module")
-def cells():
-    import anndata as ad
-    from tests.conftest import make_counts
-
-    x, groups = make_counts(n_cells=300, n_genes=80, n_groups=4, density_scale=2.0)
-    adata = ad.AnnData(x)
-    adata.obs_names = [f"cell{i}" for i in range(300)]
-    adata.var_names = [f"gene{i}" for i in range(80)]
-    adata.obs["group"] = [f"type {g}" for g in groups]
-    return adata
-
-
-@pytest.fixture(scope="module")
-def trained(cells, tmp_path_factory):
+@pytest.fixture
+def trained(four_clusters):
     """Folder of a trained model."""
-    scgpcl.SCGPCL.setup_anndata(cells)
-    model = scgpcl.SCGPCL(cells, 4, n_hidden=16, n_latent=8)
-    model.train(pretrain_max_epochs=4, cluster_max_epochs=2, accelerator="cpu", enable_progress_bar=False)
-    folder = tmp_path_factory.mktemp("levels") / "model"
-    model.save(folder)
-    return folder
+    return four_clusters
 
 
 @pytest.fixture
-def adata(cells):
-    return cells.copy()
+def adata(four_types):
+    return four_types.copy()
 
 
 @pytest.fixture

@@ -145,8 +145,7 @@ class Levels:
         grown = self._grown()
         numbers = grown.tree.numbers if levels is None else [self._known_level(level) for level in levels]
         values = check("get", batch_size=batch_size, max_missing=max_missing)
-        z, cells = self._encode(adata, indices, transform_batch, None, **values)
-        path = grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing)))
+        path, cells = self._paths(grown, adata, indices, transform_batch, **values)
         found = {}
         for number in numbers:
             nodes = grown.tree.level(number)
@@ -350,6 +349,20 @@ class Levels:
         found = np.zeros((len(z), len(grown.tree.parent)))
         np.add.at(found.T, grown.nodes, out.T)
         return found[:, grown.tree.leaves]
+
+    def _paths(
+        self,
+        grown: Grown,
+        adata: AnnData | None,
+        indices: Any = None,
+        transform_batch: str | None = None,
+        *,
+        batch_size: int | None = None,
+        max_missing: float = MAX_MISSING,
+    ) -> tuple[np.ndarray, pd.Index]:
+        """Leaf of the tree that each cell is in, (n_cells,), and the names of the cells."""
+        z, cells = self._encode(adata, indices, transform_batch, None, batch_size=batch_size, max_missing=max_missing)
+        return grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing))), cells
 
     def _count_cells(self, z: np.ndarray) -> None:
         """Note how many cells of the training are in each node, from their latent vectors (n_cells, n_latent)."""

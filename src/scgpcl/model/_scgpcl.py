@@ -19,6 +19,7 @@ from scgpcl._process import held
 from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.model._annotate import annotate, names
+from scgpcl.model._differential import Differential
 from scgpcl.model._getters import Getters
 from scgpcl.model._levels import Levels
 from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
@@ -41,7 +42,7 @@ MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "p
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Training, Getters, Levels, BaseModelClass):
+class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters

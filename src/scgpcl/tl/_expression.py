@@ -15,8 +15,8 @@ from scgpcl.data import row_blocks
 TARGET_SUM = 1e4
 
 
-def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
-    """Clusters as a categorical of text without unused categories or "unassigned"; at least two, with different names."""
+def groups_of(adata: ad.AnnData, key: str, *, least: int = 2) -> pd.Series:
+    """Clusters as a categorical of text without unused categories or "unassigned"; as few as ``least``, with different names."""
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -29,8 +29,9 @@ def groups_of(adata: ad.AnnData, key: str) -> pd.Series:
     groups = groups.cat.remove_categories([name for name in groups.cat.categories if name == _keys.UNASSIGNED])
     groups = groups.cat.remove_unused_categories()
     names = [str(name) for name in groups.cat.categories]
-    if len(names) < 2:
-        msg = f"Expected at least two clusters to compare in `adata.obs[{key!r}]`, found {len(names)}."
+    if len(names) < least:
+        number = "two clusters to compare" if least == 2 else "one cluster"
+        msg = f"Expected at least {number} in `adata.obs[{key!r}]`, found {len(names)}."
         raise ValueError(msg)
     if len(set(names)) < len(names):
         msg = f"Expected clusters with different names in `adata.obs[{key!r}]`, found [{_checks.listed(names)}]."
@@ -43,23 +44,34 @@ def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> 
 
     A new AnnData with CSR float32 expression, cells named by number, and the clusters as text in ``obs[key]``.
     """
-    import scanpy as sc
-
     groups = groups_of(adata, key)
+    has_group = groups.notna().to_numpy()
+    expression = normalized(counted(adata, has_group, layer=layer))
+    expression.obs[key] = groups[has_group].array
+    return expression
+
+
+def counted(adata: ad.AnnData, cells: np.ndarray, *, layer: str | None = None) -> ad.AnnData:
+    """Checked counts of all genes of some cells (a mask), CSR float32, in a new AnnData with cells named by number."""
     _checks.check_names(adata.var_names, "var_names")
     counts = _checks.counts_of(adata, layer)
     _checks.check_counts(counts, layer)
     if not isinstance(counts, sp.spmatrix):
         counts = sp.csr_matrix(counts[:])  # dense, or on disk
-    has_group = groups.notna().to_numpy()
-    expression = ad.AnnData(
-        counts.astype("float32").tocsr()[has_group],  # a copy
-        obs=pd.DataFrame({key: groups[has_group].array}, index=np.arange(has_group.sum()).astype(str)),
+    return ad.AnnData(
+        counts.astype("float32").tocsr()[cells],  # a copy
+        obs=pd.DataFrame(index=np.arange(cells.sum()).astype(str)),
         var=pd.DataFrame(index=adata.var_names),
     )
-    sc.pp.normalize_total(expression, target_sum=TARGET_SUM)
-    sc.pp.log1p(expression)
-    return expression
+
+
+def normalized(counts: ad.AnnData) -> ad.AnnData:
+    """The same AnnData with log(1 + counts per 10,000) in place of the counts."""
+    import scanpy as sc
+
+    sc.pp.normalize_total(counts, target_sum=TARGET_SUM)
+    sc.pp.log1p(counts)
+    return counts
 
 
 def expression_of(adata: ad.AnnData, gene: str, *, layer: str | None = None) -> np.ndarray:

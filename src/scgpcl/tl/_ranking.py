@@ -80,8 +80,6 @@ def rank_markers(
     The clusters were defined from the same counts that are tested, so small p-values do not show that the clusters exist.
     Use the ranks only to describe clusters.
     """
-    import scanpy as sc
-
     _checks.check_one_of(method, _METHODS, "method")
     if n_genes is not None:
         _checks.check_range(n_genes, 1, float("inf"), "n_genes", whole=True)
@@ -95,24 +93,33 @@ def rank_markers(
     if not testable:
         msg = f"Expected a cluster of at least two cells in `adata.obs[{key!r}]`, found clusters of one cell only."
         raise ValueError(msg)
+    result = ranked(expression, key, testable, method=method, n_genes=n_genes)
+    if key_added is not None:
+        # a file has a group for each column of these two tables, and no place for a name with a slash
+        left_out = _SHARES if any("/" in name for name in testable) else {}
+        adata.uns[key_added] = {field: value for field, value in result.items() if field not in left_out}
+    return _tidy(result, testable, sizes.index)
+
+
+def ranked(
+    expression: AnnData, key: str, groups: list[str], *, method: str = "wilcoxon", n_genes: int | None = None
+) -> dict[str, Any]:
+    """Result of scanpy for some groups, each against all other cells of log-normalised ``expression``."""
+    import scanpy as sc
+
     with warnings.catch_warnings():
         # scanpy adds columns one by one, and pandas warns about that from about twenty clusters on
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
         sc.tl.rank_genes_groups(
             expression,
             key,
-            groups=testable,
+            groups=groups,
             method=method,
             n_genes=expression.n_vars if n_genes is None else min(n_genes, expression.n_vars),
             pts=True,
             key_added=_keys.MARKERS,
         )
-    result = expression.uns[_keys.MARKERS]
-    if key_added is not None:
-        # a file has a group for each column of these two tables, and no place for a name with a slash
-        left_out = _SHARES if any("/" in name for name in testable) else {}
-        adata.uns[key_added] = {field: value for field, value in result.items() if field not in left_out}
-    return _tidy(result, testable, sizes.index)
+    return expression.uns[_keys.MARKERS]
 
 
 def top_markers(
