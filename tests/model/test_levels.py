@@ -130,7 +130,7 @@ def test_a_saved_model_keeps_tree_and_partition(model, adata, tmp_path, safe):
 
 
 BAD = {
-    "too many": (lambda m: m.cut(99), ValueError, ["`n_clusters`", "from 1 to", "found 99", "subcluster"]),
+    "too many": (lambda m: m.cut(99), ValueError, ["`n_clusters`", "from 1 to", "found 99", "get_tree"]),
     "none": (lambda m: m.cut(0), ValueError, ["`n_clusters`", "found 0"]),
     "no number": (lambda m: m.cut(), TypeError, ["either `n_clusters` or `support`"]),
     "both": (lambda m: m.cut(4, support=0.9), TypeError, ["either `n_clusters` or `support`"]),
