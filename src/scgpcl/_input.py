@@ -1,4 +1,4 @@
-"""Refuse a bad AnnData before any work: the rule, what was found, what to do."""
+"""Check an AnnData before any work; errors give the rule, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scgpcl.data import canonical, read_rows, row_blocks
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Largest count: above it single precision, in which the model computes, skips whole numbers.
+#: Largest count: the model computes in single precision, which cannot represent all larger whole numbers.
 MAX_COUNT = 2**24
-#: Columns of ``var`` that tell genes from other features, and those of them in which every value is a modality.
+#: Columns of ``var`` that distinguish genes from other features, and those whose values are always modalities.
 FEATURE_COLUMNS = ("feature_types", "modality", "feature_type", "feature_biotype")
 MODALITY_COLUMNS = ("feature_types", "modality")
 GENES = re.compile(r"gene expression|genes?|rna|gex|mrna|transcriptome", re.IGNORECASE)
@@ -31,14 +31,14 @@ OTHER_FEATURES = re.compile(
     r"(peaks?|atac|adt|hto|prot|proteins?|antibody|antibodies|crispr|chromatin( accessibility)?|custom|tags?)$",
     re.IGNORECASE,
 )
-#: Rows by which counts are recognised.
+#: Number of rows in the fingerprint of counts.
 FINGERPRINT_ROWS = 8
 
 
 def check_is_adata(adata: Any, argument: str = "adata") -> None:
     """Require an AnnData."""
     if not issubclass(type(adata), AnnData):  # scvi-tools' adapter of collections passes for an instance
-        hint = "Read one with `anndata.read_h5ad(path)`, or make one of counts with `anndata.AnnData(counts)`."
+        hint = "Read one with `anndata.read_h5ad(path)`, or create one from counts with `anndata.AnnData(counts)`."
         if "Collection" in type(adata).__name__:
             hint = (
                 "Train from `scgpcl.data.CollectionDataModule(collection)`, or join the files with "
@@ -49,7 +49,7 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Count matrix of an AnnData in any storage that is supported; in memory in the form of :func:`canonical`."""
+    """Count matrix of an AnnData, in any supported storage; matrices in memory are passed through :func:`canonical`."""
     _check_key(layer, "layer")
     place = place_of(layer)
     if layer is not None and layer not in adata.layers:
@@ -61,11 +61,11 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
         raise KeyError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
-        msg = "Expected raw counts in `adata.X`, found None. Name the layer that holds the counts with `layer=`."
+        msg = "Expected raw counts in `adata.X`, found None. Pass the layer with the counts as `layer=`."
         raise ValueError(msg)
     if type(x).__module__.split(".")[0] in ("cupy", "cupyx"):
         move = "rapids_singlecell.get.anndata_to_CPU(adata, convert_all=True)"
-        msg = f"Expected {place} in the memory of the computer, found {type(x).__name__} on a GPU. Move it: `{move}`."
+        msg = f"Expected {place} in main memory, found {type(x).__name__} on a GPU. Move it: `{move}`."
         raise TypeError(msg)
     if not (sp.issparse(x) or isinstance(x, np.ndarray | CSRDataset)):
         hint = f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
@@ -90,7 +90,7 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
     if x.dtype.kind not in "buif" or x.dtype == np.float16:
         msg = (
             f"Expected counts in {place}, found values of type {x.dtype}. "
-            f"Convert them, if they are counts: `{place} = {place}.astype('float32')`."
+            f"If they are counts, convert them: `{place} = {place}.astype('float32')`."
         )
         raise TypeError(msg)
     empty = []
@@ -98,12 +98,12 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
     for block in row_blocks(x):
         values = block.data
         if not np.isfinite(values).all():
-            msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the counts as they were measured."
+            msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the original counts."
             raise ValueError(msg)
         if values.size and values.min() < 0:
             msg = (
                 f"Expected counts of zero or more in {place}, found {values.min():g}. "
-                "Scaled or centred data cannot be used: name the layer with raw counts with `layer=`."
+                "Scaled or centred data is not supported: pass the layer with raw counts as `layer=`."
             )
             raise ValueError(msg)
         if values.size and values.max() > MAX_COUNT:
@@ -116,8 +116,8 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
         if fraction.any():
             msg = (
                 f"Expected whole counts in {place}, found {values[fraction][0]:g}, which looks normalised or "
-                "log-transformed. Name the layer with raw counts with `layer=`, or round estimated counts with "
-                "`numpy.rint` if that is what they are."
+                "log-transformed. Pass the layer with raw counts as `layer=`. If these are estimated counts, round them with "
+                "`numpy.rint`."
             )
             raise ValueError(msg)
         empty.append(start + np.flatnonzero(np.asarray(block.sum(1)).ravel() == 0))
@@ -133,7 +133,7 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
 
 
 def holds_counts(block: sp.csr_matrix) -> bool:
-    """Whether float32 rows surely pass `check_counts`, in three passes over the values; otherwise that must decide."""
+    """Fast test of float32 rows: True means that they pass `check_counts`, False that it has to be called."""
     values = block.data
     # negative numbers, NaN and infinity have larger bit patterns than the largest count
     bits = values.view(np.uint32)
@@ -145,7 +145,7 @@ def holds_counts(block: sp.csr_matrix) -> bool:
 
 
 def fingerprint(x: Any) -> str:
-    """Digest of the shape of counts and of some rows of them, to see cheaply whether they were changed."""
+    """Digest of the shape and of some rows of a count matrix, a cheap way to detect changes."""
     rows = np.linspace(0, max(x.shape[0] - 1, 0), min(FINGERPRINT_ROWS, x.shape[0])).astype(np.int64)
     if isinstance(x, sp.csr_matrix):  # views, because this is called for single cells too
         starts, stops = x.indptr[rows], x.indptr[rows + 1]
@@ -207,7 +207,7 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
 
 
 def warn_of_other_features(var: pd.DataFrame) -> None:
-    """Warn where ``var`` says that not all features are genes: their counts would pass for RNA."""
+    """Warn if, according to ``var``, some features are not genes; their counts would be treated as RNA."""
     for column in FEATURE_COLUMNS:
         if column not in var:
             continue
@@ -221,7 +221,7 @@ def warn_of_other_features(var: pd.DataFrame) -> None:
             hint = f"adata[:, adata.var[{column!r}] == {rest[0]!r}].copy()" if rest else "the counts of genes"
             msg = (
                 f"Expected genes alone, found {sum(kinds[kind] for kind in other)} of {len(var)} features of the kinds "
-                f"{listed(other)} in `adata.var[{column!r}]`. They would be counted as RNA, in library sizes too. "
+                f"{listed(other)} in `adata.var[{column!r}]`. They would be treated as RNA and counted in the library sizes. "
                 f"Use {'`' + hint + '`' if rest else hint}."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
@@ -229,15 +229,15 @@ def warn_of_other_features(var: pd.DataFrame) -> None:
 
 
 def check_not_view(adata: AnnData) -> None:
-    """Require an AnnData of its own."""
+    """Require an AnnData that is not a view."""
     if adata.is_view:
-        msg = "Expected an AnnData of its own, found a view of another. Call `adata = adata.copy()` first."
+        msg = "Expected an AnnData that is not a view, found a view. Call `adata = adata.copy()` first."
         raise ValueError(msg)
 
 
 def _check_key(key: Any, argument: str) -> None:
     if not isinstance(key, Hashable):
-        msg = f"Expected `{argument}` to be one name or None, found {key!r}. Pass the name itself."
+        msg = f"Expected `{argument}` to be a name or None, found {key!r}. Pass a single name."
         raise TypeError(msg)
 
 

@@ -1,4 +1,4 @@
-"""What each argument of the package may be: one table, one validator, one form of message."""
+"""Rules for the arguments of the package: one table, one validator, one format of error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SEED = 2**32 - 1
 
 
 def listed(names: Any) -> str:
-    """Few names as text, many as the first ones and their number."""
+    """Join names to text; if there are many, give the first ones and the total number."""
     names = [str(name) for name in names]
     text = ", ".join(repr(name) for name in names[:MAX_NAMES])
     return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
@@ -60,7 +60,7 @@ def flag(value: Any, shown: str) -> bool:
 
 
 def either(word: str | None, rule: Rule) -> Rule:
-    """A word, or ``None``, in place of another kind of value."""
+    """Allow a word, or ``None``, instead of another kind of value."""
 
     def check_either(value: Any, shown: str) -> Any:
         is_word = value is None if word is None else isinstance(value, str) and value == word
@@ -70,11 +70,11 @@ def either(word: str | None, rule: Rule) -> Rule:
 
 
 def several(rule: Rule, example: str) -> Rule:
-    """At least one value in a tuple or list, each under the same rule."""
+    """A tuple or list of at least one value, all with the same rule."""
 
     def check_each(value: Any, shown: str) -> tuple[Any, ...]:
         if not isinstance(value, tuple | list) or not value:
-            msg = f"Expected `{shown}` to be some numbers above 0, such as {example}, found {value!r}."
+            msg = f"Expected `{shown}` to be a list or tuple of numbers above 0, such as {example}, found {value!r}."
             raise ValueError(msg)
         return tuple(rule(each, shown) for each in value)
 
@@ -95,7 +95,7 @@ def _n_clusters(value: Any, shown: str) -> int | None:
         msg = f"Expected `{shown}` to be a whole number or None, found {value!r}."
         raise TypeError(msg)
     if value < 2:
-        msg = f"Expected `{shown}` of at least 2, found {value}. Pass None to have it estimated."
+        msg = f"Expected `{shown}` to be at least 2, found {value}. Pass None to estimate it."
         raise ValueError(msg)
     return int(value)
 
@@ -110,7 +110,7 @@ def _keep_genes(value: Any, shown: str) -> list[str] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Collection):
-        msg = f"Expected `{shown}` to be a list of names of genes, found {value!r}."
+        msg = f"Expected `{shown}` to be a list of gene names, found {value!r}."
         raise TypeError(msg)
     return list(dict.fromkeys(str(name) for name in value))
 
@@ -120,7 +120,7 @@ def _key_added(value: Any, shown: str) -> str:
         msg = f"Expected `{shown}` to be text, found {value!r}."
         raise TypeError(msg)
     if not value or "/" in value:
-        msg = f"Expected `{shown}` to be a name without a slash, found {value!r}: a file could not hold it."
+        msg = f"Expected `{shown}` to be a name without a slash, found {value!r}. Other names cannot be written to a file."
         raise ValueError(msg)
     return value
 
@@ -206,14 +206,14 @@ RULES: dict[str, Rule] = {
 
 
 def check(function: str = "", /, **values: Any) -> dict[str, Any]:
-    """Arguments of a function as Python's own types, or an error that says the rule and what was found."""
+    """Check arguments of a function and return them as Python's own types."""
     return {name: _rule(function, name)(value, name) for name, value in values.items()}
 
 
 def check_kwargs(
     kwargs: Any, function: Callable[..., Any], argument: str, *, without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Values of a dictionary of keyword arguments of a function as Python's own types; some are not taken."""
+    """Check a dictionary of keyword arguments of a function and return it with Python's own types."""
     check_known(kwargs, set(inspect.signature(function).parameters) - set(without), argument)
     return {name: _rule("", name)(value, f"{argument}[{name!r}]") for name, value in (kwargs or {}).items()}
 
@@ -221,7 +221,7 @@ def check_kwargs(
 def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
     """Require a dictionary, or None, without unknown names."""
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        msg = f"Expected `{argument}` to be a dictionary of arguments by name, found {kwargs!r}."
+        msg = f"Expected `{argument}` to be a dictionary of keyword arguments, found {kwargs!r}."
         raise TypeError(msg)
     unknown = [name for name in kwargs or {} if name not in known]
     if unknown:
@@ -230,15 +230,15 @@ def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
         raise TypeError(msg)
 
 
-#: What to do in place of arguments of other tools of the trade, by function.
+#: Replacements for common arguments of other tools, by function.
 REPLACED: dict[str, dict[str, str]] = {
     "setup_anndata": {
         "categorical_covariate_keys": (
-            "Batches are the only covariate: join the columns into one and pass `batch_key=`, or leave it out"
+            "Batches are the only covariate: combine the columns into one and pass `batch_key=`, or omit this argument"
         ),
-        "continuous_covariate_keys": "Continuous covariates are not corrected for: leave it out",
+        "continuous_covariate_keys": "Continuous covariates are not supported: omit this argument",
         "use_raw": "Counts are read from `X` or a layer: `adata.layers['counts'] = adata.raw.X` and `layer='counts'`",
-        "copy": "The AnnData itself is registered: call `adata = adata.copy()` first",
+        "copy": "The AnnData itself is registered: to keep the original, call `adata = adata.copy()` first",
     },
     "train": {
         "plan_kwargs": "Pass `pretrain_plan_kwargs` or `cluster_plan_kwargs`, one for each stage",
@@ -247,20 +247,20 @@ REPLACED: dict[str, dict[str, str]] = {
         "gpus": "Pass `accelerator='gpu'` and `devices=`",
         "n_epochs": "Pass `max_epochs`",
         "epochs": "Pass `max_epochs`",
-        "early_stopping_kwargs": "Pass `early_stopping=True` and its entries, such as `early_stopping_patience=`",
-        "seed": "Pass it when the model is made: `SCGPCL(adata, seed=...)`",
-        "n_clusters": "Pass it when the model is made: `SCGPCL(adata, n_clusters=...)`",
-        # of Lightning, for trying out a network; what they leave is no model
-        "fast_dev_run": "Pass `max_epochs=1`, with a few cells to be quick",
+        "early_stopping_kwargs": "Pass `early_stopping=True` and arguments such as `early_stopping_patience=`",
+        "seed": "Pass it to the model: `SCGPCL(adata, seed=...)`",
+        "n_clusters": "Pass it to the model: `SCGPCL(adata, n_clusters=...)`",
+        # Lightning's arguments for debugging; they would leave an untrained model
+        "fast_dev_run": "For a quick test, pass `max_epochs=1` and use a few cells",
         "overfit_batches": "Train on a few cells: `adata[:256].copy()`",
-        "limit_train_batches": "Every epoch is over all cells: pass fewer `max_epochs`, or train on some of the cells",
-        "barebones": "Losses are logged, since training depends on them: leave it out",
+        "limit_train_batches": "Every epoch uses all cells: reduce `max_epochs`, or train on fewer cells",
+        "barebones": "Training depends on logged losses: omit this argument",
     },
 }
 
 
 def check_replaced(kwargs: Collection[str], function: str) -> None:
-    """Refuse arguments of other tools with what is passed in their place."""
+    """Refuse arguments of other tools, and name the replacement."""
     for name in kwargs:
         if name in REPLACED[function]:
             msg = f"Expected known arguments of `{function}`, found {name!r}. {REPLACED[function][name]}."
@@ -268,14 +268,12 @@ def check_replaced(kwargs: Collection[str], function: str) -> None:
 
 
 def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:
-    """Require no more clusters than cells, and at least 3 cells to estimate the number of clusters from."""
+    """Require no more clusters than cells, and at least 3 cells if the number of clusters is estimated."""
     if n_clusters is not None and n_clusters > n_cells:
         msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
         raise ValueError(msg)
     if n_clusters is None and n_cells < 3:
-        msg = (
-            f"Expected at least 3 cells to estimate the number of clusters from, found {n_cells}. Pass `n_clusters=2`."
-        )
+        msg = f"Expected at least 3 cells to estimate the number of clusters, found {n_cells}. Pass `n_clusters=2`."
         raise ValueError(msg)
 
 

@@ -28,14 +28,14 @@ app = typer.Typer(
 
 #: Largest seed that numpy, torch and scanpy all accept.
 MAX_SEED = 2**32 - 1
-#: Arguments of the Python functions that are options here, for messages that name them.
+#: Python arguments that are options of the command; error messages that name them are translated.
 OPTIONS = (
     "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "min_confidence", "min_counts",
     "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
-#: Advice in Python that has an option.
+#: Python advice in error messages, and the option that replaces it.
 ADVICE = {
     "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
     "`model.get_tree()` shows them": "Choose one of these",
@@ -75,7 +75,7 @@ def main(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results and figures.")] = Path("scgpcl_demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the results and figures.")] = Path("scgpcl_demo"),
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files of an earlier run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -93,29 +93,30 @@ def demo(
 def cluster(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", readable=False, help="Files or folders with raw counts, one or several."),
+        typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
     n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated by default.")] = None,
     levels: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Also write the clusters of these levels of the tree.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
     genes: Annotated[
-        Side | None, typer.Option(help="Where the genes of a csv or tsv table are; decided by their names by default.")
+        Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
     ] = None,
     min_counts: Annotated[int | None, typer.Option(min=1, help="Leave out cells with fewer counts.")] = None,
     batch_key: Annotated[
-        str | None, typer.Option(help="Column of obs with batches; of several inputs, each is a batch by default.")
+        str | None, typer.Option(help="Column of obs with batches; by default, each of several inputs is a batch.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
     markers: Annotated[
-        Path | None, typer.Option(metavar="MARKERS.csv", help="Table of types and marker genes to name clusters by.")
+        Path | None,
+        typer.Option(metavar="MARKERS.csv", help="Table of cell types and their marker genes, used to name clusters."),
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="Default or published configuration.")] = Preset.default,
+    preset: Annotated[Preset, typer.Option(help="Configuration: default, or as published.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -158,20 +159,20 @@ def map_cells(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", readable=False, help="Files or folders with raw counts, one or several."),
+        typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
     genes: Annotated[
-        Side | None, typer.Option(help="Where the genes of a csv or tsv table are; decided by their names by default.")
+        Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
     ] = None,
-    transform_batch: Annotated[str | None, typer.Option(help="Batch of the model to take all cells as of.")] = None,
+    transform_batch: Annotated[str | None, typer.Option(help="Batch of the model to assign all cells to.")] = None,
     max_missing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
     ] = 0.2,
     min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -257,7 +258,9 @@ def cut(
 @app.command()
 def benchmark(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="h5ad files, or folders with h5ad files.")],
-    methods: Annotated[str | None, typer.Option(help="Comma-separated methods; by default all built-in ones.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated methods; all built-in methods by default.")
+    ] = None,
     labels: Annotated[
         str, typer.Option(help="Column of obs with published types; used for scoring only.")
     ] = "cell_type",
@@ -269,11 +272,9 @@ def benchmark(
     n_clusters: Annotated[
         str, typer.Option(help="known: pass the true number; auto: let each method estimate it.")
     ] = "known",
-    datasets: Annotated[
-        str | None, typer.Option(help="Comma-separated names of the data sets; by default all.")
-    ] = None,
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated names of data sets; all by default.")] = None,
     register: Annotated[list[Path] | None, typer.Option(help="Python file that registers your own methods.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per run; by default all processors.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per run; all processors by default.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which a run is stopped; no limit by default.")
     ] = None,
@@ -368,7 +369,7 @@ def _end(signum: int, frame: object) -> None:
 
 @contextmanager
 def _command() -> Iterator[None]:
-    """Run a command: no display for figures, no warnings meant for programmers, one line for an error."""
+    """Run a command without a display, hide warnings meant for programmers, and print errors in one line."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     main = threading.current_thread() is threading.main_thread()
     # turn SIGTERM into an exception, so that unfinished files are removed

@@ -296,7 +296,7 @@ class TestRefused:
     def test_a_loader_where_the_model_has_size_factors(self, adata, fit):
         adata.obs["size"] = np.asarray(adata.X.sum(1)).ravel()
         model = fit(adata, setup={"size_factor_key": "size"}, train=TRAIN)
-        with pytest.raises(ValueError, match=r"Expected an AnnData with the size factors"):
+        with pytest.raises(ValueError, match=r"Expected an AnnData, because the model was set up with size factors"):
             model.predict(dataloader=Hand(adata).inference_dataloader())
 
     def test_collections_without_the_layer_or_the_column(self, collection, adata):

@@ -87,5 +87,5 @@ def test_genes_that_must_stay_in_replace_the_last_of_the_others(adata):
         assert kept - {"gene7", "gene3"} <= free
     with pytest.raises(KeyError, match=r"'gone'.*Check the spelling"):
         scgpcl.SCGPCL(adata, 3, keep_genes=["gene1", "gone"])
-    with pytest.raises(TypeError, match="a list of names"):
+    with pytest.raises(TypeError, match="a list of gene names"):
         scgpcl.SCGPCL(adata, 3, keep_genes="gene1")

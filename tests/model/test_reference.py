@@ -113,7 +113,7 @@ def test_confidence_falls_with_the_share_of_missing_genes(draw_counts, fit):
     for n_lost in (0, 18, 30, 42, 54):
         query = adata[:, ~adata.var_names.isin(lost[:n_lost])].copy()
         if n_lost:
-            with pytest.raises(ValueError, match="If they do, pass a larger `max_missing`"):
+            with pytest.raises(ValueError, match="If so, pass a larger `max_missing`"):
                 model.predict(query)
         found = model.predict(query, soft=True, max_missing=0.95).to_numpy()
         confidence.append(found.max(1).mean())

@@ -128,7 +128,7 @@ OTHER_COUNTS = {
 @pytest.mark.parametrize("case", OTHER_COUNTS)
 def test_other_counts_are_warned_of(model, case):
     model.adata.X = OTHER_COUNTS[case](model.adata)
-    with pytest.warns(UserWarning, match="registered counts as they were.*found others in adata.X"):
+    with pytest.warns(UserWarning, match="registered counts to be unchanged.*found other counts in adata.X"):
         found = model.get_latent_representation()
     np.testing.assert_array_equal(found, model.get_latent_representation(model.adata.copy()))
 
@@ -169,7 +169,7 @@ def test_a_loaded_model_notices_too(model, cells, tmp_path):
     adata = cells()
     loaded = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
     adata.X = adata.X * 2
-    with pytest.warns(UserWarning, match="registered counts as they were"):
+    with pytest.warns(UserWarning, match="registered counts to be unchanged"):
         loaded.predict()
     normalised(adata)
     with pytest.raises(ValueError, match="looks normalised"):

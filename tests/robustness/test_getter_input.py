@@ -26,8 +26,8 @@ OF_EVERY_GETTER = {
     "batch size 0": (lambda f: f(batch_size=0), ValueError, "`batch_size`", "at least 1", "found 0"),
     "batch size text": (lambda f: f(batch_size="all"), ValueError, "`batch_size`", "found 'all'"),
     "names as indices": (lambda f: f(indices=["cell1"]), IndexError, "whole numbers or a boolean mask", "<U5"),
-    "table of indices": (lambda f: f(indices=[[1, 2], [3, 4]]), IndexError, "one dimension", "list of positions"),
-    "one index": (lambda f: f(indices=3), IndexError, "one dimension", "found 3", "[0]"),
+    "table of indices": (lambda f: f(indices=[[1, 2], [3, 4]]), IndexError, "one-dimensional", "list of positions"),
+    "one index": (lambda f: f(indices=3), IndexError, "one-dimensional", "found 3", "[0]"),
     "no such cell": (lambda f: f(indices=[60]), IndexError, "below 60", "found 60"),
     "short mask": (lambda f: f(indices=[True]), IndexError, "mask of 60 cells", "one of 1"),
 }

@@ -135,7 +135,7 @@ BAD_SETUP = {
         TypeError,
         "found 'categorical_covariate_keys'. Batches are the only",
     ),
-    "continuous covariates": (lambda a: a, {"continuous_covariate_keys": None}, TypeError, "leave it out"),
+    "continuous covariates": (lambda a: a, {"continuous_covariate_keys": None}, TypeError, "omit this argument"),
     "raw": (lambda a: a, {"use_raw": True}, TypeError, "adata.raw.X"),
     "unknown argument of set-up": (
         lambda a: a,

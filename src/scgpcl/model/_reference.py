@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from scgpcl.data import Cells
 
-#: Largest share of the model's genes that new cells may lack, unless another is asked for.
+#: Default for the largest share of the model's genes that new cells may lack.
 MAX_MISSING = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Where counts, size factors, batches and labels are in an AnnData, and the names of the batches and of the types."""
+    """Location of counts, size factors, batches and labels in an AnnData, and the names of the batches and types."""
 
     layer: str | None
     size_factor_key: str | None
@@ -72,14 +72,14 @@ class Registration:
         return index.astype(np.int64) if several else None
 
     def new_batches(self, adata: AnnData) -> list[str]:
-        """Names of the batches of an AnnData that the model does not know; none if it corrects for no batches."""
+        """Names of the batches of an AnnData that the model does not know; empty if the model does not correct for batches."""
         if len(self.batches) < 2 or self.batch_key not in adata.obs:
             return []
         _input.check_obs_key(adata, self.batch_key, "batch_key")
         return sorted(set(self.names_of(adata)) - set(self.batches))
 
     def names_of(self, adata: AnnData) -> np.ndarray:
-        """Name of each cell's batch as the model writes it, shape (n_cells,)."""
+        """Name of each cell's batch in the model's spelling, shape (n_cells,)."""
         return np.asarray(batch_names(adata.obs[self.batch_key]), dtype=object)
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
@@ -95,7 +95,7 @@ class Registration:
         if self.batch_key is None:
             msg = (
                 "Expected no `transform_batch` for a model without batches, "
-                f"found {name!r}. Name the column of batches with `setup_anndata(adata, batch_key=...)` and train."
+                f"found {name!r}. To use batches, call `setup_anndata(adata, batch_key=...)` and train a new model."
             )
             raise ValueError(msg)
         code = self.batches.get_indexer(pd.Index([batch_name(name)]))[0]
@@ -110,9 +110,7 @@ class Registration:
             return [None]
         names = [transform_batch] if np.ndim(transform_batch) == 0 else list(transform_batch)
         if not names:
-            msg = (
-                "Expected at least one batch in `transform_batch`, found an empty list. Pass None for each cell's own."
-            )
+            msg = "Expected at least one batch in `transform_batch`, found an empty list. Pass None to use each cell's own batch."
             raise ValueError(msg)
         return [self.batch_code(name) for name in names]
 
@@ -124,14 +122,14 @@ class Registration:
         if len(codes) and (codes.min() < 0 or codes.max() >= n_batch):
             msg = (
                 f"Expected batch codes from 0 to {n_batch - 1} from the data module, found {codes.min()} to "
-                f"{codes.max()}. Use one with the batches of the model, {listed(self.batches)}."
+                f"{codes.max()}. Use a data module with the batches of the model, {listed(self.batches)}."
             )
             raise ValueError(msg)
         return codes
 
 
 class TrainingCounts(NamedTuple):
-    """Counts of all genes in any storage (n_cells, n_vars), given size factors, batches and labels (n_cells,), or ``None``."""
+    """Counts of all genes in any storage (n_cells, n_vars); size factors, batches and labels (n_cells,) or ``None``."""
 
     counts: Any
     size: np.ndarray | None
@@ -154,16 +152,16 @@ def training_counts(adata: AnnData | None, datamodule: Any, registered: Registra
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What new cells are matched against; fixed by the training data.
+    """What new cells are matched against, as determined by the training data.
 
     Parameters
     ----------
     registered
-        Where counts and batches are in an AnnData, and the names of the batches.
+        Location of counts and batches in an AnnData, and the names of the batches.
     genes
-        All genes of the training data; library sizes are counted over them.
+        All genes of the training data, over which library sizes are summed.
     selected
-        Genes that the model uses, in its order.
+        Genes that the model uses, in the order of the model.
     unit_size
         Library size (or given size factor) of a cell whose size factor is 1.
     shares
@@ -192,7 +190,7 @@ class Reference:
             msg = (
                 f"Expected at least {1 - self.max_missing:.0%} of the {n_genes} genes that the model uses in "
                 f"`adata.var_names`, found {len(missing)} missing: {listed(missing)}. Genes are matched by name; "
-                "check that both data sets name genes alike. If they do, pass a larger `max_missing`."
+                "check that both data sets name genes alike. If so, pass a larger `max_missing`."
             )
             raise ValueError(msg)
         known = library >= 0
@@ -249,11 +247,11 @@ class Reference:
     def stream(
         self, dataloader: Iterable[Mapping[str, torch.Tensor]], batch_size: int, transform_batch: str | None
     ) -> Iterator[Cells]:
-        """Cells of a data loader of scvi-tools, ``batch_size`` at a time."""
+        """Read cells from a data loader of scvi-tools, ``batch_size`` at a time."""
         if self.registered.size_factor_key is not None:
             msg = (
-                "Expected an AnnData with the size factors that the model was set up with, found a `dataloader`, which has "
-                "none. Pass `adata=`."
+                "Expected an AnnData, because the model was set up with size factors, found a `dataloader`, which does not "
+                "provide them. Pass `adata=`."
             )
             raise ValueError(msg)
         target = None if transform_batch is None else self.registered.batch_code(transform_batch)
@@ -280,9 +278,9 @@ def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
         return
     msg = (
         f"Expected the {len(registered)} registered genes in the AnnData of the model, found {len(found)} genes, of which "
-        f"{int(found.isin(registered).sum())} are the registered ones: genes were removed or renamed after "
-        "`SCGPCL.setup_anndata`. Register it again and make a new model, or pass the cells as new ones, "
-        "`adata.copy()`, whose genes are matched by name."
+        f"{int(found.isin(registered).sum())} are registered: genes were removed or renamed after "
+        "`SCGPCL.setup_anndata`. Register the AnnData again and create a new model, or pass `adata.copy()`: "
+        "the genes of new cells are matched by name."
     )
     raise ValueError(msg)
 
@@ -297,8 +295,8 @@ def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
         return
     _input.check_counts(x, layer, min_cells=1)
     msg = (
-        f"Expected the registered counts as they were when they were last checked, found others in "
-        f"{_input.place_of(layer)}. The results describe the present ones; call `model.train()` to learn from them."
+        f"Expected the registered counts to be unchanged since they were last checked, found other counts in "
+        f"{_input.place_of(layer)}. The results are those of the current counts; call `model.train()` to train on them."
     )
     warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
@@ -314,7 +312,7 @@ def as_index(indices: Any, cells: pd.Index) -> np.ndarray:
             return np.sort(at[indices.to_numpy()])
     index = np.asarray(indices)
     if index.ndim != 1:
-        msg = f"Expected `indices` in one dimension, found {indices!r}. Pass a list of positions, such as `[0]`, or a mask."
+        msg = f"Expected `indices` to be one-dimensional, found {indices!r}. Pass a list of positions, such as `[0]`, or a mask."
         raise IndexError(msg)
     if index.dtype == bool:
         if len(index) != n_cells:

@@ -31,11 +31,11 @@ FORMAT = 2
 PICKLE_NAME = "model.pt"
 SAFE_NAME = "model.h5"
 DATA_NAME = "adata.h5ad"
-#: Bytes in front of the HDF5 file that hold the digest of the rest, and their beginning.
+#: Size of the block before the HDF5 data that contains their digest, and the text that it starts with.
 DIGEST_BLOCK = 512
 DIGEST_LABEL = b"scgpcl model, sha256 "
 _PARTS = ("model_state_dict", "var_names", "attr_dict")
-#: What every saved model has.
+#: Attributes of every saved model.
 _ATTRIBUTES = ("registry_", "init_params_", "n_clusters_", "seed_", "gene_names_", "selected_genes_", "is_trained_")
 
 
@@ -54,13 +54,13 @@ def save_model(
     """Write a model through the base class's ``save``, and its AnnData if asked to."""
     if folder.exists() and not (overwrite and folder.is_dir()):
         msg = (
-            f"Expected a new folder for the model, found one that already exists at {folder}. "
+            f"Expected a new folder for the model, found an existing one at {folder}. "
             "Pass `overwrite=True` to replace the model in it."
         )
         raise ValueError(msg)
     model.file_format_ = {"format": FORMAT, "scgpcl": version("scgpcl")}
     try:
-        # as the base class does: checkpoints of scvi-tools rely on it
+        # like the base class; checkpoints of scvi-tools rely on it
         folder.resolve().parent.mkdir(parents=True, exist_ok=True)
         with replacing_files(folder, stale=[f"{prefix}{PICKLE_NAME if safe else SAFE_NAME}"]) as temporary:
             base_save(str(temporary), prefix=prefix, overwrite=True, save_kwargs=save_kwargs)
@@ -80,7 +80,7 @@ def save_model(
 
 
 def _write_adata(adata: AnnData, path: Path, **kwargs: Any) -> None:
-    """Write an AnnData; one that is backed keeps its file, unlike with its own method."""
+    """Write an AnnData. Unlike with its own method, a backed AnnData keeps its file."""
     was_open = adata.isbacked and adata.file.is_open
     try:
         write_h5ad(path, adata, **kwargs)
@@ -97,7 +97,7 @@ def load_model(
     prefix: str,
     **kwargs: Any,
 ) -> Any:
-    """Read a model through the base class's ``load``, which knows pickle files only."""
+    """Read a model through the base class's ``load``, which only supports pickle files."""
     kwargs["prefix"] = prefix
     safe, path = folder / f"{prefix}{SAFE_NAME}", folder / f"{prefix}{PICKLE_NAME}"
     if safe.is_file():
@@ -126,19 +126,19 @@ def load_model(
 def _load(base_load: Callable[..., Any], folder: str, adata: Any, **kwargs: Any) -> Any:
     inspect.signature(base_load).bind(folder, adata, **kwargs)
     try:
-        with _damage_reported(folder):  # what is wrong is found before the AnnData is registered
+        with _damage_reported(folder):  # find errors before the AnnData is registered
             alone = base_load(folder, False, **kwargs)
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
         first = " ".join(str(error).split())[:300]
-        msg = f"Expected the weights of the model in {folder}, found others: {first} Save the model again."
+        msg = f"Expected the weights of this model in {folder}, found different ones: {first} Save the model again."
         raise ValueError(msg) from error
     return alone if adata is False else base_load(folder, adata, **kwargs)
 
 
 def write_safe(content: dict[str, Any], path: Path) -> None:
-    """Write weights, gene names and attributes of a saved model as an HDF5 file behind a digest of its bytes."""
+    """Write weights, gene names and attributes of a saved model as an HDF5 file, preceded by a digest of its bytes."""
     weights = {name: value for name, value in content["model_state_dict"].items() if name != "pyro_param_store"}
     parts = {**content, "model_state_dict": weights}
     with h5py.File(path, "w", userblock_size=DIGEST_BLOCK) as file:
@@ -151,7 +151,7 @@ def write_safe(content: dict[str, Any], path: Path) -> None:
 
 
 def read_safe(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_safe` has written; this runs no code from the file."""
+    """Read a file written by :func:`write_safe`, without running any code from it."""
     try:
         data = path.read_bytes()
         if not data.startswith(DIGEST_LABEL + _digest(data).encode()):
@@ -174,7 +174,7 @@ def _digest(data: bytes) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """A value as anndata writes and reads it unchanged."""
+    """Convert a value to a form that anndata writes and reads unchanged."""
     if isinstance(value, dict) and all(isinstance(name, str) and "/" not in name for name in value):
         return {name: _storable(each) for name, each in value.items()}
     if isinstance(value, torch.Tensor):
@@ -184,7 +184,7 @@ def _storable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str | np.generic | pd.DataFrame):
         return value
     msg = (
-        f"Expected plain values, arrays and tables in a model that is saved with `safe=True`, found "
+        f"Expected only plain values, arrays and tables in a model saved with `safe=True`, found "
         f"{type(value).__name__}: {value!r}. Save it without `safe`."
     )
     raise TypeError(msg)
@@ -193,7 +193,7 @@ def _storable(value: Any) -> Any:
 def _check_content(cls: type[Any], content: Any, adata: Any, path: Path) -> None:
     """Require a model of this class and version, and its genes in the AnnData."""
     if not isinstance(content, dict) or not all(content.get(name) is not None for name in _PARTS):
-        msg = f"Expected a saved model at {path}, found a file of something else. Check the path."
+        msg = f"Expected a saved model at {path}, found a different kind of file. Check the path."
         raise ValueError(msg)
     attributes = content["attr_dict"]
     written = attributes.get("file_format_") or {"format": 0, "scgpcl": "unknown"}
@@ -219,7 +219,7 @@ def _check_content(cls: type[Any], content: Any, adata: Any, path: Path) -> None
 
 
 def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) -> None:
-    """Require the genes that the model was registered with, in any order."""
+    """Require the registered genes of the model, in any order."""
     genes = np.asarray(registered if trained is None else trained)
     missing = genes[~np.isin(genes.astype(str), adata.var_names.to_numpy(dtype=str))]
     if len(missing) or adata.n_vars != len(genes):
