@@ -89,7 +89,7 @@ def read(path: Path, *, backed: bool = False) -> ad.AnnData:
     Raises
     ------
     InputError
-        If the file is of another kind or damaged.
+        If the file is damaged or has another format.
     """
     import anndata as ad
     import h5py

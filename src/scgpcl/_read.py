@@ -55,36 +55,36 @@ def read(
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
 ) -> AnnData:
-    """Read counts from a file or folder of any usual kind; ``X`` of the result holds the counts.
+    """Read counts from a file or folder in any common format; ``X`` of the result holds the counts.
 
-    The kinds are h5ad, zarr, loom, the HDF5 files and the ``matrix.mtx`` folders of Cell Ranger (version 2 or 3, compressed or
-    not), and tables in csv or tsv. Only the genes of a file with other features are read. Repeated names of genes or cells get
+    Supported formats are h5ad, zarr, loom, the HDF5 files and ``matrix.mtx`` folders of Cell Ranger (version 2 or 3, compressed
+    or not), and csv or tsv tables. Features other than genes are not read. Repeated names of genes or cells are made unique with
     a number.
 
     Parameters
     ----------
     path
-        File or folder. Several, or a folder of samples, are joined on the genes that all of them have; ``obs["batch"]`` names
+        File or folder. Several inputs, or a folder of samples, are joined on their common genes; ``obs["batch"]`` contains
         the sample of each cell.
     layer
         Layer with the counts.
     raw
         Take the counts from ``raw``.
     genes
-        Where the genes of a table are: in its ``"rows"`` or ``"columns"``. ``None`` decides by the names.
+        Whether the genes of a table are its ``"rows"`` or its ``"columns"``. ``None`` decides by their names.
 
     Returns
     -------
     The cells. Without ``layer`` and ``raw``, the counts are taken from the first of ``layers["counts"]``, ``X`` and ``raw``
-    that holds whole numbers of zero or more, and a message at level INFO says which. If ``X`` held other values,
-    they are in ``layers["X"]``; they are left out if ``raw`` has other genes.
+    that holds whole numbers of zero or more, and the choice is logged at level INFO. If ``X`` held other values,
+    they are moved to ``layers["X"]``, or dropped if ``raw`` has other genes.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is of another kind or damaged, holds no counts, or leaves open where its genes are.
+        If the file is damaged, has another format or holds no counts, or if it is unclear where its genes are.
 
     Examples
     --------

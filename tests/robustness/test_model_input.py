@@ -152,8 +152,8 @@ BAD_SETUP = {
     "objects": (lambda a: with_x(a, np.ones(a.shape, dtype=object)), {}, TypeError, "object"),
     "more than single precision holds": (lambda a: changed(a, 2.0**25), {}, ValueError, "at most 16777216.*3.35544e"),
     "overflow": (lambda a: with_x(a, a.X.toarray().astype(float) * 1e200), {}, ValueError, "single precision"),
-    "list of layers": (lambda a: a, {"layer": ["counts"]}, TypeError, "`layer` to be one name"),
-    "list of batches": (lambda a: a, {"batch_key": ["batch"]}, TypeError, "`batch_key` to be one name"),
+    "list of layers": (lambda a: a, {"layer": ["counts"]}, TypeError, "`layer` to be a name or None"),
+    "list of batches": (lambda a: a, {"batch_key": ["batch"]}, TypeError, "`batch_key` to be a name or None"),
     "nan size": (
         lambda a: with_obs(a, size=[np.nan] + [1.0] * 119),
         {"size_factor_key": "size"},

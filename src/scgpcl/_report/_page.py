@@ -73,13 +73,13 @@ def report(
     doublets: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write one HTML page about a clustering, to explore and to annotate it in any browser.
+    """Write an HTML page to explore and annotate a clustering in any browser.
 
-    On the page one moves through a map of the cells (of more than 200,000, a random part), coloured by cluster, batch,
-    confidence, depth or a marker gene; sees the marker genes, the neighbours and the quality of each cluster; and renames,
-    merges and comments clusters. The page saves these annotations as a small file for :func:`scgpcl.tl.apply_annotation`.
-    It also has a dot plot, the training curves, the settings, a text for the methods section, and what to cite. It is a single
-    file, makes no network requests, and prints.
+    The page shows a map of the cells (a random sample of 200,000 if there are more), coloured by cluster, batch, confidence,
+    depth or a marker gene, and the marker genes, neighbours and quality of each cluster. Clusters can be renamed, merged and
+    commented; the page saves these annotations as a small file for :func:`scgpcl.tl.apply_annotation`. It also contains a dot
+    plot, the training curves, the settings, a text for the methods section, and the references to cite. It is a single file,
+    makes no network requests, and can be printed.
 
     Parameters
     ----------
@@ -95,19 +95,19 @@ def report(
     label_key
         Column of ``adata.obs`` with published types to compare the clusters with.
     title
-        Heading of the page; ``None`` takes ``adata.uns["title"]``, or the name of the file of a backed ``adata``.
+        Heading of the page; ``None`` uses ``adata.uns["title"]``, or the file name of a backed ``adata``.
     markers
         Result of :func:`scgpcl.tl.rank_markers`; ``None`` ranks all genes with the Wilcoxon rank-sum test.
     levels
-        Nested labels of the cells, one column per level and the cells as index, for example of a tree of clusters. The page
-        gets a slider over them and the clusters, and ranks the marker genes of each level with a t-test.
+        Nested labels of the cells, for example from a tree of clusters: one column per level, indexed by cell. The page gets a
+        slider to choose a level or the clusters, and the marker genes of each level are ranked with a t-test.
     genes
-        Genes to colour the map by, besides the marker genes.
+        Genes to colour the map by, in addition to the marker genes.
     doublets
-        Score doublets with :func:`scanpy.pp.scrublet`, each batch by itself. A column ``"doublet_score"`` of ``adata.obs``
-        is shown in any case.
+        Compute doublet scores with :func:`scanpy.pp.scrublet`, separately for each batch. An existing column
+        ``"doublet_score"`` of ``adata.obs`` is shown in any case.
     seed
-        Seed of the map and of what is drawn at random.
+        Seed of the map and of random samples.
 
     Returns
     -------
@@ -122,8 +122,8 @@ def report(
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the path cannot be written to, the levels are not nested or of other cells, a gene is unknown, or the seed is out
-        of range.
+        If the path cannot be written to, the levels are not nested or belong to other cells, a gene is unknown, or the seed
+        is out of range.
 
     Examples
     --------

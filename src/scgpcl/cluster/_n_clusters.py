@@ -37,7 +37,7 @@ CLOSE = 0.01
 
 
 class NClusters(NamedTuple):
-    """Estimated number of clusters and what it rests on.
+    """Estimated number of clusters, and the curve that it is based on.
 
     Parameters
     ----------
@@ -67,35 +67,35 @@ def estimate_n_clusters(
 ) -> NClusters:
     """Estimate the number of clusters by stability and separation.
 
-    Sub-samples of 80 % of the cells are clustered into every number of clusters that is tried, and every cell is given
+    Sub-samples of 80 % of the cells are clustered into each candidate number of clusters, and every cell is assigned
     to the nearest centre of each clustering. The stability of a cluster is its mean Jaccard similarity to the most
     similar cluster of the other clusterings (Hennig 2007); that of a clustering is that of its weakest cluster, as in
     the prediction strength (Tibshirani and Walther 2005), averaged over the sub-samples.
 
-    Where the weakest cluster falls below ``threshold``, some cluster depends on which cells were looked at, and the
-    number is left out. Real data often has several stable numbers, of coarse and of fine groups. Of these the one with
-    the largest product of cosine silhouette and log K is taken: the silhouette alone prefers very few groups, and log K
-    is what a label among K tells at most. Of numbers within 1 % of the largest product the smallest is taken.
+    If the stability of the weakest cluster is below ``threshold``, some cluster depends on which cells were sampled, and
+    the number is excluded. Real data often has several stable numbers, of coarse and of fine groups. Among these, the number with
+    the largest product of cosine silhouette and log K is chosen: the silhouette alone prefers very few groups, and log K
+    is the maximum information in a label with K values. Among numbers within 1 % of the largest product, the smallest is chosen.
 
-    The clusterings start at the cuts of a Ward tree, one tree for all numbers, and end with k-means.
+    Each clustering is a cut of a Ward tree, refined with k-means; one tree serves all numbers.
 
     Parameters
     ----------
     latent
         Latent vectors, shape (n_cells, n); see ``power``.
     k_range
-        Smallest and largest number to try, both included; ``None`` is 2 to 30, or to the number of cells in a
-        sub-sample where that is smaller.
+        Smallest and largest number to try, both included; ``None`` means 2 to 30, or to the number of cells in a
+        sub-sample if that is smaller.
     threshold
         Stability that counts as stable, from 0 to 1.
     power
         Power by which lengths are reduced before clustering, see ``scgpcl.nn.shrink_length``: 1 compares directions,
-        0 plain distances. The silhouette always compares directions, so groups should differ in direction: centre
+        0 uses plain distances. The silhouette always compares directions, so groups should differ in direction: centre
         other latent spaces first.
     n_subsamples
         Number of sub-samples, at least 2.
     max_cells
-        Cells to look at; from more a sample is drawn. Time grows with the square of this number.
+        Maximum number of cells; a sample is drawn if there are more. Run time grows with the square of this number.
     seed
         Seed of the samples.
 
@@ -106,7 +106,7 @@ def estimate_n_clusters(
     Warns
     -----
     UserWarning
-        If no number is stable. Then the most stable one is taken, and of equals the smallest.
+        If no number is stable. The most stable one is then returned, the smallest on ties.
 
     Raises
     ------

@@ -101,7 +101,7 @@ class DataModuleCounts:
 
 
 class CollectionDataModule:
-    """Data module of several AnnData, such as files on disk, joined lazily by their cells.
+    """Data module of several AnnData objects, such as files on disk, whose cells are concatenated lazily.
 
     Implements the parts of scvi-tools' data-module interface that :meth:`scgpcl.SCGPCL.train` uses. Files with the same
     genes can stay on disk; if their genes differ, take the common ones with ``AnnCollection(..., join_vars="inner")``.
@@ -122,14 +122,14 @@ class CollectionDataModule:
     obs_names
         Names of the cells, in the order of the inference loader.
     registry
-        What a model is made of: ``scgpcl.SCGPCL(registry=datamodule.registry)``.
+        Registry to create a model from: ``scgpcl.SCGPCL(registry=datamodule.registry)``.
 
     Raises
     ------
     KeyError
         If the layer or the column does not exist.
     TypeError
-        If it is not a collection.
+        If ``collection`` is not a collection.
     ValueError
         If the column has missing values.
 
@@ -180,7 +180,7 @@ class CollectionDataModule:
         }
 
     def inference_dataloader(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Mini-batches of all cells in their order: sparse counts and batch codes."""
+        """Mini-batches of all cells, in order: sparse counts and batch codes."""
         for start in range(0, self.n_obs, READ_ROWS):
             stop = min(start + READ_ROWS, self.n_obs)
             rows = self._collection[np.arange(start, stop)]

@@ -54,7 +54,7 @@ def save_model(
     """Write a model through the base class's ``save``, and its AnnData if asked to."""
     if folder.exists() and not (overwrite and folder.is_dir()):
         msg = (
-            f"Expected a new folder for the model, found an existing one at {folder}. "
+            f"Expected a new folder for the model, found {folder}, which already exists. "
             "Pass `overwrite=True` to replace the model in it."
         )
         raise ValueError(msg)

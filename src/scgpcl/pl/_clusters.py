@@ -63,14 +63,14 @@ def cluster_sizes(adata: AnnData, *, groupby: str = _keys.CLUSTER, ax: Axes | No
 def gene_attributions(
     table: pd.DataFrame, markers: Iterable[str] = (), *, n_genes: int = 20, ax: Axes | None = None
 ) -> Axes:
-    """Draw the genes that keep a cluster apart from its neighbour, those that are marker genes too in another colour.
+    """Draw the genes that separate a cluster from its neighbour; genes that are also marker genes have another colour.
 
     Parameters
     ----------
     table
         Result of :meth:`scgpcl.SCGPCL.get_gene_attributions`.
     markers
-        Marker genes of the cluster found by other means, such as the first ones of a Wilcoxon test
+        Marker genes of the cluster from another method, such as the top genes of a Wilcoxon test
         (:func:`scanpy.tl.rank_genes_groups`).
     n_genes
         Number of genes to draw, those with the largest contributions.

@@ -53,7 +53,7 @@ def markers(
         marks several clusters is shown with the first of them.
     skip_mt_ribo
         Leave out mitochondrial genes and those of ribosomal proteins, see :func:`scgpcl.tl.top_markers`; a note below the
-        figure says so if there were any.
+        figure tells whether any were left out.
 
     Returns
     -------

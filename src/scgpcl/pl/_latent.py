@@ -44,32 +44,31 @@ def latent(  # type: ignore[misc]  # keywords as below
 ) -> Axes | list[Axes]:
     """Draw a two-dimensional map of the latent vectors, coloured by columns of ``adata.obs`` or by genes.
 
-    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, where scanpy stores its own; one
-    that is there already is used. A map that was computed here is computed again when the latent vectors or the seed have
-    changed. Nothing is stored in a view. In such a map, the sizes of groups and the distances between distant groups are not
-    meaningful.
+    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, like scanpy's own; an existing map
+    is reused. A map that this function computed is updated if the latent vectors or the seed have changed. Nothing is stored in
+    a view. The sizes of groups and the distances between distant groups are not meaningful in such a map.
 
     Parameters
     ----------
     adata
         Cells with latent vectors.
     color
-        Column of ``adata.obs`` or gene of ``adata.var_names``, or several, each of which gets its panel. Text, categories and
+        One or more columns of ``adata.obs`` or genes of ``adata.var_names``, with one panel each. Text, categories and
         booleans are drawn in the colours of ``uns[f"{color}_colors"]`` if present, numbers on a continuous scale, and
-        cells without a value in grey. Groups of a further panel have the colour and the number of the group of the first one
-        with which they have most cells in common. Genes are drawn as log(1 + counts per 10,000); values that are
+        cells without a value in grey. In further panels, each group gets the colour and the number of the group of the
+        first panel with which it shares most cells. Genes are drawn as log(1 + counts per 10,000); values that are
         not counts are drawn as they are.
     method
         ``"umap"`` or ``"tsne"``.
     basis
         Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``; nothing is computed or stored then.
     use_rep
-        Key of the latent vectors in ``adata.obsm``. Maps of others than the default are stored in
+        Key of the latent vectors in ``adata.obsm``. With another key than the default, maps are stored in
         ``obsm[f"{use_rep}_{method}"]``.
     layer
         Layer with the counts of genes; ``None`` uses ``X``.
     legend_loc
-        Where the names of groups are: ``"on data"``, in a legend in the ``"right margin"``, ``"both"``, or ``"none"``.
+        Where to write the names of groups: ``"on data"``, in a legend in the ``"right margin"``, ``"both"``, or ``"none"``.
         If a name has more than three characters, ``"both"`` writes numbers on the map and explains them in the legend.
     ncols
         Panels per row.

@@ -26,28 +26,28 @@ def apply_annotation(
     key_added: str = _keys.NAME,
     subset: bool = False,
 ) -> pd.DataFrame:
-    """Name clusters as they were named, merged and commented on the page of :func:`scgpcl.report`.
+    """Apply the names, merges and comments that were saved on the page of :func:`scgpcl.report`.
 
-    The whole file is checked against the cells first, so that names from another clustering are refused and a refusal
-    changes nothing. The column of clusters stays as it is: to undo, delete the column of names, or apply another file.
+    The whole file is checked against the cells first: names from another clustering raise an error, and nothing is changed.
+    The column of clusters is never changed. To undo, delete the column of names or apply another file.
 
     Parameters
     ----------
     adata
         Cells with the clusters of the page in ``adata.obs``.
     path
-        The file that the page has saved, ``annotation.json``.
+        File saved by the page, ``annotation.json``.
     key
         Column of ``adata.obs`` with the clusters; ``None`` takes the name of the column from the file.
     key_added
         Column of ``adata.obs`` for the names, a categorical in the order of the page. Cells without a cluster get no name.
     subset
-        Also accept cells that are a part of those on the page: clusters may be smaller, or missing. By default each must have
-        as many cells as it had on the page.
+        Also accept a subset of the cells on the page, in which clusters may be smaller or missing. By default, each cluster
+        must have as many cells as on the page.
 
     Returns
     -------
-    One row per name: ``name``, ``clusters`` (those that were merged into it, separated by commas), ``size`` (cells) and
+    One row per name: ``name``, ``clusters`` (the merged clusters, separated by commas), ``size`` (cells) and
     ``comment``. The table is also stored in ``adata.uns[f"{key_added}_annotation"]``, and the colours of the page in
     ``adata.uns[f"{key_added}_colors"]``, where scanpy finds them.
 

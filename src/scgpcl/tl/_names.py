@@ -60,11 +60,11 @@ def name_clusters(
         Clustered cells with raw counts of all genes.
     markers
         Marker genes of each type, ``{type: [genes]}``, or a table, a csv or tsv file or a CellTypist model, see
-        :func:`marker_sets`. Genes that are not in ``adata`` are ignored with a warning; so are, in tables and models, types
-        of which ``adata`` has no gene.
+        :func:`marker_sets`. Genes that are not in ``adata`` are ignored with a warning. In tables and models, types
+        without any gene in ``adata`` are ignored too.
     others
-        Further sources by name, in the same forms, such as ``{"panglaodb": table, "celltypist": model}``. They name the
-        clusters too; where one gives a name that does not fit, the cluster is marked.
+        Further sources by name, in the same formats, such as ``{"panglaodb": table, "celltypist": model}``. They name the
+        clusters too; clusters that they name differently are marked.
     key
         Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored and get no name.
     layer
@@ -83,8 +83,8 @@ def name_clusters(
     -------
     One row per cluster: ``cluster``, ``name``, ``size`` (cells), ``best_type`` with its ``score`` and ``p_value`` (this type
     is the name if the p-value is small enough), and ``second_type`` with ``second_score`` (missing if there is only one
-    type). With ``others`` the name by each of them, and ``disagree``: whether two sources name the cluster differently, up to
-    case, plurals, the word "cell" and names of which one says more than the other. Close scores mean that the marker sets do not distinguish the two types.
+    type). With ``others``, also the name from each source, and ``disagree``: whether two sources name the cluster differently. Case,
+    plurals and the word "cell" are ignored, and a more specific name does not count as different. Close scores mean that the marker sets do not distinguish the two types.
 
     Raises
     ------

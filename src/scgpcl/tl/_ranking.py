@@ -125,7 +125,7 @@ def ranked(
 def top_markers(
     table: pd.DataFrame, n_genes: int = 5, *, min_log_fold_change: float = 1.0, skip_mt_ribo: bool = False
 ) -> dict[str, list[str]]:
-    """Top genes of each cluster that can serve as its markers.
+    """Select the top marker genes of each cluster.
 
     Parameters
     ----------

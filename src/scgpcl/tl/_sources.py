@@ -15,21 +15,21 @@ WEIGHT_COLUMN = "weight"
 
 
 def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
-    """Marker genes of each type from a table or a model of others.
+    """Read the marker genes of each type from an existing table or model.
 
     Parameters
     ----------
     source
-        A dictionary ``{type: [genes]}``; a table with one row per type and gene, as those of decoupler (``source``,
-        ``target``, ``weight``) and PanglaoDB (``cell type``, ``official gene symbol``), or a csv or tsv file with one; or a
-        CellTypist model, as an object or a ``.pkl`` file, of whose weights the largest are taken. A pickle file can run
-        code when it is read: use models of people you trust.
+        A dictionary ``{type: [genes]}``; a table with one row per type and gene, like those of decoupler (``source``,
+        ``target``, ``weight``) and PanglaoDB (``cell type``, ``official gene symbol``), or a csv or tsv file with such a
+        table; or a CellTypist model, as an object or a ``.pkl`` file, from which the genes with the largest weights are
+        taken. A pickle file can run code when it is read, so only use models you trust.
     n_genes
-        Most genes of each type where the source has weights.
+        Maximum number of genes per type, if the source has weights.
 
     Returns
     -------
-    Genes of each type, those of the largest weight first, otherwise in the order of the source.
+    Genes of each type, sorted by decreasing weight, or in the order of the source if there are no weights.
 
     Raises
     ------
