@@ -454,7 +454,7 @@ def test_too_few_cells_are_one_line(run, cells, tmp_path):
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("Expected `n_clusters` of at least 2. Pass None to have it", "Expected --n-clusters of at least 2. Leave it out to have it"),
+        ("Expected `n_clusters` to be at least 2. Pass None to estimate it.", "Expected --n-clusters to be at least 2. Leave it out to estimate it."),
         ("Pass `layer=None` to use X, or name one with `layer=`.", "Leave out --layer to use X, or name one with --layer."),
         ("Name one, or pass `batch_key=None`.", "Name one, or leave out --batch-key."),
         ("found 1. Pass `n_clusters=2`.", "found 1. Pass --n-clusters 2."),
