@@ -40,7 +40,7 @@ DECODE_BATCH = 512
 
 
 class Getters:
-    """Latent vectors, labels and denoised expression of the registered or of new cells."""
+    """Latent vectors, labels and denoised expression of registered or new cells."""
 
     adata: AnnData | None
     module: SCGPCLModule
@@ -67,8 +67,8 @@ class Getters:
     ) -> np.ndarray:
         """Latent vectors of cells.
 
-        Each cell is encoded on its own from the gene states stored at the end of training: the result depends
-        neither on the other cells nor on their order, and repeated calls give identical arrays.
+        Each cell is encoded independently from the gene states stored at the end of training. The result does not depend on
+        the other cells or their order, and repeated calls return identical arrays.
 
         Parameters
         ----------
@@ -80,12 +80,12 @@ class Getters:
         batch_size
             Cells encoded at a time.
         transform_batch
-            Encode all cells as cells of this batch of the model, whatever their own; ``None`` is each cell's own batch. The
-            moments of a batch that was not in training are then measured on all its cells in ``adata`` if there are at
-            least 100; with fewer it is taken as the known batch that suits the cells best. Both give a warning.
+            Encode all cells as cells of this batch of the model; ``None`` uses each cell's own batch. For a batch that was not
+            in training, ``None`` estimates its moments from all its cells in ``adata`` if there are at least 100, and
+            otherwise uses the known batch that fits the cells best. Both give a warning.
         dataloader
-            Mini-batches of scvi-tools to take the cells from instead, such as ``datamodule.inference_dataloader()``. Their
-            genes are those of the model in its order.
+            Data loader of scvi-tools to read the cells from instead, such as ``datamodule.inference_dataloader()``. Its
+            genes must be those of the model, in the same order.
         max_missing
             Largest share of the model's genes that new cells may lack. A missing gene takes its training mean.
 
@@ -123,19 +123,19 @@ class Getters:
         Parameters
         ----------
         adata, indices, batch_size, transform_batch, dataloader, max_missing
-            See :meth:`get_latent_representation`. With a ``dataloader`` cells have numbers in place of names. The more genes
-            are missing, the lower are the probabilities.
+            See :meth:`get_latent_representation`. With a ``dataloader``, cells have numbers instead of names. Probabilities
+            decrease with the number of missing genes.
         soft
             Return the assignment probabilities instead.
         level
-            Number of clusters of the tree to tell apart, see :meth:`get_tree`; ``None`` is the present partition, that of
-            the training until :meth:`cut` or :meth:`merge` is called.
+            Number of clusters at a level of the tree, see :meth:`get_tree`; ``None`` uses the current clusters, which are
+            those from training until :meth:`cut` or :meth:`merge` is called.
         min_confidence
-            Cells whose probability of their cluster is below this are named ``"unassigned"``; ``None`` names all by their
+            Cells whose confidence is below this are named ``"unassigned"``; ``None`` gives every cell the name of its
             cluster.
         max_novelty
-            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1 about one percent of
-            cells like those in training are. ``None`` names all by their cluster.
+            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1, this is
+            about one percent of cells like those in training. ``None`` gives every cell the name of its cluster.
 
         Returns
         -------
@@ -177,11 +177,11 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
         max_missing: float = MAX_MISSING,
     ) -> np.ndarray:
-        """How far cells lie from all clusters: large for types that were not in training.
+        """Distance of cells from all clusters, which is large for types that were not in training.
 
-        The Mahalanobis distance to the nearest cluster, with the covariance within clusters (Lee et al. 2018), over the
-        distance within which 99 % of the training cells lie. Confidence does not tell this: a cell far from all clusters
-        may still be nearest to one of them.
+        The Mahalanobis distance to the nearest cluster, with the covariance within clusters (Lee et al. 2018), divided by the
+        99th percentile of this distance in the training cells. Confidence does not measure this: a cell that is far from all
+        clusters can still be much closer to one of them.
 
         Parameters
         ----------
@@ -190,12 +190,12 @@ class Getters:
 
         Returns
         -------
-        Array of shape (n_cells,); above 1 a cell is farther out than nearly all training cells.
+        Array of shape (n_cells,); cells above 1 are farther from the clusters than 99 % of the training cells.
 
         Raises
         ------
         RuntimeError
-            If the model is not trained, or was saved by a version that did not keep what this needs.
+            If the model is not trained, or was saved by a version that did not store the required statistics.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
         return self._novelty(self._encode(adata, indices, transform_batch, dataloader, **values)[0])
@@ -212,11 +212,11 @@ class Getters:
         return_numpy: bool | None = None,
         transform_batch: str | Sequence[str] | None = None,
     ) -> np.ndarray | pd.DataFrame:
-        """Denoised expression: the means of the fitted distribution, without its dropout.
+        """Denoised expression: the mean of the fitted distribution, without dropout.
 
-        Call :meth:`train_decoder` before: :meth:`train` ends when the clusters have settled, and the decoder of a small
-        data set is little trained by then. Cells are decoded at their own library size. Genes that new cells lack are
-        estimated like all others.
+        Call :meth:`train_decoder` first: :meth:`train` ends when the clusters have settled, when the decoder is hardly trained
+        if the data set is small. Cells are decoded at their own library size. Genes that are missing in new cells are
+        estimated like all other genes.
 
         Parameters
         ----------
@@ -225,17 +225,17 @@ class Getters:
         gene_list
             Genes to return, in this order; ``None`` is all genes that the model uses.
         library_size
-            Each cell's expression over all genes of the model sums to this; ``"latent"`` gives mean counts at the
-            cell's own library size instead, which here is counted, not inferred.
+            Scale each cell's expression to this sum over all genes of the model; ``"latent"`` returns mean counts at the
+            cell's own library size instead, which is counted, not inferred.
         batch_size
             Cells decoded at a time.
         return_numpy
             Return an array instead of a table of cells and genes; ``None`` returns the table, as scVI does for one
             estimate per cell.
         transform_batch
-            Batch to decode all cells as: what a cell would have shown there. A list gives the mean over its batches,
-            ``None`` decodes each cell as of its own batch. Cells are encoded as of their own batch; those of a batch
-            that the model has not seen are encoded as of the batch that they are decoded as.
+            Batch in which all cells are decoded, to predict their expression there. A list gives the mean over its batches;
+            ``None`` decodes each cell in its own batch. Cells are encoded in their own batch, or, if the model does not
+            know it, in the batch in which they are decoded.
 
         Returns
         -------
@@ -304,8 +304,8 @@ class Getters:
     ) -> GCXS:
         """Draw counts from each cell's zero-inflated negative binomial, at the cell's own library size.
 
-        The latent vector of a cell is a point, not a distribution as in scVI, so the spread of the draws is that of the
-        counts alone.
+        The latent vector of a cell is a point, not a distribution as in scVI, so the draws only vary because of the count
+        distribution.
 
         Parameters
         ----------
@@ -361,12 +361,12 @@ class Getters:
         *,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Exact part of every gene in what keeps a cluster apart from a neighbour.
+        r"""Exact contribution of every gene to the separation of a cluster from a neighbour.
 
         For a cell at :math:`z` between the centres :math:`c` of its cluster and :math:`n` of the neighbour, the difference
         of the squared distances is :math:`|z - n|^2 - |z - c|^2 = 2 z \cdot (c - n) + |n|^2 - |c|^2`: positive where the
-        cell is nearer to its cluster. The encoder is affine at inference, so that this is a sum over the genes of what they
-        put in, up to a constant. It is taken as a mean over the cells of the cluster.
+        cell is nearer to its cluster. The encoder is affine at inference, so this difference is a sum of contributions of
+        the genes, plus a constant. Contributions are averaged over the cells of the cluster.
 
         Parameters
         ----------
@@ -375,16 +375,16 @@ class Getters:
         neighbor
             Name of the cluster to compare it with; ``None`` takes the one with the nearest centre.
         adata, indices
-            Cells, of which those of the cluster are explained; see :meth:`get_latent_representation`.
+            Cells; only those in the cluster are explained. See :meth:`get_latent_representation`.
         batch_size
-            Cells explained at a time: their parts are dense over genes.
+            Cells explained at a time; their contributions are dense arrays over genes.
 
         Returns
         -------
-        One row per gene of the model, the largest part first: ``contribution``, the sum of ``expression`` (the gene's own
-        count) and ``graph`` (the message that expressed genes send). ``attrs`` holds ``cluster``, ``neighbor``, ``n_cells``,
+        One row per gene of the model, largest contribution first: ``contribution``, the sum of ``expression`` (from the gene's
+        own count) and ``graph`` (from the message that expressed genes send). ``attrs`` holds ``cluster``, ``neighbor``, ``n_cells``,
         the ``constant``, and the ``difference`` of the squared distances, which is the sum of all contributions and the
-        constant. Genes that new cells lack contribute nothing.
+        constant. Genes that are missing in new cells contribute nothing.
 
         Raises
         ------

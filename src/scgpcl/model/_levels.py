@@ -57,17 +57,16 @@ class Levels:
 
     @held()
     def get_tree(self, *, newick: bool = False) -> pd.DataFrame | str:
-        """The tree of clusters, from one group of all cells down to many small ones.
+        """Tree of clusters, from a single group of all cells down to many small groups.
 
-        The clusters of the training are called "0", "1", ..., as everywhere; what they fall into "3.1" and "3.2",
-        "3.1.1" and so on; and what several of them make together "2+5", or "0-2+5" for 0, 1, 2 and 5. Every level of
-        the tree is nested in the coarser ones, so that the cluster of a cell at a coarse level follows from that at a fine
-        one.
+        The clusters from training are called "0", "1", ..., as usual. Their parts are called "3.1", "3.2", "3.1.1" and so on,
+        and groups of several clusters "2+5", or "0-2+5" for 0, 1, 2 and 5. Every level of the tree is nested in the coarser
+        levels, so the cluster of a cell at a fine level determines its cluster at a coarse level.
 
         Parameters
         ----------
         newick
-            Return the tree as text in Newick format, with names and lengths of branches.
+            Return the tree as text in Newick format, with names and branch lengths.
 
         Returns
         -------
@@ -163,10 +162,10 @@ class Levels:
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
     ) -> None:
-        """Take another level of the tree as the clusters, without training.
+        """Use another level of the tree as the clusters, without training.
 
-        From now on :meth:`predict` and :meth:`annotate` give these clusters, also after saving and loading. Latent vectors do
-        not change. The number of the training, ``cut(model.n_clusters_)``, gives back the clusters of the training.
+        From then on, :meth:`predict` and :meth:`annotate` return these clusters, also after saving and loading. Latent vectors
+        do not change. ``cut(model.n_clusters_)`` restores the clusters from training.
 
         Parameters
         ----------
@@ -210,14 +209,14 @@ class Levels:
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
     ) -> None:
-        """Make one cluster of several; the others stay as they are.
+        """Merge several clusters into one; the other clusters do not change.
 
-        The cluster is called by its parts, as "2+5", or as the node of the tree if they make one. :meth:`cut` undoes it.
+        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them. :meth:`cut` undoes it.
 
         Parameters
         ----------
         clusters
-            Names of two or more of the present clusters.
+            Names of two or more of the current clusters.
         adata, key_added, min_confidence
             See :meth:`cut`.
 
@@ -228,7 +227,7 @@ class Levels:
         TypeError
             If ``clusters`` is not a list of names.
         ValueError
-            If a name is not that of a present cluster or is given twice, or if there is only one.
+            If a name is unknown or given twice, or if there is only one.
         """
         tree = self._grown().tree
         level = self._present(tree)

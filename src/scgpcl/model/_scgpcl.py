@@ -50,26 +50,27 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters, with labels that of the types and of the new clusters. ``None`` estimates it from the pre-trained latent space by the stability of clusterings, see
-        :func:`scgpcl.cluster.estimate_n_clusters`, and keeps ``n_clusters_`` and ``n_clusters_curve_``.
+        Number of clusters; with labels, the number of types and new clusters together. ``None`` estimates it from the pre-trained
+        latent space by the stability of clusterings, see :func:`scgpcl.cluster.estimate_n_clusters`, and sets ``n_clusters_``
+        and ``n_clusters_curve_``.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
-        them, ``None`` uses all. Data with fewer genes is used whole. The AnnData is not subset.
+        them, and ``None`` uses all. If there are fewer genes, all are used. The AnnData is not subset.
     keep_genes
-        Names of genes to use in any case, such as known markers. They take the places of the last of the genes that would
-        be chosen.
+        Names of genes that are always used, such as known markers. They replace the lowest-ranked of the genes that would
+        otherwise be chosen.
     gene_flavor
-        ``"discriminant"``: genes that differ most between many small groups of cells, for their variance within them; the
-        groups are found on the 2000 genes of ``"pearson_residuals"``. ``"pearson_residuals"``: variance of Pearson residuals
+        ``"discriminant"``: genes that differ most between many small groups of cells, relative to their variance within
+        groups; the groups are found on the 2000 genes of ``"pearson_residuals"``. ``"pearson_residuals"``: variance of Pearson residuals
         (Lause et al. 2021). ``"seurat"``: normalised dispersion. Both as in scanpy. ``"variance"``: variance of the raw
         counts, as published.
     gene_scaling
         Power of a gene's standard deviation by which its log counts are divided: 1 gives every gene the same weight, as
-        published, and 0 the weight of its variance. In between, genes that are mostly noise weigh less than in the former,
-        and the few genes of largest variance less than in the latter.
+        published, and 0 weights genes by their variance. Values in between reduce the weight of noisy genes compared to 1,
+        and the weight of the few genes with the largest variance compared to 0.
     feature_total
-        Where the median library size is above this, counts are scaled down to it before the logarithm of the features:
-        otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
+        If the median library size is above this value, counts are scaled down to it before the log transform of the
+        features; otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -79,17 +80,17 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
     use_graph
         Without it genes send no messages: an ablation.
     start
-        Where the encoder starts: at the axes along which small groups of cells lie far apart for the spread within them
-        (``"discriminant"``), at the leading principal axes of the features (``"pca"``), or at random (``"random"``,
-        published). Except with the last, the decoder starts at the genes' means.
+        Initial encoder: the axes that best separate small groups of cells, relative to the spread within groups
+        (``"discriminant"``), the leading principal axes of the features (``"pca"``), or random weights (``"random"``,
+        published). Except with ``"random"``, the decoder starts at the means of the genes.
     seed
-        Seed of everything random; ``None`` takes ``scvi.settings.seed``, or 0 if that is not set. The global
+        Random seed; ``None`` uses ``scvi.settings.seed``, or 0 if that is not set. The global
         random state is neither used nor changed.
     registry
-        ``datamodule.registry`` of the data module to train on, in place of ``adata``.
+        ``datamodule.registry`` of the data module to train on, instead of ``adata``.
 
     **moved
-        Refused: names where arguments of the training plans are passed now.
+        Not accepted; the error says where to pass these arguments of the training plans.
 
     Attributes
     ----------
@@ -98,16 +99,16 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
     n_clusters_
         Number of clusters, ``None`` until it is estimated.
     n_clusters_curve_
-        What the estimate rests on, see :class:`scgpcl.cluster.NClusters`; ``None`` if the number was given.
+        The curve that the estimate is based on, see :class:`scgpcl.cluster.NClusters`; ``None`` if the number was given.
     cluster_names_
         Names of the clusters, in the order of the columns of ``predict(soft=True)``: the labelled types, then
-        ``"new 0"``, ...; without labels ``"0"``, ``"1"``, ..., the largest in training first.
+        ``"new 0"``, ...; without labels ``"0"``, ``"1"``, ..., starting with the largest cluster in training.
     seed_
-        Seed of everything random.
+        Random seed.
     gene_names_
         Registered genes, in their order, once training has started.
     selected_genes_
-        Genes that the model uses, in its order.
+        Genes that the model uses, in the order of the model.
     unit_size_
         Library size (or given size factor) of a cell whose size factor is 1.
     gene_shares_
@@ -224,7 +225,7 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
 
     @property
     def summary_string(self) -> str:
-        """What the model is, and how far its training has come."""
+        """Describe the model and the state of its training."""
         params = self.init_params_["non_kwargs"]
         asked = params.get("n_clusters")
         number = str(self.n_clusters_ or "to be estimated")
@@ -269,26 +270,26 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         %(param_layer)s
         batch_key
             Column of ``adata.obs`` with the batch of each cell. Batch effects are always corrected: features are
-            standardised per batch, messages from genes centred per batch, and the decoder receives the batch. New cells
-            need the same column; their batches are matched by name: 1, 1.0 and "1" are one batch, and so is a day as a
-            date, a time stamp and text.
+            standardised per batch, messages from genes are centred per batch, and the decoder receives the batch. New cells
+            need the same column; their batches are matched by name: 1, 1.0 and "1" are the same batch, and so are a date,
+            a time stamp and text for the same day.
         size_factor_key
-            Column of ``adata.obs`` with size factors, used in place of library sizes; they are divided by their median.
+            Column of ``adata.obs`` with size factors to use instead of library sizes; they are divided by their median.
         labels_key
             Column of ``adata.obs`` with the types of some cells, or of all. Clusters are then named after the types, and
             cells that fit none of them form clusters ``"new 0"``, ``"new 1"``, .... Wrong labels are outvoted if they are few.
             New cells need no labels.
         unlabeled_category
-            Name of the cells without a label in that column.
+            Value that marks cells without a label in that column.
 
         Raises
         ------
         KeyError
             If the layer or a column does not exist.
         TypeError
-            If the counts are stored in a form that is not supported; the message says how to convert them.
+            If the storage of the counts is not supported; the message says how to convert them.
         ValueError
-            If the counts are not whole numbers of zero or more, if a cell has none, if names are repeated, or if
+            If the counts are not whole numbers of zero or more, if a cell has no counts, if names are repeated, or if
             ``adata`` is a view.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -311,10 +312,10 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         adata
             Cells to annotate; ``None`` is the registered AnnData.
         key_added
-            Stem of the keys below.
+            Prefix of the keys below.
         min_confidence
-            Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` names all by
-            their cluster. Probabilities and confidence stay as they are.
+            Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` gives every cell the
+            name of its cluster. Probabilities and confidence are not changed.
         transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
@@ -375,35 +376,35 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         safe: bool = False,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Save the model to a folder; each file appears, or replaces an older one, when it is complete.
+        """Save the model to a folder. A file appears, or replaces an older one, only when it is complete.
 
-        After training with several processes the first one writes it and the others do nothing.
+        After training with several processes, only the first one writes files.
 
         Parameters
         ----------
         dir_path
-            The folder; missing parent folders are created.
+            Folder to write; missing parent folders are created.
         prefix
             Start of the names of the files.
         overwrite
             Write into an existing folder. Other files in it are kept.
         save_anndata
-            Write the registered AnnData too.
+            Also write the registered AnnData.
         save_kwargs
             Arguments of :func:`torch.save`.
         safe
             Write an HDF5 file, ``model.h5``, with anndata's own writer instead of a pickle file: reading it runs no code,
-            so models from strangers can be loaded.
+            so it is safe to load models from others.
         **anndata_write_kwargs
             Arguments of :meth:`anndata.AnnData.write_h5ad`.
 
         Raises
         ------
         OSError
-            If the system refuses, for lack of space or permission; existing files are then unchanged.
+            If the files cannot be written, for example for lack of space or permission; existing files are then unchanged.
         ValueError
-            If the folder exists and ``overwrite`` is not set, or if counts or genes of an AnnData that is to be written
-            have changed so that it could not be loaded.
+            If the folder exists and ``overwrite`` is not set, or if the counts or genes of the AnnData to be saved
+            have changed so that it could not be loaded again.
         """
         safe = check(safe=safe)["safe"]
         if self.trainer is not None and not self.trainer.is_global_zero:
@@ -424,7 +425,7 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         prefix: str | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Read a model that :meth:`scgpcl.SCGPCL.save` has written.
+        """Load a model saved by :meth:`scgpcl.SCGPCL.save`.
 
         ``model.pt`` is a pickle file, which can run arbitrary code when it is read. Load only files you trust, or files that
         were written with ``save(..., safe=True)``, which are recognised by their name.
@@ -434,10 +435,10 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         dir_path
             The folder.
         adata
-            Cells to register with the model; ``None`` takes those saved with it, if any, and ``False`` none. Genes are
-            matched by name.
+            Cells to register with the model; ``None`` uses the saved cells, if any, and ``False`` loads no cells. Genes
+            are matched by name.
         accelerator, device
-            Where the model goes: ``device`` is the number of a GPU, or the name of a device, such as ``"cpu"`` or
+            Device for the model: ``device`` is the number of a GPU, or the name of a device, such as ``"cpu"`` or
             ``"cuda:1"``.
         prefix
             Start of the names of the files.
@@ -455,7 +456,7 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
-            If the file is damaged, or of another class or a later version, or if ``adata`` lacks genes of the model.
+            If the file is damaged or belongs to another class or a later version, or if ``adata`` lacks genes of the model.
         """
         if adata is not None and not isinstance(adata, bool):
             _input.check_is_adata(adata)
@@ -482,7 +483,7 @@ class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
 
     @property
     def reference(self) -> Reference:
-        """What new cells are matched against; only a trained model has it."""
+        """What new cells are matched against; requires a trained model."""
         if self.gene_names_ is None or self.module.centers is None or not self.is_trained_:
             msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
             raise RuntimeError(msg)

@@ -50,9 +50,9 @@ class SCGPCLModule(BaseModuleClass):
     dispersion
         One inverse dispersion per ``"gene"``, or one per cell and gene (``"gene-cell"``).
     use_graph
-        Without it genes send no messages: an ablation.
+        ``False`` turns off messages from genes, for ablations.
     n_batch
-        Experimental batches to correct for, at least 2; 0 corrects for none.
+        Number of experimental batches to correct for, at least 2; 0 means no correction.
     """
 
     gene_mean: Tensor
@@ -97,11 +97,11 @@ class SCGPCLModule(BaseModuleClass):
 
     @property
     def moments(self) -> Moments:
-        """What the features are standardised by, on the CPU."""
+        """Moments used to standardise the features, on the CPU."""
         return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy(), self.feature_scale.item())
 
     def set_moments(self, moments: Moments, link_share: Any = None) -> None:
-        """Standardise features by these moments; with batches, centre messages on these shares, (n_batch, n_genes)."""
+        """Set the moments to standardise features by and, with batches, the shares to centre messages at, (n_batch, n_genes)."""
         self.feature_scale.fill_(moments.scale)
         self.gene_mean.copy_(torch.from_numpy(moments.mean))
         self.gene_std.copy_(torch.from_numpy(moments.std))
@@ -118,12 +118,12 @@ class SCGPCLModule(BaseModuleClass):
         self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_latent, device=self.gene_mean.device))
 
     def on_load(self, model: Any, **kwargs: Any) -> None:
-        """Allocate centres whose number was estimated in training."""
+        """Allocate the centres if their number was estimated in training."""
         if model.n_clusters_ is not None:
             self.set_n_clusters(model.n_clusters_)
 
     def features(self, batch: BipartiteBatch) -> StandardizedCounts:
-        """Standardised features of a batch; a gene that was not measured has the training mean, which is zero."""
+        """Standardised features of a batch; genes that were not measured get the training mean, which is zero."""
         return standardized_counts(
             batch.graph,
             batch.counts,
@@ -136,7 +136,7 @@ class SCGPCLModule(BaseModuleClass):
         )
 
     def represent(self, z: Tensor, size_factor: Tensor) -> Tensor:
-        """Latent vectors as they are clustered and reported: corrected for depth (n_cells,), their length reduced."""
+        """Latent vectors as used for clustering and returned to the user: corrected for depth (n_cells,), with reduced length."""
         # in double precision, so that the result does not depend on which other cells are shortened along with a cell
         return shrink_length(self.depth(z, size_factor).double(), self.shrinkage).to(z)
 
@@ -147,7 +147,7 @@ class SCGPCLModule(BaseModuleClass):
 
     @torch.no_grad()
     def assign_all(self, z: Tensor, size_factor: Tensor) -> Tensor:
-        """Assignment probabilities of any number of latent vectors as encoded, shape (n_cells, n_clusters)."""
+        """Assignment probabilities of any number of encoded latent vectors, shape (n_cells, n_clusters)."""
         parts = zip(z.split(ASSIGNED_ROWS), size_factor.to(z.device).split(ASSIGNED_ROWS), strict=True)
         return torch.cat([self.soft_assign(self.represent(*part)) for part in parts])
 
@@ -173,7 +173,7 @@ class SCGPCLModule(BaseModuleClass):
         Parameters
         ----------
         batches
-            Gives the batches of all training cells, on the device of the network, each time it is called.
+            Function that returns the batches of all training cells, on the device of the network.
 
         Returns
         -------
