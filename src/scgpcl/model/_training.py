@@ -134,38 +134,38 @@ class Training:
     ) -> None:
         """Train both stages and write the result to the registered AnnData.
 
-        Called again, it continues from the current state. If the second stage fails, the result of the first is kept. The
-        AnnData is annotated at the end, completely or not at all.
+        If called again, training continues from the current state. If the second stage fails, the result of the first is kept.
+        The AnnData is annotated at the end, completely or not at all.
 
         Parameters
         ----------
         max_epochs
-            Largest number of epochs of both stages, in place of the two below.
+            Maximum number of epochs of each stage, instead of the two arguments below.
         pretrain_max_epochs, cluster_max_epochs
-            Largest number of epochs of each stage; 0 skips the stage. Without clustering epochs cells go to the nearest
-            centre of the consensus of many partitions, or of k-means with ``"self_training"``.
+            Maximum number of epochs of each stage; 0 skips the stage. Without clustering epochs, cells are assigned to the
+            nearest centre of the consensus of many partitions, or of k-means with ``"self_training"``.
         pretrain_max_cells
-            Most cells to pre-train on. Of more, a uniform sample is drawn once and kept in memory, so that the number of steps
-            stops growing with the data; ``None`` takes all. The statistics and gene states of inference are computed from
+            Maximum number of cells to pre-train on. If there are more, a uniform sample is drawn once and kept in memory, so that
+            the number of steps stops growing with the data; ``None`` uses all cells. The statistics and gene states of inference are computed from
             all training cells, and all cells are encoded and labelled.
         accelerator, devices
-            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is refused because PyTorch has no
-            sparse matrices there.
+            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is not supported because PyTorch has no
+            sparse matrices on it.
         train_size, validation_size, shuffle_set_split
-            Share of the cells to train on and to validate on, see :class:`scvi.dataloaders.DataSplitter`. Clustering
-            describes the cells it is given, so all are trained on by default.
+            Share of the cells to train on and to validate on, see :class:`scvi.dataloaders.DataSplitter`. By default,
+            all cells are used for training, because clustering describes the given cells.
         batch_size
-            Largest number of cells of a mini-batch. They are each other's context: genes learn from them.
+            Largest number of cells of a mini-batch. The cells of a mini-batch are each other's context: genes learn from them.
         early_stopping
-            Stop a stage when the validation loss stops falling; needs ``train_size`` below 1. The stages stop by
-            themselves when their labels have settled.
+            Stop a stage when the validation loss stops decreasing; requires ``train_size`` below 1. Each stage also stops
+            when its labels have settled.
         agreement
             Pre-training ends when the labels of successive epochs agree with an adjusted Rand index above this (published:
-            0.99); ``None`` trains all epochs, over which the learning rate falls to zero.
+            0.99); ``None`` trains all epochs, with a learning rate that decreases to zero.
         agreement_patience
-            How many successive epochs must agree.
+            Number of successive epochs that must agree.
         label_tol
-            Clustering ends when less than this share of the labels changes in an epoch.
+            Clustering ends when a smaller share of the labels than this changes in an epoch.
         clustering
             Second stage: ``"distillation"`` learns to assign cells of any depth, see
             :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment (published), see
@@ -176,16 +176,16 @@ class Training:
             Arguments of :class:`scgpcl.train.PretrainPlan` and of the plan of ``clustering``, whose signatures show the
             defaults, such as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``.
         datamodule
-            Cells of a model that was made with ``registry=datamodule.registry``: a data module of scvi-tools or
+            Cells for a model created with ``registry=datamodule.registry``: a data module of scvi-tools or
             :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
-            inference loader, which must always give all cells in one order; the counts of the model's genes are kept in
+            inference loader, which must always return all cells in the same order; the counts of the model's genes are kept in
             memory.
         checkpoint
-            File to write the state of the run to after every epoch; ``None`` writes none.
+            File to save the state of the run in after every epoch; ``None`` saves nothing.
         resume_from
-            Such a file: the run resumes after the epoch at which it was written. The model, the data and the arguments must
+            Checkpoint file to resume from, after the epoch at which it was written. The model, the data and the arguments must
             be those of the run that wrote it; on a CPU the result is then bit-identical to that of an uninterrupted run.
-            It may be the file of ``checkpoint``.
+            The same file can be used as ``checkpoint``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -204,7 +204,7 @@ class Training:
         TypeError
             If an argument is unknown or of the wrong type, before any work.
         ValueError
-            If an argument is out of range, or the checkpoint is damaged or of another model, before any work.
+            If an argument is out of range, or the checkpoint is damaged or belongs to another model, before any work.
         """
         n_cells = self._check_cells(datamodule)
         values = check(
@@ -295,38 +295,38 @@ class Training:
     ) -> None:
         """Continue the clustering stage on the registered cells and the query together.
 
-        Encoder, decoder and cluster centres keep learning at the low learning rate of the clustering stage; then the
-        statistics and gene states of inference are recomputed from all these cells. What describes the data is fixed:
-        the model's genes, the moments of their features, the reference library size, the number of clusters, their
-        names, ``alpha`` and ``shrinkage``. So cluster "3" is the same cluster before and after. A query
-        type that the reference lacks gets no cluster of its own: train a new model for that.
+        Encoder, decoder and cluster centres are trained further with the low learning rate of the clustering stage; then the
+        statistics and gene states of inference are recomputed from all these cells. Everything that describes the data is
+        fixed: the model's genes, the moments of their features, the reference library size, the number of clusters, their
+        names, ``alpha`` and ``shrinkage``. Cluster "3" is therefore the same cluster before and after. A cell type that is
+        missing in the reference does not get a new cluster; train a new model in this case.
 
         Parameters
         ----------
         query
             New cells, matched and checked as in :meth:`get_latent_representation`; none of the model's genes may be
-            missing, since a gene that was not measured cannot be learnt from. Not changed.
+            missing, because the model cannot learn from genes that were not measured. Not changed.
         max_epochs
-            Largest number of epochs. 0 only recomputes the statistics and gene states.
+            Maximum number of epochs; 0 only recomputes the statistics and gene states.
         accelerator, devices
             See :meth:`train`.
         batch_size
             Largest number of cells of a mini-batch.
         label_tol
-            Ends when less than this share of the labels changes in an epoch.
+            Training ends when a smaller share of the labels than this changes in an epoch.
         transform_batch
-            Batch of the model that all cells of the query are taken to be of. A query of a batch that the model has not
-            seen needs it: moments of batches are fixed.
+            Batch of the model to assign all cells of the query to. Required if the query has a batch that the model does not
+            know, because the moments of batches are fixed.
         plan_kwargs
-            Arguments of :class:`scgpcl.train.ClusterPlan` but ``alpha`` and ``shrinkage``.
+            Arguments of :class:`scgpcl.train.ClusterPlan`, except ``alpha`` and ``shrinkage``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
         Notes
         -----
-        Writes to the registered AnnData, if there is one, what :meth:`train` writes. The query is not kept: save the model
-        to keep what it learnt, and call :meth:`annotate` to label the query. Meanwhile the counts of the model's genes of
-        all cells are in memory. If the update fails, the model is restored.
+        Writes the same results as :meth:`train` to the registered AnnData, if there is one. The query is not stored: save the
+        updated model, and call :meth:`annotate` to label the query. During the update, the counts of the model's genes in
+        all cells are kept in memory. If the update fails, the model is restored.
 
         Raises
         ------
@@ -334,8 +334,8 @@ class Training:
             If the model is not trained.
         ValueError
             If an argument is out of range, if genes are missing, or if the model was loaded without its cells:
-            without the reference, batch normalisation and gene states would follow the query alone and the labels of
-            the reference with them.
+            without the reference, batch normalisation and gene states would depend on the query alone, which would change
+            the labels of the reference.
         """
         reference = self.reference
         values = check(cluster_max_epochs=max_epochs, batch_size=batch_size, label_tol=label_tol)
@@ -392,18 +392,18 @@ class Training:
     ) -> None:
         """Train the decoder further for denoised expression; latent vectors and labels do not change.
 
-        :meth:`train` ends when the clusters have settled, by when the decoder of a small data set has seen too few
-        mini-batches to learn much more than the mean of each gene. Here it learns from fixed latent vectors with noise
-        until the likelihood of held-out cells stops rising, and its best state is kept.
+        :meth:`train` ends when the clusters have settled. On a small data set, the decoder has then seen too few mini-batches to
+        learn much more than the mean of each gene. This method trains it on fixed latent vectors with noise until the
+        likelihood of held-out cells stops increasing, and keeps its best state.
 
         Parameters
         ----------
         max_epochs
-            Largest number of epochs.
+            Maximum number of epochs.
         validation_size
             Share of the registered cells to hold out.
         patience
-            Epochs without a smaller loss of these cells before training ends.
+            Number of epochs without a lower loss on these cells before training ends.
         noise
             Standard deviation of the noise, as a multiple of that of each latent dimension.
         accelerator, devices
@@ -417,7 +417,7 @@ class Training:
 
         Notes
         -----
-        Writes nothing to the AnnData; its epochs are appended to ``history_`` as stage 3. If it fails, the model is
+        Does not change the AnnData; the epochs are appended to ``history_`` as stage 3. If training fails, the model is
         restored.
 
         Raises
