@@ -4,6 +4,7 @@ from scgpcl.pl._clusters import cluster_sizes, confidence, gene_attributions
 from scgpcl.pl._dotplot import markers
 from scgpcl.pl._heatmaps import comparison, marker_overlap
 from scgpcl.pl._latent import latent
+from scgpcl.pl._levels import levels, tree
 from scgpcl.pl._training import history, n_clusters
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "gene_attributions",
     "history",
     "latent",
+    "levels",
     "marker_overlap",
     "markers",
     "n_clusters",
+    "tree",
 ]

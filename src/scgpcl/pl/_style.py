@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
+
+from scgpcl import _keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,10 @@ DISTINCT = (
     "#701040", "#F01050", "#9070F0", "#503070", "#10F0A0", "#F0E010", "#506070", "#606020", "#B0B050", "#8020C0",
     "#B020A0", "#80C0A0", "#A01040", "#F0C0F0", "#F07080", "#E0B080", "#907050", "#9090F0",
 )  # fmt: skip
+#: Name of a node of a tree whose clusters are numbered: "3", "3.1", "2+5", "0-2+5".
+NUMBERED = re.compile(r"\d+([.+-]\d+)*")
+#: How much white the lightest part of a cluster has.
+LIGHTEST = 0.72
 
 
 def categories_of(adata: Any, key: Any) -> pd.Series:
@@ -56,9 +63,43 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
     stored: Any = adata.uns.get(f"{key}_colors")
     palette: Sequence[str] = [] if stored is None else [str(color) for color in stored]
     if len(palette) < len(categories) or not all(map(is_color_like, palette)):
+        names = [str(name) for name in categories]
+        own = str(key).endswith("_cluster") or str(key).startswith(_keys.LEVEL)
+        if own and all(map(NUMBERED.fullmatch, names)) and not all(map(str.isdecimal, names)):
+            return dict(zip(categories, node_colors(names), strict=True))
         defaults = (list(DISTINCT), palettes.default_102)
         palette = next((p for p in defaults if len(p) >= len(categories)), ["grey"] * len(categories))
     return dict(zip(categories, palette, strict=False))
+
+
+def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]:
+    """Colour of each node of a tree of clusters by its name, so that it is the same at every level.
+
+    A cluster of the training has the colour of its number, or of its place among the named ``clusters``. The first part of a
+    cluster keeps its colour and further parts are lighter, each with a shade of its own; several clusters together have
+    the colour of the first.
+    """
+    from matplotlib.colors import to_hex, to_rgb
+    from scanpy.plotting import palettes
+
+    numbered = all(map(NUMBERED.fullmatch, names))
+    place = {name: number for number, name in enumerate(clusters)}
+    whole = [int(number) for name in names for number in re.findall(r"(?<![.\d])\d+", name)] if numbered else []
+    palette = DISTINCT if max(len(place), 1 + max(whole, default=0)) <= len(DISTINCT) else palettes.default_102
+    found = []
+    for name in names:
+        first = re.split("[+-]", name)[0] if numbered else name.split(" + ")[0]
+        known = [first.split(".")[0]] if numbered else sorted(place, key=len, reverse=True)
+        base = next((one for one in known if re.fullmatch(rf"{re.escape(one)}(\.\d+)*", first)), first)
+        parts = re.findall(r"\.(\d+)", first[len(base) :])
+        number = int(base) if numbered else place.get(base, 0)
+        light, width = 0.0, 1.0
+        for part in parts:  # 1 is the first half of what the parent has, 2 the next quarter, and so on
+            light += width * (1.0 - 0.5 ** (int(part) - 1))
+            width *= 0.5 ** int(part)
+        red, green, blue = (c + LIGHTEST * light * (1.0 - c) for c in to_rgb(palette[number % len(palette)]))
+        found.append(to_hex((red, green, blue)))
+    return found
 
 
 def shown(name: object, max_length: int = MAX_LENGTH) -> str:
