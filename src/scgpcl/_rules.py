@@ -192,6 +192,7 @@ RULES: dict[str, Rule] = {
     "n_samples": number(1, whole=True),
     "key_added": _key_added,
     "newick": flag,
+    "differential_expression.method": one_of("wilcoxon", "pseudobulk"),
     "support": number(0.0, 1.0),
     "safe": flag,
     # the report

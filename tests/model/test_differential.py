@@ -146,3 +146,64 @@ def test_normalised_values_are_refused(annotated):
     sc.pp.normalize_total(query)
     with pytest.raises(ValueError, match="looks normalised"):
         annotated.differential_expression(query)
+
+
+@pytest.fixture(scope="module")
+def sampled(four_types, four_clusters):
+    """The trained model as if its cells were of four samples."""
+    adata = four_types.copy()
+    model = scgpcl.SCGPCL.load(four_clusters, adata, accelerator="cpu")
+    model.annotate()
+    adata.obs["sample"] = [f"p{i % 4}" for i in range(300)]
+    model.registry_["setup_args"]["batch_key"] = "sample"
+    return model
+
+
+def sums(adata, sides) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Counts of each sample and side, and what they are of."""
+    of = adata.obs["sample"].astype(str) + "|" + sides
+    counts = pd.DataFrame(adata.X.toarray(), index=adata.obs_names, columns=adata.var_names).groupby(of).sum()
+    parts = counts.index.str.split("|", expand=True)
+    return counts.astype(int), pd.DataFrame(
+        {"patient": parts.get_level_values(0), "type": parts.get_level_values(1)}, index=counts.index
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The dispersion trend curve", "ignore:As the residual degrees")
+def test_samples_are_replicates_in_deseq2(sampled, untouched):
+    from pydeseq2.dds import DeseqDataSet
+    from pydeseq2.ds import DeseqStats
+
+    adata = sampled.adata
+    with untouched(adata):
+        table = sampled.differential_expression(groupby="group", group1="type 0", group2="type 1", method="pseudobulk")
+    part = adata[adata.obs["group"].isin(["type 0", "type 1"])]
+    counts, design = sums(part, part.obs["group"].str[-1])
+    fitted = DeseqDataSet(counts=counts, metadata=design, design="~patient + type", quiet=True, n_cpus=1)
+    fitted.deseq2()
+    tested = DeseqStats(fitted, contrast=["type", "0", "1"], quiet=True, n_cpus=1)
+    tested.summary()
+    expected = tested.results_df.loc[table.index]
+    np.testing.assert_allclose(table["lfc_mean"], expected["log2FoldChange"], rtol=1e-4)
+    np.testing.assert_allclose(table["pvals"], expected["pvalue"], rtol=1e-3)
+    np.testing.assert_allclose(table["pvals_adj"], expected["padj"], rtol=1e-3)
+    assert table["scores"].dropna().is_monotonic_decreasing
+    cells = sampled.differential_expression(groupby="group", group1="type 0", group2="type 1")
+    pd.testing.assert_frame_equal(table[MEANS].sort_index(), cells[MEANS].sort_index())
+    clear = cells["pvals_adj"] < 1e-8
+    assert (np.sign(table["lfc_mean"].reindex(cells.index)) == np.sign(cells["lfc_mean"]))[clear].all()
+
+
+def test_pseudobulk_refuses_what_has_no_replicates(sampled, annotated, monkeypatch):
+    with pytest.raises(ValueError, match="`batch_key` names samples"):
+        annotated.differential_expression(method="pseudobulk")
+    with pytest.raises(ValueError, match="'wilcoxon', 'pseudobulk'"):
+        annotated.differential_expression(method="t-test")
+    few = sampled.adata.copy()
+    few.obs["sample"] = ["p0"] * 290 + ["p1"] * 10
+    with pytest.raises(ValueError, match="at least 2 samples with 10 or more cells of both '0' and 'Rest', found 1"):
+        sampled.differential_expression(few, group1="0", method="pseudobulk")
+    monkeypatch.setitem(__import__("sys").modules, "pydeseq2.dds", None)
+    with pytest.raises(ImportError) as caught:
+        sampled.differential_expression(group1="0", method="pseudobulk")
+    assert "pip install 'scgpcl[pseudobulk]'" in caught.value.__notes__[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scgpcl import _keys
+from scgpcl._input import check_obs_key
 from scgpcl._process import held
-from scgpcl._rules import listed
-from scgpcl.tl._differences import Comparison, differences
+from scgpcl._rules import check, listed
+from scgpcl.tl._differences import Comparison, differences, sample_differences
 from scgpcl.tl._expression import groups_of
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class Differential:
         groupby: str = _keys.CLUSTER,
         group1: str | Sequence[str] | None = None,
         group2: str | None = None,
+        *,
+        method: Literal["wilcoxon", "pseudobulk"] = "wilcoxon",
     ) -> pd.DataFrame:
-        """Genes that differ between two groups of cells, by a Wilcoxon test on the measured counts.
+        """Genes that differ between two groups of cells, by a test on the measured counts.
 
-        scanpy's test compares log(1 + counts per 10,000) of **all** genes, computed on a copy; denoised expression is
-        never tested, since its values are not independent observations. The AnnData is not changed.
+        **All** genes are tested, not only those of the model. Denoised expression is never tested, since its values are
+        not independent observations. The AnnData is not changed.
 
         Parameters
         ----------
@@ -66,16 +69,21 @@ class Differential:
             ``group1="3.1", group2="3.2"`` gives the markers of the split of cluster 3.
         group2
             Name of the group, or of the node, to compare with; ``None`` is all other cells.
+        method
+            ``"wilcoxon"``: scanpy's rank sum test of log(1 + counts per 10,000) of the cells. ``"pseudobulk"``: DESeq2's Wald
+            test (Love et al. 2014; the package pydeseq2) of the sums of the counts of each sample, where the ``batch_key``
+            of the model names the samples. Each sample with at least 10 cells of both groups gives a pair, and there must
+            be two or more such samples.
 
         Returns
         -------
         The table of scvi-tools: a row per gene, indexed by its name, best first, and one block of rows after the other
         where several groups are compared. Its columns are:
 
-        - ``lfc_mean``: log2 fold change of the first group over the second, as scanpy computes it; it is very large, or
-          very small, for a gene that only one of them has;
-        - ``scores``, ``pvals`` and ``pvals_adj``: z-score of the rank sum, its p-value, and that adjusted within the
-          comparison (Benjamini and Hochberg), as in scanpy;
+        - ``lfc_mean``: log2 fold change of the first group over the second, as scanpy or DESeq2 computes it; that of scanpy is
+          very large, or very small, for a gene that only one of them has;
+        - ``scores``, ``pvals`` and ``pvals_adj``: z-score of the test, its p-value, and that adjusted within the
+          comparison (Benjamini and Hochberg); NaN where DESeq2 filters a gene;
         - ``raw_mean1`` and ``raw_mean2``: mean counts;
         - ``non_zeros_proportion1`` and ``non_zeros_proportion2``: shares of the cells that express the gene;
         - ``raw_normalized_mean1`` and ``raw_normalized_mean2``: mean counts per 10,000;
@@ -83,19 +91,22 @@ class Differential:
 
         Raises
         ------
+        ImportError
+            If ``method="pseudobulk"`` and pydeseq2 is not installed.
         KeyError
             If ``adata`` lacks the column or the layer.
         RuntimeError
             If the model is not trained.
         ValueError
-            If there is no such group, if the two groups are the same or share cells, if a group has fewer than two cells, or if
-            the layer does not hold raw counts.
+            If there is no such group, if the two groups are the same or share cells, if a group has fewer than two cells, if
+            the layer does not hold raw counts, or if there are too few samples for ``method="pseudobulk"``.
 
         Notes
         -----
         The clusters were found in the counts that are tested here. Such p-values are far too small, and are no valid test
         of whether the clusters exist: any cut through one homogeneous group gives small ones. Use the table to describe
-        clusters. Cells of one sample are not independent either: for a comparison of conditions, take samples as replicates.
+        clusters. Samples as replicates do not change that. Cells of one sample are not independent either, which
+        ``method="wilcoxon"`` takes them for.
 
         Examples
         --------
@@ -103,6 +114,14 @@ class Differential:
         >>> table[(table["lfc_mean"] > 1) & (table["non_zeros_proportion1"] > 0.1)].head()  # doctest: +SKIP
         """
         _ = self.reference  # a model that is not trained is refused first
+        method = check("differential_expression", method=method)["method"]
+        registered = self.registration
+        if method == "pseudobulk" and registered.batch_key is None:
+            msg = (
+                'Expected a model whose `batch_key` names samples for `method="pseudobulk"`, found one without batches. '
+                'Pass `method="wilcoxon"`, or name the column with `setup_anndata(adata, batch_key=...)` and train.'
+            )
+            raise ValueError(msg)
         target = self._target(adata)
         if groupby not in target.obs:
             msg = (
@@ -134,7 +153,10 @@ class Differential:
         comparisons = [Comparison(name, other or REST, cells[name], second[name]) for name in names]
         for each in comparisons:
             _check(each)
-        return differences(target, comparisons, layer=self.registration.layer)
+        if method == "wilcoxon":
+            return differences(target, comparisons, layer=registered.layer)
+        check_obs_key(target, registered.batch_key, "batch_key")
+        return sample_differences(target, comparisons, registered.names_of(target), layer=registered.layer)
 
     def _cells_of(self, adata: AnnData | None, groups: pd.Series, names: list[str]) -> dict[str, np.ndarray]:
         """Masks (n_cells,) of the cells of groups and of nodes of the tree."""

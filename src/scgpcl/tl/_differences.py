@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _KEY = "group"
+#: Fewest samples, and fewest cells of each group that a sample must have to be one of them.
+MIN_SAMPLES = 2
+MIN_SAMPLE_CELLS = 10
 #: Fields of scanpy's result and our columns.
+_DESEQ_FIELDS = {"log2FoldChange": "lfc_mean", "stat": "scores", "pvalue": "pvals", "padj": "pvals_adj"}
 _FIELDS = {"logfoldchanges": "lfc_mean", "scores": "scores", "pvals": "pvals", "pvals_adj": "pvals_adj"}
 
 
@@ -56,6 +60,58 @@ def differences(adata: AnnData, comparisons: Sequence[Comparison], *, layer: str
             tests = pd.DataFrame({column: result[field][name] for field, column in _FIELDS.items()}, index=genes)
             found[number] = _table(tests, counts.X, counts.var_names, comparisons[number])
     return pd.concat([table for table in found if table is not None])
+
+
+def sample_differences(
+    adata: AnnData, comparisons: Sequence[Comparison], samples: np.ndarray, *, layer: str | None = None
+) -> pd.DataFrame:
+    """Wald test of DESeq2 on the sums of the counts of each sample (n_cells,) in both groups, paired by sample; as `differences`."""
+    pairs = [_pairs(each, samples) for each in comparisons]
+    try:
+        from pydeseq2.dds import DeseqDataSet
+        from pydeseq2.ds import DeseqStats
+    except ImportError as error:
+        error.add_note("Tests between samples need PyDESeq2. Install it: pip install 'scgpcl[pseudobulk]'.")
+        raise
+    used = np.any([each.first | each.second for each in comparisons], axis=0)
+    counts = counted(adata, used, layer=layer)
+    found = []
+    for each, names in zip(comparisons, pairs, strict=True):
+        rows = [side & (samples == name) for side in (each.first, each.second) for name in names]
+        sums = np.stack([np.asarray(counts.X[cells[used]].sum(0, dtype=np.float64)).ravel() for cells in rows])
+        design = pd.DataFrame(
+            {
+                "sample": [f"s{number}" for number in range(len(names))] * 2,
+                "side": ["first"] * len(names) + ["second"] * len(names),
+            },
+            index=[f"{number}" for number in range(len(rows))],
+        )
+        sums_of = pd.DataFrame(sums.astype(np.int64), index=design.index, columns=counts.var_names)
+        fitted = DeseqDataSet(counts=sums_of, metadata=design, design="~sample + side", quiet=True, n_cpus=1)
+        fitted.deseq2()
+        tested = DeseqStats(fitted, contrast=["side", "first", "second"], quiet=True, n_cpus=1)
+        tested.summary()
+        tests = tested.results_df[list(_DESEQ_FIELDS)].rename(columns=_DESEQ_FIELDS)
+        tests = tests.sort_values("scores", ascending=False, kind="stable", na_position="last")
+        inside = each._replace(first=each.first[used], second=each.second[used])
+        found.append(_table(tests, counts.X, counts.var_names, inside))
+    return pd.concat(found)
+
+
+def _pairs(compared: Comparison, samples: np.ndarray) -> list[str]:
+    """Samples with enough cells of both groups."""
+    names = [
+        str(name)
+        for name in np.unique(samples.astype(str))
+        if min((side & (samples == name)).sum() for side in (compared.first, compared.second)) >= MIN_SAMPLE_CELLS
+    ]
+    if len(names) < MIN_SAMPLES:
+        msg = (
+            f"Expected at least {MIN_SAMPLES} samples with {MIN_SAMPLE_CELLS} or more cells of both {compared.group1!r} and "
+            f'{compared.group2!r}, found {len(names)}. Pass other groups, or `method="wilcoxon"`.'
+        )
+        raise ValueError(msg)
+    return names
 
 
 def _table(tests: pd.DataFrame, counts: sp.csr_matrix, genes: pd.Index, compared: Comparison) -> pd.DataFrame:
