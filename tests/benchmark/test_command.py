@@ -85,7 +85,7 @@ def test_wrong_paths_are_one_line(command, data, tmp_path):
     broken.write_text("import nothing_of_this_name\n")
     assert_refused(command(tmp_path / "no", "--out", out), "Check the path")
     assert_refused(command(tmp_path / "empty", "--out", out), "at least one file")
-    assert_refused(command(data, tmp_path / "two.h5ad", "--out", out), "a name of its own")
+    assert_refused(command(data, tmp_path / "two.h5ad", "--out", out), "a different name")
     assert_refused(command(data, "--out", data / "README.md"), "found a file")
     assert_refused(command(data, "--out", tmp_path / "no" / "out"), "Make it first")
     assert_refused(command(data, "--out", out, "--register", broken), "nothing_of_this_name")

@@ -39,7 +39,7 @@ def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[st
     found: dict[str, Path] = {}
     for path in files:
         if path.stem in found and not path.samefile(found[path.stem]):
-            msg = f"Expected a name of its own for each data set, found {found[path.stem]} and {path}. Rename one."
+            msg = f"Expected a different name for each data set, found {found[path.stem]} and {path}. Rename one."
             raise InputError(msg)
         found.setdefault(path.stem, path)
     if not found:

@@ -20,8 +20,8 @@ _TITLES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
 def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean and standard deviation (n - 1) over seeds of successful runs.
 
-    Two tables, data sets x methods; data sets are sorted by name, methods by their first run. The deviation over a single seed
-    is missing.
+    Two tables, data sets x methods; data sets are sorted by name, methods by their first run. With a single seed,
+    the standard deviation is NaN.
     """
     good = table[table["error"] == ""]
     groups = good.groupby(["dataset", "method"], sort=True)[column]

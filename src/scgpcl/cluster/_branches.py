@@ -1,4 +1,4 @@
-"""Which leaf of the tree a cell belongs to, from its cluster and its latent vector."""
+"""Assign cells to leaves of the tree, given their cluster and latent vector."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Branches(NamedTuple):
 
 
 def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *, alpha: float) -> Branches:
-    """Centres from which cells get their support for the leaves of their own cluster.
+    """Fit the centres that give cells their support for the leaves of their cluster.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *,
 
 
 def calibrated(branches: Branches, first: Tensor, second: Tensor, labels: Tensor, *, alpha: float) -> Branches:
-    """The same with the temperature at which one half of a cell's molecules predicts the leaf found from the other half.
+    """Return a copy with the temperature at which one half of a cell's molecules predicts the leaf found from the other half.
 
     Vectors of both halves (n_cells, n), and the cluster of each cell (n_cells,), which is taken as known.
     """

@@ -1,4 +1,4 @@
-"""Leiden communities of a shared-neighbour graph, as many as are wanted."""
+"""Leiden communities of a shared-neighbour graph, with a given number of communities."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
 
 
 def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.Graph:
-    """Graph of nearest cells, each edge weighted by the Jaccard index of the neighbours of its ends (PhenoGraph)."""
+    """Graph of nearest cells; edges are weighted by the Jaccard index of the neighbour sets of the two cells (PhenoGraph)."""
     near = nearest_cells(x, min(n_neighbors, len(x) - 1)).cpu().numpy()
     n_cells, k = near.shape
     links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
@@ -75,7 +75,7 @@ def communities(graph: igraph.Graph, n_clusters: int, *, seed: int) -> np.ndarra
 
 @contextmanager
 def _igraph_seeded(seed: int) -> Iterator[None]:
-    """Give igraph random numbers of its own, not those of Python's global generator."""
+    """Let igraph use a separate random generator instead of Python's global one."""
     igraph.set_random_number_generator(random.Random(seed))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Read-out: the partition on which many partitions of many draws of the molecules agree."""
+"""Consensus of many partitions of the same cells, from many draws of their molecules."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def partitions(z: Tensor, n_clusters: int, *, seed: int) -> list[Tensor]:
 def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     r"""Cluster by evidence accumulation (Fred and Jain 2005).
 
-    Two cells are as similar as the share of the partitions, over all draws, that put them together. Average linkage of
-    this similarity, cut so that ``n_clusters`` clusters of more than a handful of cells are left, gives the clusters. A
-    split that one method or one draw of the molecules makes and the others do not is outvoted, whatever the size of the
-    group.
+    Two cells are as similar as the share of the partitions, over all draws, that put them together. The clusters
+    are found by average linkage of this similarity, cut so that ``n_clusters`` clusters with more than a handful of cells
+    remain. A split that is found by only one method or in only one draw of the molecules is outvoted, regardless of the
+    size of the group.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Evidence(NamedTuple):
 
 
 def distances(labels: Tensor) -> np.ndarray:
-    """Share of the partitions (n_partitions, n_cells) that separate two cells, condensed as scipy wants it."""
+    """Share of the partitions (n_partitions, n_cells) that separate two cells, condensed in scipy's condensed form."""
     n_cells = labels.shape[1]
     together = torch.zeros(n_cells, n_cells)
     for each in labels:

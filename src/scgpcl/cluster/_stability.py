@@ -1,4 +1,4 @@
-"""Does a split hold on molecules that did not make it?"""
+"""Test whether a split also appears in molecules that were not used to find it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_LOG_SEPARATION = 3.0
 
 
 class SplitTest(NamedTuple):
-    """How far apart two groups are on molecules set aside.
+    """Separation of two groups, measured on held-out molecules.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ MIN_CELLS = 5
 
 
 class Grown(NamedTuple):
-    """A tree, how cells are shared out below its clusters, and the node that each output of this stands for, (n_outputs,)."""
+    """A tree, the branches that assign cells below its clusters, and the node of each of their outputs, (n_outputs,)."""
 
     tree: Tree
     branches: Branches
@@ -78,13 +78,13 @@ class Tree:
     Parameters
     ----------
     parent
-        Parent of each node, -1 of the root, int64, shape (n_nodes,).
+        Parent of each node, -1 for the root, int64, shape (n_nodes,).
     height
-        Share of the partitions that separate the children of a node, 0 of a leaf, shape (n_nodes,).
+        Share of the partitions that separate the children of a node, 0 for a leaf, shape (n_nodes,).
     clusters
-        Nodes of the clusters of the training, int64, shape (n_clusters,).
+        Nodes that are the clusters from training, int64, shape (n_clusters,).
     values
-        Further numbers of each node by their name, such as ``"size"``, each of shape (n_nodes,).
+        Further values of each node by name, such as ``"size"``, each of shape (n_nodes,).
     called
         Names of the clusters; ``None`` numbers them.
     """
@@ -135,8 +135,8 @@ class Tree:
     def paths(self, probability: np.ndarray) -> np.ndarray:
         """Leaf of each cell by the probabilities of the leaves (n_cells, n_leaves), int64, shape (n_cells,).
 
-        A cell goes to its most probable cluster and, below it, to the more probable child at each split, so that what it
-        is at one level follows from what it is at any finer level.
+        A cell goes to its most probable cluster and, below it, to the more probable child at each split, so its
+        group at one level follows from its group at any finer level.
         """
         whole = probability @ self.below[:, self.leaves].T.astype(probability.dtype)
         node = self.clusters[whole[:, self.clusters].argmax(1)]
@@ -149,7 +149,7 @@ class Tree:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the nodes: "3" of a cluster of the training, "3.1" below it and "0-2+5" above several."""
+        """Names of the nodes: "3" for a cluster from training, "3.1" below it, and "0-2+5" above several clusters."""
         names = [""] * len(self.parent)
         called = self.called or tuple(str(number) for number in range(len(self.clusters)))
         for name, node in zip(called, self.clusters.tolist(), strict=True):
@@ -257,7 +257,7 @@ def n_groups(n_cells: int, n_clusters: int = 0) -> int:
 
 
 def grow(labels: Tensor, clusters: np.ndarray, means: Tensor, n_leaves: int) -> tuple[Tree, list[np.ndarray]]:
-    """Tree over clusters, and below each of them the groups that most partitions hold together.
+    """Build the tree above the clusters and, below each cluster, the groups that most partitions keep together.
 
     Above the clusters, those with the most similar directions are merged first, by average linkage. Below, cells are as
     similar as the share of the partitions that put them together; average linkage within each cluster is followed down

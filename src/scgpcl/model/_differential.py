@@ -64,26 +64,26 @@ class Differential:
         groupby
             Column of ``adata.obs`` with the groups. Cells without a group, or named ``"unassigned"``, are left out.
         group1
-            Name of a group, or a list of names, each of which is compared on its own; ``None`` takes every group of at
-            least two cells. Besides the groups of the column, nodes of the tree can be named, see :meth:`get_tree`:
+            Name of a group, or a list of names, each compared separately; ``None`` uses every group of at
+            least two cells. Nodes of the tree can be named too, see :meth:`get_tree`:
             ``group1="3.1", group2="3.2"`` gives the markers of the split of cluster 3.
         group2
-            Name of the group, or of the node, to compare with; ``None`` is all other cells.
+            Name of the group or node to compare with; ``None`` means all other cells.
         method
-            ``"wilcoxon"``: scanpy's rank sum test of log(1 + counts per 10,000) of the cells. ``"pseudobulk"``: DESeq2's Wald
-            test (Love et al. 2014; the package pydeseq2) of the sums of the counts of each sample, where the ``batch_key``
-            of the model names the samples. Each sample with at least 10 cells of both groups gives a pair, and there must
-            be two or more such samples.
+            ``"wilcoxon"``: scanpy's rank sum test on log(1 + counts per 10,000) of the cells. ``"pseudobulk"``: DESeq2's Wald
+            test (Love et al. 2014; requires the package pydeseq2) on the summed counts of each sample, where the
+            ``batch_key`` of the model contains the samples. Each sample with at least 10 cells of both groups gives a pair;
+            at least two such samples are required.
 
         Returns
         -------
-        The table of scvi-tools: a row per gene, indexed by its name, best first, and one block of rows after the other
-        where several groups are compared. Its columns are:
+        A table as in scvi-tools: one row per gene, indexed by name, best first, with one block of rows per comparison if
+        several groups are compared. The columns are:
 
-        - ``lfc_mean``: log2 fold change of the first group over the second, as scanpy or DESeq2 computes it; that of scanpy is
-          very large, or very small, for a gene that only one of them has;
-        - ``scores``, ``pvals`` and ``pvals_adj``: z-score of the test, its p-value, and that adjusted within the
-          comparison (Benjamini and Hochberg); NaN where DESeq2 filters a gene;
+        - ``lfc_mean``: log2 fold change of the first group over the second, as computed by scanpy or DESeq2; with scanpy,
+          its absolute value is very large for a gene that only one group expresses;
+        - ``scores``, ``pvals`` and ``pvals_adj``: z-score of the test, p-value, and p-value adjusted within the
+          comparison (Benjamini and Hochberg); NaN if DESeq2 filters out the gene;
         - ``raw_mean1`` and ``raw_mean2``: mean counts;
         - ``non_zeros_proportion1`` and ``non_zeros_proportion2``: shares of the cells that express the gene;
         - ``raw_normalized_mean1`` and ``raw_normalized_mean2``: mean counts per 10,000;
@@ -103,10 +103,10 @@ class Differential:
 
         Notes
         -----
-        The clusters were found in the counts that are tested here. Such p-values are far too small, and are no valid test
-        of whether the clusters exist: any cut through one homogeneous group gives small ones. Use the table to describe
-        clusters. Samples as replicates do not change that. Cells of one sample are not independent either, which
-        ``method="wilcoxon"`` takes them for.
+        The clusters were found in the same counts that are tested here. The p-values are therefore far too small and do not
+        show that the clusters exist: splitting a homogeneous group in two also gives small p-values. Use the table only to
+        describe clusters. Using samples as replicates does not change this. Cells of one sample are not independent
+        either, although ``method="wilcoxon"`` assumes it.
 
         Examples
         --------

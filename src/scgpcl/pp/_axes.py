@@ -50,13 +50,13 @@ def sampled(n_cells: int, *, seed: int) -> np.ndarray:
 
 
 def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
-    r"""Axes along which fine groups of cells lie far apart for the spread within them, (at most ``N_AXES``, n_genes).
+    r"""Axes that best separate small groups of cells relative to the spread within groups, (at most ``N_AXES``, n_genes).
 
     Linear discriminant analysis without labels. Cells are grouped by k-means into many small groups, most of which hold one
-    type. What varies within them, such as depth or the cell cycle, is variation that should not separate cells: with
+    type. Variation within groups, such as depth or the cell cycle, should not separate cells: with
     :math:`W` the covariance within groups of the principal components, shrunk towards its mean variance, the components
     are multiplied by :math:`W^{-1/2}` and their principal axes taken (relevant component analysis, Bar-Hillel et al. 2005,
-    with groups in place of its chunklets).
+    with groups instead of its chunklets).
 
     Parameters
     ----------

@@ -72,11 +72,11 @@ class BatchFit(NamedTuple):
 
 
 def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, scale: float, seed: int) -> BatchFit:
-    """Measure every batch at equal composition of the batches.
+    """Measure every batch as if all batches had the same composition.
 
-    The composition is not known. At first the batches are compared as if their compositions were equal; then the cells
-    are grouped by k-means on the principal axes of the features so corrected, the batches are compared within the groups,
-    and so on. A batch with cell types that the other batches lack is therefore not shifted towards them.
+    The composition is not known. The batches are first compared as if their compositions were equal. Then the cells are
+    grouped by k-means on the principal axes of the corrected features, the batches are compared within the groups, and
+    so on. A batch with cell types that the other batches lack is therefore not shifted towards them.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def batch_moments(
     scale: float = 1.0,
     prior: float = PRIOR_CELLS,
 ) -> BatchMoments:
-    """Measure what differs between the batches beyond the composition of their cells.
+    """Measure the differences between batches that their composition does not explain.
 
     Parameters
     ----------
@@ -121,9 +121,9 @@ def batch_moments(
         Number of batches.
     groups
         Group of each cell within which batches are compared, int, shape (n_cells,); ``None`` compares all cells, as if
-        the batches were composed alike.
+        all batches had the same composition.
     prior
-        Pseudo-cells of the shrinkage, of shifts, of variances and of ratios alike.
+        Strength of the shrinkage in pseudo-cells, for shifts, variances and ratios.
     """
     if groups is None:
         groups = np.zeros(len(cells), dtype=np.int64)
@@ -145,7 +145,7 @@ def batch_shifts(sums: GroupSums, prior: float) -> np.ndarray:
     .. math:: (\mathrm{diag}(n_{b\cdot}) - N\, \mathrm{diag}(1 / n_{\cdot k})\, N^\top + \kappa I)\, d = r,
 
     where N counts cells by batch and group and r sums, over the cells of a batch, their distance from the mean of their
-    group. A batch is only compared with others where they share groups: a batch of its own composition is not moved. With
+    group. Batches are compared only within groups that they share; a batch that shares no group with the others is not moved. With
     one group and two equal batches of n cells, :math:`d_b = n / (n + \kappa)` times the distance of the batch's mean from
     that of all, the empirical Bayes weight of ComBat (Johnson, Li and Rabinovic 2007); a batch of n cells beside a very
     large one is moved :math:`n / (n + \kappa / 2)` of the way to it.

@@ -119,7 +119,7 @@ def name_clusters(
     }
     taken = [name for name in more if name in TABLE_COLUMNS]
     if taken:
-        msg = f"Expected names of sources in `others` that are no columns of the table, found {_checks.listed(taken)}."
+        msg = f"Expected names of sources in `others` that are not columns of the table, found {_checks.listed(taken)}."
         raise ValueError(msg)
     expression = log_normalized(adata, key, layer=layer)
     groups = expression.obs[key]
@@ -145,7 +145,7 @@ def name_clusters(
 
 
 def _present(markers: Any, genes: pd.Index) -> Any:
-    """Sets of a source; types of tables and models of which there is no gene are left out."""
+    """Marker sets of a source; types without any gene in the data are left out if the source is a table or a model."""
     if isinstance(markers, Mapping):
         return markers
     found = {name: own for name, own in marker_sets(markers).items() if genes.isin(own).any()}

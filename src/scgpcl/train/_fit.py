@@ -63,7 +63,7 @@ def make_trainer(
     kwargs.pop("ckpt_path", None)
     if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
         kwargs["limit_val_batches"] = 0
-    # the trainer appends to the list it is given, so each stage gets a list of its own
+    # the trainer appends to this list, so each stage needs a separate one
     kwargs["callbacks"] = [FiniteLosses(), *callbacks, *(kwargs.get("callbacks") or ())]
     if shows_progress(kwargs):
         kwargs["callbacks"].append(StageProgress(title))
@@ -183,7 +183,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
-    """Silence what Lightning prints at every fit: its banner of devices, its advertising, a deprecation of its own."""
+    """Silence the messages that Lightning prints at every fit: devices, advertising, and an internal deprecation."""
     logs = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [log.level for log in logs]
     for log in logs:

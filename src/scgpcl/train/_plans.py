@@ -71,7 +71,7 @@ class StagePlan(pl.LightningModule):
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser with a learning rate of its own for the encoder."""
+        """Optimiser with a separate learning rate for the encoder."""
         encoder = list(self.module.encoder.parameters())
         names = {id(p) for p in encoder}
         rest = [p for p in self.module.parameters() if id(p) not in names and p.requires_grad]
