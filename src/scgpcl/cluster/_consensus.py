@@ -100,7 +100,7 @@ class Evidence(NamedTuple):
 
 
 def distances(labels: Tensor) -> np.ndarray:
-    """Share of the partitions (n_partitions, n_cells) that separate two cells, condensed in scipy's condensed form."""
+    """Share of the partitions (n_partitions, n_cells) that separate each pair of cells, in scipy's condensed form."""
     n_cells = labels.shape[1]
     together = torch.zeros(n_cells, n_cells)
     for each in labels:

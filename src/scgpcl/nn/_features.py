@@ -62,8 +62,8 @@ class StandardizedCounts(NamedTuple):
     """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never made.
 
     With ``L = log1p(scale x / s)`` centred and scaled per gene and clipped at the top, the entry of a zero count is
-    ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts. Where moments are those of a
-    cell's batch, ``F = S + B O^T`` with one offset per batch and B the one-hot batches.
+    ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts. If moments differ
+    between batches, ``F = S + B O^T`` with one offset per batch and the one-hot batches B.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
 
 
 def standardized_entries(counts: Any, factor: Any, std: Any, offset: Any, clip: float) -> Any:
-    """Features of stored counts less that of a zero: ``min(log1p(x * factor) / sd, clip - o)``; torch or numpy alike."""
+    """Features of stored counts minus the feature of a zero, ``min(log1p(x * factor) / sd, clip - o)``, for torch or numpy."""
     xp: Any = torch if isinstance(counts, Tensor) else np
     return xp.minimum(xp.log1p(counts * factor) / std, clip - offset)
 

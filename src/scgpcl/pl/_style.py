@@ -73,11 +73,11 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
 
 
 def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]:
-    """Colour of each node of a tree of clusters by its name, so that it is the same at every level.
+    """Colour of each node of a tree of clusters, given by its name, so that it is the same at every level.
 
-    A cluster of the training has the colour of its number, or of its place among the named ``clusters``. The first part of a
-    cluster keeps its colour and further parts are lighter, each with a shade of its own; several clusters together have
-    the colour of the first.
+    The colour of a cluster from training depends on its number, or on its position in ``clusters`` if clusters have names.
+    The first part of a cluster keeps the colour, and further parts get different lighter shades. A merge of several
+    clusters gets the colour of the first one.
     """
     from matplotlib.colors import to_hex, to_rgb
     from scanpy.plotting import palettes

@@ -29,7 +29,7 @@ GROUPS_INIT = 5
 
 
 class BatchMoments(NamedTuple):
-    """What differs between batches, float64, each of shape (n_batch, n_genes).
+    """Statistics of each batch, float64, each of shape (n_batch, n_genes).
 
     Parameters
     ----------

@@ -92,8 +92,8 @@ def gene_statistics(
     scale
         Factor of the counts over size factors before the logarithm.
     batch_index
-        Batch of each cell, shape (n_cells,). With it the variances by which genes are chosen are those within batches,
-        weighted by their cells, so that no gene is chosen for a difference between batches.
+        Batch of each cell, shape (n_cells,). If given, genes are chosen by their variance within batches, weighted by
+        the number of cells, so that no gene is chosen because it differs between batches.
     """
     n_cells, n_genes = x.shape
     n_batch = 1 if batch_index is None else int(batch_index.max()) + 1

@@ -75,7 +75,7 @@ def cluster_distance(z: np.ndarray, means: np.ndarray, precision: np.ndarray) ->
 
 
 def _without_genes(module: SCGPCLModule, cells: Cells, index: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
-    """Temperatures at which cells without some of their genes are given the clusters of the whole cells."""
+    """Fit temperatures so that cells with missing genes are assigned to the clusters of the complete cells."""
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(index), min(len(index), MAX_HIDING_CELLS), replace=False))
     rows, wanted = index[chosen], torch.from_numpy(label[chosen])
