@@ -190,6 +190,7 @@ RULES: dict[str, Rule] = {
     "min_confidence": either(None, number(0.0, 1.0)),
     "library_size": either("latent", number(1e-9)),
     "n_samples": number(1, whole=True),
+    "n_draws": number(1, whole=True),
     "key_added": _key_added,
     "newick": flag,
     "differential_expression.method": one_of("wilcoxon", "pseudobulk"),

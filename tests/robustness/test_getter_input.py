@@ -210,7 +210,10 @@ def test_methods_refuse(trained, batched, cells, refused, case):
         act(trained, batched, query)
 
 
-@pytest.mark.parametrize("method", [*GETTERS, "annotate", "train_decoder", "update"])
+TABLES = ("differential_expression", "get_cluster_stability")
+
+
+@pytest.mark.parametrize("method", [*GETTERS, "annotate", "train_decoder", "update", *TABLES])
 def test_untrained_models_refuse(untrained, cells, refused, method):
     query = cells()
     with refused([query, untrained.adata], RuntimeError, "trained model", "has not been trained", "model.train()"):

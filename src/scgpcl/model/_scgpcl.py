@@ -25,6 +25,7 @@ from scgpcl.model._levels import Levels
 from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
 from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import check_not_overwritten, checked_manager, own_registry
+from scgpcl.model._stability import Stability
 from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
 from scgpcl.train import check_device
@@ -42,7 +43,7 @@ MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "p
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Training, Getters, Levels, Differential, BaseModelClass):
+class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters

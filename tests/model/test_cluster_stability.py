@@ -1,0 +1,79 @@
+"""Which clusters hold when molecules or cells are left out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from sklearn.metrics import jaccard_score
+
+import scgpcl
+
+INDICES = ["thinned", "halves", "subsampled"]
+
+
+@pytest.fixture(scope="module")
+def annotated(four_types, four_clusters):
+    """A trained model whose AnnData no test may change."""
+    model = scgpcl.SCGPCL.load(four_clusters, four_types.copy(), accelerator="cpu")
+    model.annotate()
+    return model
+
+
+def test_equal_to_predictions_of_cells_thinned_by_hand(annotated, untouched):
+    with untouched(annotated.adata):
+        table = annotated.get_cluster_stability(n_draws=10)
+    whole = annotated.predict()
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(10):
+        query = annotated.adata.copy()
+        query.X = sp.csr_matrix(rng.binomial(query.X.toarray().astype(int), 0.7).astype(np.float32))
+        if (query.X.sum(1) == 0).any():
+            continue
+        thin = annotated.predict(query)
+        found.append([jaccard_score(whole == name, thin == name) for name in table.index])
+    np.testing.assert_allclose(table["thinned"], np.mean(found, 0), atol=0.05)
+    assert table["size"].tolist() == [(whole == name).sum() for name in table.index]
+
+
+def test_types_hold_and_cuts_through_a_type_do_not(annotated):
+    """The four groups are simulated; nothing is inside of them."""
+    types = annotated.get_cluster_stability()
+    assert (types[INDICES] > 0.7).all(axis=None)
+    finest = annotated.get_cluster_stability(level=len(annotated.get_levels().columns))
+    empty = finest["size"] == 0
+    assert finest.loc[empty, [*INDICES, "confused"]].isna().all(axis=None)
+    assert finest.loc[~empty].notna().all(axis=None)
+    inside = finest[~empty & finest.index.str.contains(".", regex=False)]
+    assert len(inside) >= 4
+    for name in INDICES:
+        assert inside[name].mean() < types[name].min(), name
+    assert (inside["confused"] > types["confused"].max()).mean() > 0.5
+    left = inside[inside["confused"] > 0.05]
+    assert (left["neighbor"].str.split(".").str[0] == left.index.str.split(".").str[0]).mean() > 0.8
+
+
+def test_calls_agree_and_seeds_do_not(annotated):
+    first = annotated.get_cluster_stability(n_draws=2)
+    pd.testing.assert_frame_equal(first, annotated.get_cluster_stability(n_draws=2))
+    assert not first[INDICES].equals(annotated.get_cluster_stability(n_draws=2, seed=5)[INDICES])
+
+
+def test_one_cluster_is_all_there_is(annotated):
+    table = annotated.get_cluster_stability(level=1, n_draws=1)
+    assert table[INDICES].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
+    assert table["neighbor"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n_draws": 0}, "`n_draws` to be a whole number of at least 1, found 0"),
+        ({"level": 99}, "found 99"),
+        ({"seed": -1}, "`seed`"),
+        ({"batch_size": 0}, "`batch_size`"),
+    ],
+)
+def test_bad_input_is_refused(annotated, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        annotated.get_cluster_stability(**arguments)
