@@ -1,4 +1,4 @@
-"""Write files atomically: each appears, or replaces an older one, when it is complete."""
+"""Write files atomically: a file appears, or replaces an older one, only when it is complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Ite
 
 @contextmanager
 def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Temporary folder whose files move into ``folder`` if the block succeeds; files named ``stale`` there go then.
+    """Temporary folder whose files are moved to ``folder`` if the block succeeds; ``stale`` files in it are then deleted.
 
     It lies in the folder if there is one, which may be the working directory, and otherwise beside its place.
     """
@@ -69,7 +69,7 @@ _ADVICE = {
 
 
 def writing_advice(error: BaseException) -> str | None:
-    """What to do about a refusal of the system to write; ``None`` if something else was refused.
+    """Advice for an error of the operating system on writing; ``None`` for any other error.
 
     HDF5 names the error number in its text only, and torch reports a failed write as a RuntimeError without one.
     """

@@ -1,4 +1,4 @@
-"""One rule for the names of batches, whatever type the column has today."""
+"""Names of batches, independent of the type of the column."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def batch_name(value: Any) -> str:
 
 
 def _date_name(value: Any) -> str:
-    """A day without the time if that is midnight; instants with a time zone in that of Greenwich."""
+    """A date without the time if the time is midnight; values with a time zone are converted to UTC."""
     try:
         stamp = pd.Timestamp(value)
     except ValueError:  # no such date, or one that pandas cannot hold
@@ -46,7 +46,7 @@ def _date_name(value: Any) -> str:
 
 
 def batch_names(column: pd.Series) -> pd.Categorical[str]:
-    """Name of each cell's batch; as categories those that occur, in the order of the column's own categories or values."""
+    """Name of each cell's batch, categorical; the categories that occur, in the order of the column's categories or values."""
     codes, values = _factorized(column)
     names = [batch_name(value) for value in values]
     unique = list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Files: what can be read and written, and writing that leaves nothing half done."""
+"""Check input and output files, and write files atomically."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MANY_VALUES = 50_000_000
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message is for the user and needs no traceback."""
+    """Raised for unusable input; the message is meant for the user and is shown without a traceback."""
 
 
 def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
-    """Require a place where an h5ad file can be written, other than an input.
+    """Require a path that an h5ad file can be written to and that is not an input file.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Require a place where an HTML file can be written.
+    """Require a path that an HTML file can be written to.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def check_report_path(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Require a folder, or a place to make one.
+    """Require a folder that exists or can be created.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_free(paths: Iterable[Path], *, force: bool) -> None:
-    """Require that no file is replaced, unless that is wanted.
+    """Require that no file exists, unless files may be overwritten.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write(adata: ad.AnnData, path: Path) -> None:
-    """Write an h5ad file, which appears, or replaces an older one, when it is complete.
+    """Write an h5ad file atomically.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file in UTF-8, which appears, or replaces an older one, when it is complete.
+    """Write a text file in UTF-8 atomically.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the process has set for torch, and its neighbours change: the number of threads and the default number format."""
+"""Settings of torch that other libraries change: the number of threads and the default data type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold torch's number of threads as the user set it, and single precision; give both back at the end.
+    """Use the number of threads set by the user and single precision in torch, and restore both settings at the end.
 
     Where numba shares torch's OpenMP library, its first parallel loop raises the threads of torch to all processors. On a
     busy machine steps then take several times as long, and sums are rounded differently from one call to the next.

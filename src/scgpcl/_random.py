@@ -25,7 +25,7 @@ def cpu_generator(seed: int, *stream: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global state inside the block and give the user's state back after it.
+    """Seed the global state inside the block, and restore the user's state afterwards.
 
     For code that draws from the global state and takes no generator: the initialisation of layers, and libraries that
     draw where they need not.

@@ -1,4 +1,4 @@
-"""Read the files that count matrices come in, and find the counts in them."""
+"""Read count matrices in common file formats, and find the counts in them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def read(
 
 
 class Found(NamedTuple):
-    """Cells as they are in the file, where their counts are, and the column of ``obs`` that names samples that were joined."""
+    """The cells of a file, the location of their counts, and the column of ``obs`` with the joined samples."""
 
     adata: AnnData
     counts: Counts
@@ -162,7 +162,7 @@ def read_large(path: Path) -> Found | None:
 
 
 def with_counts_in_x(found: Counts) -> AnnData:
-    """Move the counts to ``X``, and what was there to ``layers["X"]``."""
+    """Move the counts to ``X``, and the previous ``X`` to ``layers["X"]``."""
     adata = found.adata
     if found.layer is not None:
         counts = adata.layers.pop(found.layer)
@@ -223,7 +223,7 @@ def _read_file(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnDa
 
 @contextmanager
 def _reading(what: str, path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises at a file that is damaged or of another kind into one error."""
+    """Convert any error of a reader about a damaged or unsupported file to a single kind of error."""
     try:
         yield
     except InputError:
@@ -326,7 +326,7 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
 
 
 def _where_genes_are(rows: list[str], columns: list[str], path: Path) -> Literal["rows", "columns"]:
-    """Side of a table whose names look like genes, or face names that look like barcodes."""
+    """Side of a table whose names look like genes, or that is opposite to names that look like barcodes."""
     signs = {}
     for side, names, others in (("rows", rows, columns), ("columns", columns, rows)):
         known = sum(GENE.fullmatch(name) is not None for name in names) >= min(3, len(names))
@@ -425,7 +425,7 @@ def _from_raw(adata: AnnData, why: str) -> Counts:
 
 
 def _values(x: Any) -> str:
-    """What speaks against a matrix of counts, in words with an example; empty if nothing does, in a sample of its rows."""
+    """Reason why a matrix does not contain counts, with an example, from a sample of its rows; empty if there is none."""
     import numpy as np
 
     step = max(1, x.shape[0] // SAMPLED_ROWS)

@@ -1,4 +1,4 @@
-"""What the page and the folder of figures have in common: marker genes, the table of clusters and the figures."""
+"""Content shared by the page and the folder of figures: marker genes, the table of clusters and the figures."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def figures(
 
 
 def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
-    """A new AnnData with what the maps read, so that storing a map leaves the user's AnnData unchanged."""
+    """A new AnnData with the input of the maps, so that storing a map does not change the user's AnnData."""
     place = _keys.UMAP
     uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}
     obsm = {name: adata.obsm[name] for name in (_keys.LATENT, place) if name in adata.obsm}

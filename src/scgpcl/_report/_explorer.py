@@ -52,7 +52,7 @@ class Level(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of each cell: total of its counts, genes detected, mitochondrial share (or None), log-normalised genes (CSR)."""
+    """Total counts, detected genes, mitochondrial share (or None) and log-normalised genes (CSR) of each cell."""
 
     depth: np.ndarray
     n_genes: np.ndarray
@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
 
 def check_levels(levels: Any, adata: ad.AnnData) -> None:
-    """Require nested labels of all cells, one column a level."""
+    """Require nested labels of all cells, one column per level."""
     if levels is None:
         return
     if not isinstance(levels, pd.DataFrame) or levels.shape[1] == 0:
@@ -96,7 +96,7 @@ def check_levels(levels: Any, adata: ad.AnnData) -> None:
 
 
 def check_genes(genes: Any, adata: ad.AnnData) -> list[str]:
-    """Require names of genes of ``adata``; returns them once each."""
+    """Require names of genes in ``adata``, and return them without duplicates."""
     if genes is None:
         return []
     if isinstance(genes, str | bytes) or not isinstance(genes, Iterable):

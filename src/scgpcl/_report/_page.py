@@ -201,7 +201,7 @@ def write_page(
     seed: int = 0,
     positions: np.ndarray | None = None,
 ) -> Path:
-    """Write the page with figures and a map that have been made already; other arguments as in :func:`report`."""
+    """Write the page with existing figures and an existing map; other arguments as in :func:`report`."""
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
     positions = _positions(adata, seed) if positions is None else positions
     data = explorer(
@@ -250,7 +250,7 @@ def _positions(adata: AnnData, seed: int) -> np.ndarray | None:
 
 
 def title_of(adata: AnnData, default: str = "Clusters of cells") -> str:
-    """Title that the data bring along, or the name of their file, or ``default``."""
+    """Title stored in the data, or the name of the file, or ``default``."""
     own = adata.uns.get("title")
     if isinstance(own, str) and own.strip():
         return own
@@ -268,7 +268,7 @@ def _json(data: object) -> str:
 
 
 def _digest(script: str) -> str:
-    """Digest by which the page's policy allows one script, and no other."""
+    """Digest with which the content security policy of the page allows a single script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 

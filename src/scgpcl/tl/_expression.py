@@ -1,4 +1,4 @@
-"""The expression that marker genes and names are computed from."""
+"""Expression values for marker genes and names."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def counted(adata: ad.AnnData, cells: np.ndarray, *, layer: str | None = None) -
 
 
 def normalized(counts: ad.AnnData) -> ad.AnnData:
-    """The same AnnData with log(1 + counts per 10,000) in place of the counts."""
+    """Replace the counts by log(1 + counts per 10,000) in the same AnnData."""
     import scanpy as sc
 
     sc.pp.normalize_total(counts, target_sum=TARGET_SUM)
@@ -75,7 +75,7 @@ def normalized(counts: ad.AnnData) -> ad.AnnData:
 
 
 def expression_of(adata: ad.AnnData, gene: str, *, layer: str | None = None) -> np.ndarray:
-    """log(1 + counts per 10,000) of one gene, float64, shape (n_cells,); values that are not counts as they are."""
+    """log(1 + counts per 10,000) of one gene, float64, shape (n_cells,); values that are not counts are returned unchanged."""
     x = _checks.counts_of(adata, layer)
     column = adata.var_names.get_loc(gene)
     if not isinstance(column, int):

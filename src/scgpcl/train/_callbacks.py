@@ -1,4 +1,4 @@
-"""What happens between epochs: all cells are clustered, and training stops at a loss that is not finite."""
+"""Callbacks that cluster all cells between epochs and stop training if a loss is not finite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROJECTED_ROWS = 1 << 16
 
 
 def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callable[[], T]) -> T:
-    """Result of a function that is called in the first process only; the others wait for it.
+    """Call a function in the first process only, and return the result in all processes.
 
     They also take over the buffers of the module, which such functions set: statistics and gene states of inference.
 
@@ -228,7 +228,7 @@ class TargetUpdate(_AllCells):
         self._labels = state_dict["labels"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the target that the epoch pulls to."""
+        """Set the target distribution of the epoch."""
         if self._labels is None:
             self._labels = self._update(trainer, cast("ClusterPlan", pl_module))
 
@@ -279,7 +279,7 @@ class LabelWatch(pl.Callback):
 
 
 class FiniteLosses(pl.Callback):
-    """Stop at a loss that is NaN or infinite, with the weights of the last epoch that ended well.
+    """Stop at a NaN or infinite loss, and restore the weights of the last successful epoch.
 
     Losses are looked at after every step on a CPU, and once per epoch on other devices, where each look would make the
     host wait, and with several processes, which stop together.
@@ -290,7 +290,7 @@ class FiniteLosses(pl.Callback):
     _good: dict[str, Tensor]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights that the epoch starts with."""
+        """Keep a copy of the weights at the start of the epoch."""
         state = cast("StagePlan", pl_module).module.state_dict()
         self._good = {name: value.detach().clone() for name, value in state.items()}
         self._steps, self._looked_at = [], 0
@@ -298,7 +298,7 @@ class FiniteLosses(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the losses of the step."""
+        """Record the losses of the step."""
         self._steps.append(cast("StagePlan", pl_module).step_losses)
         if pl_module.device.type == "cpu" and trainer.world_size == 1:
             self._look(trainer, cast("StagePlan", pl_module))

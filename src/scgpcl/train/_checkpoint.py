@@ -51,7 +51,7 @@ class EpochCheckpoint(pl.Callback):
         self.model = dict(model)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write it; must run after the callbacks whose state it stores."""
+        """Write the checkpoint; must run after the callbacks whose state it stores."""
         try:
             with replacing(self.path, writes=trainer.is_global_zero, exclusive=False) as temporary:
                 trainer.save_checkpoint(temporary)  # called by all processes, of which the first writes
@@ -65,7 +65,7 @@ class EpochCheckpoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what Lightning does not know."""
+        """Add state that Lightning does not store."""
         plan: StagePlan = pl_module  # type: ignore[assignment]
         tables = merge_histories(self.before, self._logged(trainer), stage=plan.stage, first_epoch=self._first(trainer))
         checkpoint[_keys.STEM] = {

@@ -95,7 +95,7 @@ class BestDecoder(pl.Callback):
         self.state: dict[str, Tensor] | None = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the decoder the statistics of inference."""
+        """Set the statistics of the decoder for inference."""
         plan = cast("DecoderPlan", pl_module)
         batch_index = None if plan.batch_index is None else plan.batch_index[self.train_index].to(plan.device)
         plan.module.decoder.fit_statistics(plan.z[self.train_index].to(plan.device), batch_index)
@@ -110,6 +110,6 @@ class BestDecoder(pl.Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the best decoder."""
+        """Restore the best decoder."""
         if self.state is not None:
             cast("DecoderPlan", pl_module).module.decoder.load_state_dict(self.state)

@@ -32,7 +32,7 @@ UNKNOWN_CLUSTERS = 10
 
 
 class StagePlan(pl.LightningModule):
-    """What the stages share: optimiser, logging and their own stream of random numbers.
+    """Common parts of the stages: optimiser, logging and a separate stream of random numbers.
 
     The plan of a stage documents these arguments.
     """
@@ -95,7 +95,7 @@ class StagePlan(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Give every epoch and process its own random numbers, whatever came before."""
+        """Use separate random numbers in every epoch and process, independent of earlier draws."""
         rank = (self.global_rank,) if self.global_rank > 0 else ()
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch, *rank)
         self._logged = {}
@@ -266,7 +266,7 @@ class PretrainPlan(StagePlan):
 
     @property
     def wants_prototypes(self) -> bool:
-        """Whether the prototype loss counts in the current epoch."""
+        """Whether the prototype loss is used in the current epoch."""
         return self.lambda_prototype > 0 and self.current_epoch >= self.warmup_epochs
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:

@@ -30,7 +30,7 @@ def _bar(sequence: Iterable[T] | None, **kwargs: Any) -> Any:
 
 
 def shown(sequence: Iterable[T], title: str, *, total: int, visible: bool) -> Iterator[T]:
-    """Go through a sequence with a bar, if it is to be visible."""
+    """Iterate over a sequence, with a bar if it is visible."""
     yield from _bar(sequence, desc=title, total=total, bar_format=DRAWS_LAYOUT, disable=not visible)
 
 
@@ -44,7 +44,7 @@ class StageProgress(ProgressBar):
         self._bar: Any = None
 
     def disable(self) -> None:
-        """Show nothing, in all processes but the first."""
+        """Disable the bar in all processes except the first."""
         self._visible = False
 
     def enable(self) -> None:
@@ -80,6 +80,6 @@ class StageProgress(ProgressBar):
         self._bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the bar where it is."""
+        """Keep the bar as it is."""
         if self._bar is not None:
             self._bar.close()

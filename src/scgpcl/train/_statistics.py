@@ -1,4 +1,4 @@
-"""What a trained model must remember of its training cells to judge new ones: measured once, when training ends."""
+"""Statistics of the training cells that are needed to assess new cells, computed once at the end of training."""
 
 from __future__ import annotations
 
