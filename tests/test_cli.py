@@ -106,7 +106,7 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
     words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
-    result = run(*words, "--figures", figures, "--levels", "2,1,5,900")
+    result = run(*words, "--figures", figures, "--levels", "2,1,5,900", "--report", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
     assert "Left out --levels 900" in result.stderr
 
@@ -132,7 +132,9 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     for name in ("umap.png", "history.png", "markers.png"):
         assert (figures / name).read_bytes().startswith(b"\x89PNG")
         assert str(figures / name) in result.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "in.h5ad", "out.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "in.h5ad", "out.h5ad", "report.html"]
+    page = (tmp_path / "report.html").read_text()
+    assert [f'"name":"{level}"' in page for level in levels] == [True] * 3
 
 
 def test_options_reach_the_model(run, stub, input_path, tmp_path):
@@ -185,6 +187,15 @@ def test_many_counts_are_read_where_more_than_the_cells_is_wanted(run, stub, inp
     monkeypatch.setattr(_workflow, "read_large", lambda path: pytest.fail("left on disk"))
     for i, words in enumerate((("--min-counts", 1), ("--layer", "counts"))):
         assert run("cluster", input_path, "-o", tmp_path / f"out{i}.h5ad", *words).exit_code == 0
+
+
+def test_earlier_clusters_are_replaced_where_counts_come_from_raw(run, stub, cells, tmp_path):
+    cells = cells.copy()
+    cells.raw, cells.obs[_keys.CLUSTER] = cells.copy(), "old"
+    cells.X = np.log1p(cells.X)
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    assert run("cluster", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", "--raw").exit_code == 0
+    assert set(ad.read_h5ad(tmp_path / "out.h5ad").obs[_keys.CLUSTER]) == {"0", "1", "2"}
 
 
 def test_output_replaces_an_older_file_and_keeps_no_registration(run, stub, input_path, tmp_path):

@@ -143,8 +143,17 @@ def cluster_file(
         files += _describe.write_folder(pictures, table, figures)
     if report is not None:
         title = title_of(adata, input_paths[0].stem)
+        found = [name for name in (f"{_keys.LEVEL}{level}" for level in levels) if name in adata.obs]
         page = write_page(
-            adata, model, report, _keys.CLUSTER, **columns, title=title, markers=ranked, pictures=pictures
+            adata,
+            model,
+            report,
+            _keys.CLUSTER,
+            **columns,
+            title=title,
+            markers=ranked,
+            pictures=pictures,
+            levels=adata.obs[found] if found else None,
         )
         files.append(page)
     return Result(table, files, seconds, {})
@@ -265,7 +274,7 @@ def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
     """Copy what clustering has added to ``source``, which has the genes of ``raw``, to the AnnData that ``raw`` is of."""
     for name in ("obs", "obsm", "uns"):
         mine, theirs = getattr(source, name), getattr(target, name)
-        for key in [key for key in mine if str(key) not in theirs]:
+        for key in [key for key in mine if key not in theirs or str(key).startswith((_keys.STEM, _keys.LATENT))]:
             theirs[key] = mine[key]
     target.var[_keys.SELECTED] = source.var[_keys.SELECTED].reindex(target.var_names, fill_value=False)
 
@@ -356,6 +365,8 @@ def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> No
             ",".join(map(str, missing)),
             max(known),
         )
+    for name in {f"{_keys.LEVEL}{level}" for level in missing} & set(adata.obs):
+        del adata.obs[name]  # of an earlier run
     for level, labels in model.get_levels([level for level in levels if level in known]).items():
         adata.obs[f"{_keys.LEVEL}{level}"] = labels
 
