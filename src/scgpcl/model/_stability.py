@@ -59,6 +59,7 @@ class Stability:
 
         The model is not trained again. A cluster that holds is not one of its own for certain: the model has seen all the
         molecules. ``support`` of :meth:`get_tree` tests its splits.
+        Where the counts are reads, not molecules, a molecule has many, and draws of them leave hardly any cluster uncertain.
 
         Parameters
         ----------
