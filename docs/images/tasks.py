@@ -47,6 +47,8 @@ def one_sample() -> None:
     axes = scgpcl.pl.latent(adata, ["scgpcl_cluster", "scgpcl_confidence", "CD3D", "LYZ"], layer="counts", ncols=2)
     save(axes[0].figure, "task_one_sample")
     save(scgpcl.pl.n_clusters(model).figure, "task_how_fine")
+    save(scgpcl.pl.tree(model).figure, "task_how_fine_tree")
+    save(scgpcl.pl.levels(model).figure, "task_how_fine_levels")
 
 
 def several_samples() -> None:
