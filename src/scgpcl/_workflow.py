@@ -78,8 +78,8 @@ def cluster_file(
 
     Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
     are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
-    requested. Nothing is written if a path, the file or an option is refused (``InputError``). Many counts in ``X`` of a single
-    h5ad file stay on disk if only the cells are written.
+    requested. Nothing is written if a path, the file or an option is refused (``InputError``). If only the cells are
+    written, large counts in ``X`` of a single h5ad file stay on disk.
     """
     check_output_path(output_path, input_paths)
     _check_levels(levels)

@@ -262,7 +262,7 @@ def _source(name: str) -> str:
 
 
 def _json(data: object) -> str:
-    """JSON that ends no script and begins no comment, whatever the names in it."""
+    """JSON that cannot end the script or start a comment, whatever names it contains."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

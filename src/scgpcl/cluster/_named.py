@@ -87,7 +87,7 @@ def named_support(
 
 
 def _sharpened(probability: np.ndarray) -> np.ndarray:
-    """Raise probabilities to the power at which the mean largest one is ``CONFIDENCE``: few labels make them flat."""
+    """Sharpen probabilities, which few labels make flat: raise them to a power so that the mean maximum is ``CONFIDENCE``."""
     logits = np.log(np.maximum(probability, np.finfo(float).tiny))
 
     def powered(log_power: float) -> np.ndarray:

@@ -109,7 +109,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def start_at_means(self, means: Tensor, ratios: Tensor | None = None) -> None:
-        """Start the fitted means at those of the genes in each batch, with little dropout.
+        """Initialise the fitted means with the mean of each gene in each batch, and dropout with a small value.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Latent vectors of shallow cells, brought to where those of deep cells lie."""
+"""Correct the latent vectors of shallow cells for their sequencing depth."""
 
 from __future__ import annotations
 

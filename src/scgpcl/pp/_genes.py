@@ -47,9 +47,9 @@ class GeneStatistics(NamedTuple):
     Parameters
     ----------
     raw_var
-        Variance of the counts; with batches, within them.
+        Variance of the counts; within batches, if there are any.
     norm_mean, norm_var
-        Mean and variance (ddof 1) of counts over size factors; with batches, the variance within them.
+        Mean and variance (ddof 1) of counts over size factors; the variance is within batches, if there are any.
     log_mean, log_std
         Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
     totals
