@@ -127,6 +127,7 @@ def test_usage_errors(folder, files_of, case):
 def test_force_replaces(folder, monkeypatch):
     def fit(adata, n_clusters, **kwargs):
         adata.obs["scgpcl_cluster"] = ["0", "1"] * (adata.n_obs // 2)
+        adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2))  # a map that need not be made
         return None, 0.0
 
     monkeypatch.setattr(_workflow, "_fit", fit)
@@ -141,6 +142,7 @@ def test_force_replaces(folder, monkeypatch):
 )  # fmt: skip
 def test_an_interrupted_command_leaves_no_half_file(folder, files_of, monkeypatch, interrupt, code):
     def fit(adata, n_clusters, **kwargs):
+        adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2))
         return None, 0.0
 
     def half(self, path, **kwargs):
