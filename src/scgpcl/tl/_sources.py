@@ -43,7 +43,10 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
         If a table lacks a column of types or of genes.
     """
     if isinstance(source, Mapping):
-        return {name: genes if isinstance(genes, str) else list(genes) for name, genes in source.items()}
+        given: dict[str, Any] = {
+            name: genes if isinstance(genes, str) else list(genes) for name, genes in source.items()
+        }
+        return given
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.is_file():
@@ -66,8 +69,10 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
             f"found {type(source).__name__}."
         )
         raise TypeError(msg)
-    names = {str(name).strip().lower(): name for name in source}
-    columns = [next((names[each] for each in known if each in names), None) for known in (TYPE_COLUMNS, GENE_COLUMNS)]
+    names: dict[str, Any] = {str(name).strip().lower(): name for name in source}
+    columns: list[Any] = [
+        next((names[each] for each in known if each in names), None) for known in (TYPE_COLUMNS, GENE_COLUMNS)
+    ]
     if None in columns:
         msg = (
             f"Expected a column of types ({', '.join(TYPE_COLUMNS)}) and one of genes ({', '.join(GENE_COLUMNS)}), found "
