@@ -76,7 +76,7 @@ def test_of_many_cells_a_sample_is_distilled_and_all_are_labelled(adata, fit, mo
     monkeypatch.setattr(DistillationPlan, "training_step", watched)
     train = {"pretrain_max_epochs": 8, "cluster_max_epochs": 4, "label_tol": 0.0, "batch_size": 20}
     model = fit(adata, train=train)
-    index = _run.clustered_cells(adata.n_obs)
+    index = _run.clustered_cells(adata.n_obs, 80)
     assert len(index) == 80
     assert (np.diff(index) > 0).all()
     epochs = torch.cat(seen).view(4, 80).sort().values

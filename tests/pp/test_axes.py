@@ -57,14 +57,13 @@ def test_no_gene_is_chosen_for_a_difference_between_batches(counts):
     assert variance_ratio(*arguments)[0] > 1e-3
 
 
-def test_whitened_axes_span_the_discriminants_of_scikit_learn(monkeypatch):
+def test_whitened_axes_span_the_discriminants_of_scikit_learn():
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(4), 100)
     spread = rng.normal(size=(6, 6))
     scores = rng.normal(size=(4, 6))[groups] * 3 + rng.normal(size=(400, 6)) @ spread
     scores -= scores.mean(0)
-    monkeypatch.setattr(_axes, "RIDGE", 0.0)
-    axes = _axes.whitened_axes(scores, groups)
+    axes = _axes.whitened_axes(scores, groups, 0.0)
     lda = LinearDiscriminantAnalysis(solver="eigen").fit(scores, groups)
     found, wanted = (np.linalg.qr(each)[0] for each in (axes[:3].T, lda.scalings_[:, :3]))
     np.testing.assert_allclose(np.linalg.svd(found.T @ wanted)[1], 1.0, atol=1e-6)

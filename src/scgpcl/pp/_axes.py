@@ -26,7 +26,7 @@ N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
 #: Cells of a fine group on average, and the fewest groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
-#: Share of the mean variance within groups in their covariance.
+#: Share of the mean variance within groups in their covariance, if there are more than ten cells for each axis.
 RIDGE = 0.1
 #: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
 GROUPS_SEED = 0
@@ -76,19 +76,20 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
         return None
     scores = scores_along(cells, moments, base, sampled(len(cells), seed=seed)).astype(np.float64)
     scores -= scores.mean(0)
-    axes = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]))[:N_AXES] @ base
+    ridge = max(RIDGE, min(len(base) / len(scores), 1.0))
+    axes = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]), ridge)[:N_AXES] @ base
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
-def whitened_axes(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Principal axes of centred scores (n_cells, n) where their covariance within groups is the identity, (n, n)."""
+def whitened_axes(scores: np.ndarray, groups: np.ndarray, ridge: float) -> np.ndarray:
+    """Principal axes of centred scores (n_cells, n) where their covariance within groups, regularised, is the identity."""
     n_groups = int(groups.max()) + 1
     sums = np.zeros((n_groups, scores.shape[1]))
     np.add.at(sums, groups, scores)
     spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
     within = spread.T @ spread / len(scores)
-    ridge = max(RIDGE * np.trace(within) / len(within), 1e-9 * (scores**2).mean())
-    value, vector = np.linalg.eigh((1.0 - RIDGE) * within + ridge * np.eye(len(within)))
+    added = max(ridge * np.trace(within) / len(within), 1e-9 * (scores**2).mean())
+    value, vector = np.linalg.eigh((1.0 - ridge) * within + added * np.eye(len(within)))
     whitening = vector / np.sqrt(value)
     white = scores @ whitening
     return (whitening @ np.linalg.eigh(white.T @ white)[1][:, ::-1]).T

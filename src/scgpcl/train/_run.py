@@ -395,11 +395,11 @@ class Run:
 
     def _clustered(self) -> np.ndarray:
         """Cells that are clustered and distilled from, with those labelled, ascending positions."""
-        index = clustered_cells(len(self.splitter.source))
+        index = clustered_cells(len(self.splitter.source), MAX_CLUSTERED_CELLS)
         if self.known is None:
             return index
         labelled = np.flatnonzero(self.known.numpy() >= 0)
-        return np.union1d(index, labelled[clustered_cells(len(labelled))])
+        return np.union1d(index, labelled[clustered_cells(len(labelled), MAX_CLUSTERED_CELLS)])
 
     def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
         """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
@@ -468,7 +468,7 @@ class Run:
         return centers.detach()
 
 
-def clustered_cells(n_cells: int, most: int = MAX_CLUSTERED_CELLS) -> np.ndarray:
+def clustered_cells(n_cells: int, most: int) -> np.ndarray:
     """Cells that are clustered and distilled from, or fewer, ascending positions, shape (at most ``most``,)."""
     if n_cells <= most:
         return np.arange(n_cells)
