@@ -66,7 +66,7 @@ def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeyp
         np.linalg.norm(vectors["trained"], axis=1).std() > 0.05
     )  # vectors shortened to unit length would all be alike
     whole, first, second = (vectors[f"components {draw}"] for draw in range(3))
-    assert whole.shape == first.shape == (120, 30)
+    assert whole.shape == first.shape == (120, 24)
     assert np.abs(whole.mean(0)).max() < 1e-4
     assert not np.array_equal(first, second)
     similarity = lambda a, b: (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)

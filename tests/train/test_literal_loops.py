@@ -442,7 +442,15 @@ def test_self_training(setting, change):
     here = setting()
     plan = ClusterPlan(here.module, seed=SEED, **o)
     here.start = parameters(here.module)
-    run = Run(here.module, here.splitter, QUIET, seed=SEED, find_axes=lambda: None, n_clusters=N_CLUSTERS)
+    run = Run(
+        here.module,
+        here.splitter,
+        QUIET,
+        seed=SEED,
+        find_axes=lambda: None,
+        find_principal=lambda: None,
+        n_clusters=N_CLUSTERS,
+    )
     run.place_centers(plan)
     with torch.no_grad():
         z = shrunk(encode(here.start, here.cells)[0], o["shrinkage"])
@@ -570,7 +578,15 @@ def test_distillation(setting, change):
     axes = torch.linalg.svd(here.cells.features, full_matrices=False)[2][:5]
     plan = DistillationPlan(here.module, seed=SEED, **o)
     literal = Distillation(here, o)
-    run = Run(here.module, here.splitter, QUIET, seed=SEED, find_axes=axes.numpy, n_clusters=N_CLUSTERS)
+    run = Run(
+        here.module,
+        here.splitter,
+        QUIET,
+        seed=SEED,
+        find_axes=axes.numpy,
+        find_principal=axes.numpy,
+        n_clusters=N_CLUSTERS,
+    )
     run.place_centers(plan)
     literal.place(axes)
     close = {"rtol": 1e-3, "atol": 1e-3}

@@ -167,6 +167,7 @@ class Getters:
             names[self._novelty(z) > max_novelty] = _keys.UNASSIGNED
         return names
 
+    @held()
     def get_novelty(
         self,
         adata: AnnData | None = None,
@@ -200,6 +201,7 @@ class Getters:
         values = check("get", batch_size=batch_size, max_missing=max_missing)
         return self._novelty(self._encode(adata, indices, transform_batch, dataloader, **values)[0])
 
+    @held()
     @torch.no_grad()
     def get_normalized_expression(
         self,
@@ -351,6 +353,7 @@ class Getters:
             return sparse.GCXS.from_numpy(np.empty(shape, dtype=np.float32))
         return sparse.concatenate(drawn, axis=0)
 
+    @held()
     @torch.no_grad()
     def get_gene_attributions(
         self,

@@ -51,8 +51,8 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters; with labels, the number of types and new clusters together. ``None`` estimates it from the pre-trained
-        latent space by the stability of clusterings, see :func:`scgpcl.cluster.estimate_n_clusters`, and sets ``n_clusters_``
+        Number of clusters; with labels, the number of types and new clusters together. ``None`` estimates it from
+        principal components by the stability of clusterings, see :func:`scgpcl.cluster.estimate_n_clusters`, and sets ``n_clusters_``
         and ``n_clusters_curve_``.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 #: Fewest cells to hold out from.
 MIN_DECODER_CELLS = 20
-#: Principal axes of ``start="pca"``.
+#: Principal axes of ``start="pca"``, and those on which the number of clusters is estimated.
 N_PRINCIPAL = 50
 #: Cells of a query read at a time.
 READ_CELLS = 2048
@@ -537,10 +537,13 @@ class Training:
 
     def _find_axes(self, cells: Cells) -> np.ndarray | None:
         """Axes of the features that training starts at, (n_axes, n_genes); None if all cells are alike."""
-        seed = derived_seed(self.seed_, 10)
         if self.start == "discriminant":
-            return discriminant_axes(cells, self.module.moments, seed=seed)
-        return principal_axes(cells, self.module.moments, N_PRINCIPAL, seed=seed)
+            return discriminant_axes(cells, self.module.moments, seed=derived_seed(self.seed_, 10))
+        return self._principal_axes(cells)
+
+    def _principal_axes(self, cells: Cells) -> np.ndarray | None:
+        """Principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
+        return principal_axes(cells, self.module.moments, N_PRINCIPAL, seed=derived_seed(self.seed_, 10))
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
@@ -551,6 +554,7 @@ class Training:
             where,
             seed=self.seed_,
             find_axes=lambda: self._find_axes(splitter.source),
+            find_principal=lambda: self._principal_axes(splitter.source),
             n_clusters=self.n_clusters_,
             curve=self.n_clusters_curve_,
             history=self.history_,

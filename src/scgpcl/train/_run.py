@@ -102,6 +102,8 @@ class Run:
         Seed of everything random.
     find_axes
         Computes the principal axes of the features, if there are any; called where they are needed.
+    find_principal
+        The same for the principal axes, on which the number of clusters is estimated.
     n_clusters, curve
         Number of clusters, ``None`` to estimate it, and what an earlier estimate rests on.
     history
@@ -133,6 +135,7 @@ class Run:
         *,
         seed: int,
         find_axes: Callable[[], np.ndarray | None],
+        find_principal: Callable[[], np.ndarray | None],
         n_clusters: int | None,
         curve: pd.DataFrame | None = None,
         history: History | None = None,
@@ -146,6 +149,7 @@ class Run:
         self.where = where
         self.seed = seed
         self._find_axes = find_axes
+        self._find_principal = find_principal
         self.n_clusters, self.curve = n_clusters, curve
         self.history: History = dict(history or {})
         self.trainer = trainer
@@ -356,8 +360,8 @@ class Run:
         given, curve = self.n_clusters, self.curve
         k = given
         if k is None:
-            k, curve = estimate_n_clusters(self.module.depth(z, size_factor), seed=derived_seed(self.seed, 22))
-            logger.info("Estimated %d clusters from the pre-trained latent space.", k)
+            k, curve = estimate_n_clusters(self._principal_components().to(z.device), seed=derived_seed(self.seed, 22))
+            logger.info("Estimated %d clusters from the principal components.", k)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
         self.module.temperature.fill_(1.0)
@@ -429,6 +433,15 @@ class Run:
         """Centred components of some cells of a splitter, or of all, (n_some, n_axes)."""
         device = self.module.gene_mean.device
         scores = torch.cat([self._scores(batch) for batch in splitter.batches(index, device=device)])
+        return scores - scores.mean(0)
+
+    def _principal_components(self) -> torch.Tensor:
+        """Centred principal components of all cells, (n_cells, n_axes); one of zeros without any."""
+        found = self._find_principal()
+        axes = torch.zeros(1, self.module.n_genes) if found is None else torch.from_numpy(found)
+        device = self.module.gene_mean.device
+        batches = self.splitter.batches(device=device)
+        scores = torch.cat([self.module.features(batch).project(axes.to(device))[:, 0] for batch in batches])
         return scores - scores.mean(0)
 
     def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
