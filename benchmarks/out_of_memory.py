@@ -46,7 +46,7 @@ CHILD = """
     try:
         adata = anndata.read_h5ad(path, backed="r" if mode == "disk" else None)
         scgpcl.SCGPCL.setup_anndata(adata)
-        model = scgpcl.SCGPCL(adata, 3, n_top_genes=100, n_hidden=8, n_latent=8, start="random")
+        model = scgpcl.SCGPCL(adata, 3, n_top_genes=100, gene_flavor="pearson_residuals", n_hidden=8, n_latent=8, start="random")
         model.train(
             pretrain_max_epochs=1, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False, batch_size=2048,
             pretrain_plan_kwargs={"n_neighbors": 0},
