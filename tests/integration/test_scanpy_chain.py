@@ -18,7 +18,7 @@ def clustered():
 
 # scanpy calls set_bad on colour maps, and since 1.12 advises on the dendrogram of all genes
 @pytest.mark.filterwarnings(
-    "ignore:The set_bad function will be deprecated", "ignore:You.re trying to run this on 2000"
+    "ignore:The set_bad function will be deprecated", "ignore:You.re trying to run this on 1000"
 )
 def test_neighbors_umap_markers_and_plots(clustered):
     adata, _ = clustered
