@@ -26,8 +26,8 @@ N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
 #: Cells of a fine group on average, and the fewest groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
-#: Share of the mean variance within groups in their covariance, if there are at least twenty cells for each axis.
-RIDGE = 0.1
+#: Share of the mean variance within groups in their covariance, or this number over that of the cells if it is larger.
+RIDGE, RIDGE_CELLS = 0.1, 48
 #: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
 GROUPS_SEED = 0
 
@@ -76,7 +76,7 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
         return None
     scores = scores_along(cells, moments, base, sampled(len(cells), seed=seed)).astype(np.float64)
     scores -= scores.mean(0)
-    ridge = max(RIDGE, min(2 * len(base) / len(scores), 1.0))
+    ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     axes = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]), ridge)[:N_AXES] @ base
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
