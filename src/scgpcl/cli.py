@@ -124,11 +124,7 @@ def cluster(
 
     Reads h5ad, zarr, loom, csv and tsv files, and the .h5 files and matrix.mtx folders of Cell Ranger.
     """
-    from scgpcl._read import FORMATS
-
-    for path in inputs:
-        if not path.exists():
-            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    _check_inputs(inputs)
     with _command(), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
@@ -181,11 +177,7 @@ def map_cells(
 
     Reads the formats of ``scgpcl cluster``. Load only models you trust, or those saved with safe=True.
     """
-    from scgpcl._read import FORMATS
-
-    for path in inputs:
-        if not path.exists():
-            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    _check_inputs(inputs)
     with _command(), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
@@ -233,11 +225,7 @@ def cut(
 
     Takes a level of the tree of clusters that training makes. Load only models you trust, or those saved with safe=True.
     """
-    from scgpcl._read import FORMATS
-
-    for path in inputs or []:
-        if not path.exists():
-            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
+    _check_inputs(inputs or [])
     with _command(), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
@@ -341,6 +329,15 @@ def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _check_inputs(paths: list[Path]) -> None:
+    """Refuse a missing file or folder before anything heavy is imported."""
+    from scgpcl._read import FORMATS
+
+    for path in paths:
+        if not path.exists():
+            _refuse(f"Expected {FORMATS}, found nothing at {path}. Check the path.")
 
 
 def _refuse(message: str) -> NoReturn:

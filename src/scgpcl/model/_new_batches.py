@@ -55,7 +55,9 @@ def with_new_batches(
     registered = reference.registered
     _input.check_counts(_input.counts_of(adata, registered.layer), registered.layer, min_cells=1)
     own = registered.names_of(adata)
-    moments, few = [], []
+    moments: list[NewBatch] = []
+    measured: list[str] = []
+    few: list[str] = []
     for name in names:
         index = np.flatnonzero(own == name)
         sample = index[:: max(1, -(-len(index) // MAX_NEAREST_CELLS))]
@@ -72,7 +74,7 @@ def with_new_batches(
             continue
         parts = list(reference.read(adata, index, READ_CELLS, known[nearest], quiet=True))
         moments.append(_measured(module, parts, statistics, nearest))
-    measured = [name for name in names if not any(each.startswith(f"{name!r} (") for each in few)]
+        measured.append(name)
     msg = (
         f"{len(names)} batches of the cells were not in training. "
         if len(names) > 1

@@ -101,22 +101,28 @@ class Stability:
         batches = self._read(adata, None, batch_size or ENCODE_BATCH)
         partition = self._partition(level)
         cells = self._target(adata).obs_names
+        hidden = self._hidden_share(adata, None, MAX_MISSING)
         generator = cpu_generator(seed, 50)
+        whole_z: list[np.ndarray] = []
         parts: list[list[np.ndarray]] = [[] for _ in range(1 + 3 * n_draws)]
+        start = 0
         for batch in batches:
             share = torch.full((len(batch.size_factor),), MOLECULES)
             drawn = [batch, *(thinned(batch, share, generator) for _ in range(n_draws))]
             for _ in range(n_draws):
                 drawn += halves(batch, generator)
+            own = cells[start : start + len(share)]
+            start += len(share)
             for found, each in zip(parts, drawn, strict=True):
-                found.append(self._represented(each).cpu().numpy())
-        z = [np.concatenate(found) for found in parts]
-        hidden = self._hidden_share(adata, None, MAX_MISSING)
-        assigned = [self._assign(each, cells, partition, hidden) for each in z]
-        names = assigned[0].probability.columns
-        codes = [each.codes for each in assigned]
+                z = self._represented(each).cpu().numpy()
+                if each is batch:
+                    whole_z.append(z)
+                assigned = self._assign(z, own, partition, hidden)
+                found.append(assigned.codes)
+        names = assigned.probability.columns
+        codes = [np.concatenate(found) for found in parts]
         whole, thin, half = codes[0], codes[1 : 1 + n_draws], codes[1 + n_draws :]
-        groups = _subsampled(torch.from_numpy(z[0]), len(names), n_draws, seed)
+        groups = _subsampled(torch.from_numpy(np.concatenate(whole_z)), len(names), n_draws, seed)
         moved = np.zeros((len(names), len(names)))
         for code in thin:
             np.add.at(moved, (whole, code), 1.0 / n_draws)

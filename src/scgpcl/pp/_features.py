@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from scgpcl.data import Cells
 from scgpcl.pp._axes import fine_groups, principal_axes, sampled, scores_along
@@ -15,6 +16,7 @@ from scgpcl.pp._genes import (
     gene_statistics,
     library_sizes,
     pearson_residual_variance,
+    rows_of,
     top,
     variability,
     variance_ratio,
@@ -95,14 +97,12 @@ def fit_features(
     scale = 1.0 if feature_total is None else min(1.0, feature_total / typical)
     statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
 
-    def measured(mask: np.ndarray) -> tuple[Cells, Moments, np.ndarray | None, np.ndarray | None]:
-        """Counts of some genes, and the moments of their features."""
-        cells = Cells(x, size_factor, np.flatnonzero(mask), batch_index=batch_index, label_index=label_index)
-        if batch_index is not None:
-            return cells, *fit_batches(cells, n_batch, gene_scaling=gene_scaling, scale=scale, seed=seed)
+    def measured(cells: Cells, mask: np.ndarray) -> tuple[Moments, np.ndarray | None, np.ndarray | None]:
+        """Moments of the features of some genes, and with batches what differs between them."""
+        if cells.batch_index is not None:
+            return fit_batches(cells, n_batch, gene_scaling=gene_scaling, scale=scale, seed=seed)
         std = statistics.log_std[mask]
-        moments = feature_moments(statistics.log_mean[mask], np.where(std > 0, std, 1.0), gene_scaling, scale)
-        return cells, moments, None, None
+        return feature_moments(statistics.log_mean[mask], np.where(std > 0, std, 1.0), gene_scaling, scale), None, None
 
     mask = np.ones(x.shape[1], dtype=bool)
     if n_genes < len(mask):
@@ -111,14 +111,19 @@ def fit_features(
         else:
             score = pearson_residual_variance(x, library, statistics.totals, batch_index)
         if flavor == "discriminant":
-            cells, moments, *_ = measured(top(score, max(n_genes, N_FIRST_GENES)))
-            axes = principal_axes(cells, moments, N_FIRST_AXES, seed=seed)
+            index = sampled(len(library), seed=seed)
+            first = top(score, max(n_genes, N_FIRST_GENES))
+            counts = sp.vstack([block[:, first] for block in rows_of(x, index)], format="csr")
+            known = None if batch_index is None else batch_index[index]
+            some = Cells(counts, size_factor[index], batch_index=known)
+            moments = measured(some, first)[0]
+            axes = principal_axes(some, moments, N_FIRST_AXES, seed=seed)
             if axes is not None:
-                index = sampled(len(cells), seed=seed)
-                groups = fine_groups(scores_along(cells, moments, axes, index))
+                groups = fine_groups(scores_along(some, moments, axes))
                 score = variance_ratio(x, size_factor, index, groups, scale=scale, batch_index=batch_index)
         mask = top(score if keep is None else np.where(keep, np.inf, score), n_genes)
         logger.info("Using %d of %d genes, chosen by %r.", mask.sum(), len(mask), flavor)
-    cells, moments, batch_share, batch_ratio = measured(mask)
+    cells = Cells(x, size_factor, np.flatnonzero(mask), batch_index=batch_index, label_index=label_index)
+    moments, batch_share, batch_ratio = measured(cells, mask)
     shares = statistics.norm_mean / statistics.norm_mean.sum()
     return Features(mask, unit_size, shares, statistics.norm_mean[mask], cells, moments, batch_share, batch_ratio)

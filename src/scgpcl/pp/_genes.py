@@ -307,14 +307,14 @@ def variance_ratio(
     of_group, of_batch = np.zeros((n_groups, n_genes)), np.zeros((n_batch, n_genes))
     square, found = np.zeros(n_genes), np.zeros(n_genes)
     start = 0
-    for block in _rows_of(x, index):
+    for block in rows_of(x, index):
         rows = np.arange(start, start + block.shape[0])
         degree = np.diff(block.indptr)
         log = np.log1p(block.data * np.repeat(scale / size_factor[index[rows]], degree))
         values = sp.csr_matrix((log, block.indices, block.indptr), shape=block.shape)
-        for sums, member in ((of_group, groups[rows]), (of_batch, batch[rows])):
-            rows_of = sp.csr_matrix((np.ones(len(rows)), (member, np.arange(len(rows)))), (len(sums), len(rows)))
-            sums += (rows_of @ values).toarray()
+        for sums, group in ((of_group, groups[rows]), (of_batch, batch[rows])):
+            member = sp.csr_matrix((np.ones(len(rows)), (group, np.arange(len(rows)))), (len(sums), len(rows)))
+            sums += (member @ values).toarray()
         square += np.bincount(block.indices, weights=log**2, minlength=n_genes)
         found += np.bincount(block.indices, weights=log > 0, minlength=n_genes)
         start += block.shape[0]
@@ -329,7 +329,7 @@ def variance_ratio(
     return np.where(found >= MIN_CELLS, between / within, 0.0)
 
 
-def _rows_of(x: Any, index: np.ndarray) -> Iterator[sp.csr_matrix]:
+def rows_of(x: Any, index: np.ndarray) -> Iterator[sp.csr_matrix]:
     """Rows of counts at ascending positions, in blocks."""
     if isinstance(x, DataModuleCounts):
         start = 0
