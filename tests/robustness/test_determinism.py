@@ -29,7 +29,9 @@ def test_one_and_two_threads_give_the_same_labels(cells, build):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3)
+    # the losses of pre-training do not see a constant added to all cells: its gradient is rounding, which Adam enlarges
+    one, two = (latent - latent.mean(0) for _, latent in found)
+    np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 def test_getters_do_not_depend_on_threads(reference, cells):

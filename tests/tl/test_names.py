@@ -186,7 +186,7 @@ def test_other_sources_mark_clusters_that_they_name_differently(cells):
     assert list(cells.obs["scgpcl_name"].cat.categories) == [
         name for name in (*FEW, "unknown") if name in set(found["name"])
     ]
-    with pytest.raises(ValueError, match="no columns of the table, found 'size'"):
+    with pytest.raises(ValueError, match="not columns of the table, found 'size'"):
         tl.name_clusters(cells, FEW, key="cell_type", others={"size": FEW})
     with pytest.raises(ValueError, match=r"are in `adata.var_names`, found none"):
         tl.name_clusters(cells, table[table["target"] == "XYZ"], key="cell_type")
