@@ -102,7 +102,7 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
         labels = model.predict()
         rows.append({
             "stage": stage,
-            "epochs": int((model.history_["stage"].iloc[:, 0] == len(rows) + 1).sum()),
+            "epochs": int((model.history_["stage"].iloc[:, 0] == len(rows) + 1).sum()) if model.history_ else 0,
             "seconds": round(seconds, 1),
             "ari": round(adjusted_rand_score(truth, labels), 4),
             "nmi": round(normalized_mutual_info_score(truth, labels), 4),

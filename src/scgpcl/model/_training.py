@@ -274,8 +274,6 @@ class Training:
                 self._name_clusters(run)
                 run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
                 self.statistics_ = run.statistics()
-            run.grow_tree()
-        self.tree_, self.level_ = run.grown, None
         if self.adata is not None:
             self._annotate_registered()
 

@@ -216,10 +216,6 @@ class Run:
             from_first(self.trainer, self.module, lambda: self._calibrate(float(plan.accuracy)))
         self.module.eval()
         self.fitted = True
-        self.grow_tree()
-
-    def grow_tree(self) -> None:
-        """Grow the tree of clusters from the network as it is."""
         self.grown = from_first(self.trainer, self.module, lambda: self._grow().state())
 
     @torch.no_grad()
