@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -148,3 +149,31 @@ def test_memberships_count_shared_partitions():
     member = evidence.memberships()
     together = [[np.mean([each[i] == each[j] for each in evidence.labels]) for i in range(40)] for j in range(40)]
     np.testing.assert_allclose(member @ member.T, together, atol=1e-5)
+
+
+def test_numbered_types_are_the_same_after_a_file(truth, fit, tmp_path):
+    """Whole numbers become floats where a table has missing values, or text in a csv file."""
+    adata = labelled(truth, 3)
+    numbers = np.array([-1 if name == UNKNOWN else int(name[-1]) for name in adata.obs["label"]])
+    adata.obs["label"] = numbers
+    model = fit(adata, setup=SETUP | {"unlabeled_category": -1}, n_clusters=N_TYPES)
+    assert list(model.cluster_names_) == ["0", "1", "2", "3"]
+    model.save(tmp_path / "m")
+    for other in (numbers.astype(float), numbers.astype(str), numbers.astype(float).astype(str)):
+        again = ad.AnnData(truth.X.copy(), obs={"label": other})
+        loaded = scgpcl.SCGPCL.load(tmp_path / "m", again, accelerator="cpu")
+        np.testing.assert_array_equal(loaded.registration.label_index(again), numbers)
+        np.testing.assert_array_equal(loaded.predict(), model.predict())
+
+
+def test_a_type_in_two_spellings_and_an_unknown_one_are_refused(truth, fit, tmp_path):
+    adata = labelled(truth, 3)
+    adata.obs["label"] = pd.Series([1, "1"] + ["2"] * 298, index=adata.obs_names, dtype=object)
+    with pytest.raises(ValueError, match=r"whose names differ as text, found '1'"):
+        scgpcl.SCGPCL.setup_anndata(adata, **SETUP)
+    adata = labelled(truth, 3)
+    fit(adata, setup=SETUP, n_clusters=N_TYPES).save(tmp_path / "m")
+    other = ad.AnnData(truth.X.copy(), obs={"label": ["type 9"] * truth.n_obs})
+    other.obs.iloc[:5, 0] = UNKNOWN
+    with pytest.raises(ValueError, match=r"found 'type 9'; the model knows 'type 0', .*Write 'Unknown'"):
+        scgpcl.SCGPCL.load(tmp_path / "m", other, accelerator="cpu")

@@ -45,7 +45,8 @@ class Registration:
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
-        return self.types.get_indexer(adata.obs[self.labels_key].astype(str)).astype(np.int64)
+        own = batch_names(adata.obs[self.labels_key])
+        return self.types.get_indexer(own.categories)[own.codes].astype(np.int64)
 
     def batch_index(
         self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False

@@ -279,7 +279,7 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
         labels_key
             Column of ``adata.obs`` with the types of some cells, or of all. Clusters are then named after the types, and
             cells that fit none of them form clusters ``"new 0"``, ``"new 1"``, .... Wrong labels are outvoted if they are few.
-            New cells need no labels.
+            New cells need no labels. Types are named as batches are.
         unlabeled_category
             Value that marks cells without a label in that column.
 
@@ -478,8 +478,8 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
         types = pd.Index([])
         if places["labels_key"] is not None:
             labels = self.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
-            found = (str(name) for name in labels.categorical_mapping if name != labels.unlabeled_category)
-            types = pd.Index(sorted(found))  # scvi-tools exchanges the last one for the unlabelled cells
+            names = {batch_name(name) for name in labels.categorical_mapping}
+            types = pd.Index(sorted(names - {batch_name(labels.unlabeled_category)}))
         return Registration(**places, batches=pd.Index([batch_name(name) for name in batches]), types=types)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,6 +39,9 @@ def unknown_batches(key: str, new: Any, known: pd.Index) -> str:
 class BatchField(CategoricalObsField):
     """Batches by the names of :func:`~scgpcl._batch_names.batch_names`, whatever the type of their column."""
 
+    #: Argument of ``setup_anndata`` that names the column.
+    argument = "batch_key"
+
     def __init__(self, registry_key: str, attr_key: str | None) -> None:
         super().__init__(registry_key, attr_key)
         self._column = attr_key
@@ -48,8 +50,7 @@ class BatchField(CategoricalObsField):
         """Store the code of each cell's batch; the names in the order of the column's categories or values."""
         if self._column is None:
             return super().register_field(adata)
-        self.validate_field(adata)
-        return self._store(adata, batch_names(adata.obs[self._column]))
+        return self._store(adata, self._names(adata))
 
     def transfer_field(
         self, state_registry: dict, adata_target: AnnData, extend_categories: bool = False, **kwargs: Any
@@ -57,13 +58,19 @@ class BatchField(CategoricalObsField):
         """Store the codes that the batches have in a registry."""
         if self._column is None:
             return super().transfer_field(state_registry, adata_target, extend_categories, **kwargs)
-        self.validate_field(adata_target)
-        own = batch_names(adata_target.obs[self._column])
+        own = self._names(adata_target)
         known = pd.Index([batch_name(name) for name in state_registry[self.CATEGORICAL_MAPPING_KEY]], dtype=object)
         new = own.categories.difference(known, sort=False)
         if len(new) and not extend_categories:
-            raise ValueError(unknown_batches(self._column, new, known))
+            raise ValueError(self._unknown(new, known))
         return self._store(adata_target, own.set_categories(known.append(new)))
+
+    def _names(self, adata: AnnData) -> pd.Categorical[str]:
+        _input.check_obs_key(adata, self._column, self.argument)
+        return batch_names(adata.obs[self._column])
+
+    def _unknown(self, new: Any, known: pd.Index) -> str:
+        return unknown_batches(str(self._column), new, known)
 
     def _store(self, adata: AnnData, own: pd.Categorical[str]) -> dict:
         adata.obs[self.attr_key] = own.codes
@@ -71,6 +78,29 @@ class BatchField(CategoricalObsField):
             self.CATEGORICAL_MAPPING_KEY: own.categories.to_numpy(dtype=object),
             self.ORIGINAL_ATTR_KEY: self._column,
         }
+
+
+class LabelField(BatchField):
+    """Types by the same names, the one of unlabelled cells behind all others."""
+
+    argument = "labels_key"
+
+    def __init__(self, registry_key: str, attr_key: str, unlabeled: Any) -> None:
+        super().__init__(registry_key, attr_key)
+        self._unlabeled = batch_name(unlabeled)
+
+    def _names(self, adata: AnnData) -> pd.Categorical[str]:
+        own = super()._names(adata)
+        return own.set_categories([*own.categories.drop(self._unlabeled, errors="ignore"), self._unlabeled])
+
+    def _unknown(self, new: Any, known: pd.Index) -> str:
+        return (
+            f"Expected types that the model knows in `adata.obs[{self._column!r}]`, found {listed(new)}; the model knows "
+            f"{listed(known.drop(self._unlabeled))}. Write {self._unlabeled!r} for cells of other types, or train a new model."
+        )
+
+    def _store(self, adata: AnnData, own: pd.Categorical[str]) -> dict:
+        return super()._store(adata, own) | {LabelsWithUnlabeledObsField.UNLABELED_CATEGORY: self._unlabeled}
 
 
 def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
@@ -84,7 +114,7 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     _input.check_names(adata.obs_names, "obs_names")
     _input.check_names(adata.var_names, "var_names")
     _input.check_obs_key(adata, batch_key, "batch_key")
-    _check_batch_names(adata, batch_key)
+    _check_spelling(adata, batch_key)
     labels_key, unlabeled = arguments.get("labels_key"), arguments.get("unlabeled_category")
     _check_labels(adata, labels_key, unlabeled)
     _input.check_size_factors(adata, size_factor_key)
@@ -99,23 +129,20 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
     ]
     if labels_key is not None:
-        fields.append(LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled))
+        fields.append(LabelField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled))
     manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-    with warnings.catch_warnings():
-        # few labels are enough
-        warnings.filterwarnings("ignore", message=r"Category .* in adata.obs\['_scvi_labels'\]")
-        manager.register_fields(adata, **kwargs)
+    manager.register_fields(adata, **kwargs)
     return manager
 
 
-def _check_batch_names(adata: AnnData, key: str | None) -> None:
-    """Require batches whose names differ, because those of new cells are matched by name."""
+def _check_spelling(adata: AnnData, key: str | None) -> None:
+    """Require values whose names differ, because batches and types are matched by name."""
     if key is None:
         return
     twice = shared_names(adata.obs[key])
     if twice:
         msg = (
-            f"Expected batches in `adata.obs[{key!r}]` whose names differ as text, found {listed(twice)} as "
+            f"Expected values of `adata.obs[{key!r}]` whose names differ as text, found {listed(twice)} as "
             f"values of different types. Make them alike: `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
         )
         raise ValueError(msg)
@@ -126,15 +153,16 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
     _input.check_obs_key(adata, key, "labels_key")
     if key is None:
         return
-    values = adata.obs[key]
-    names = sorted({str(value) for value in values[values != unlabeled].unique()})
+    _check_spelling(adata, key)
+    found = batch_names(adata.obs[key]).categories
+    names = sorted(found.drop(batch_name(unlabeled), errors="ignore"))
     if not names:
         msg = (
             f"Expected at least one labelled cell in `adata.obs[{key!r}]`, found {unlabeled!r} in all {adata.n_obs}. "
             "Label some cells, or pass `labels_key=None` to cluster without labels."
         )
         raise ValueError(msg)
-    if len(names) == 1 and (values != unlabeled).all():
+    if len(found) == 1:
         msg = (
             f"Expected two types or unlabelled cells in `adata.obs[{key!r}]`, found {names[0]!r} in all {adata.n_obs}. "
             f"Pass `labels_key=None`, or write {unlabeled!r} for cells whose type is not known."
