@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scgpcl._batch_names import batch_name, batch_names, shared_names
+from scgpcl._batch_names import ambiguous_names, batch_name, batch_names, combined_names, shared_names
 
 DAY = datetime.date(2024, 1, 2)
 #: Values of one batch each, as they are before and after a join, a file, or another library.
@@ -125,3 +125,28 @@ def test_time_stamps_with_a_zone():
     column = pd.Series(pd.to_datetime(["2024-01-02", "2024-01-03"]).tz_localize("Asia/Tokyo"))
     assert batch_names(column).tolist() == batch_names(column.dt.tz_convert("UTC")).tolist()
     assert batch_names(column.astype(str)).tolist() == batch_names(column).tolist()
+
+
+def test_combined_names_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "study": pd.Categorical(rng.choice(["z", "a"], 60), categories=["z", "unused", "a"]),
+            "donor": rng.integers(1, 4, 60).astype(float),
+            "day": rng.choice(["2024-01-02", "2024-01-03"], 60),
+        }
+    )
+    obs = obs[~((obs["study"] == "z") & (obs["donor"] == 2.0))]
+    names = combined_names(obs, ["study", "donor", "day"])
+    assert list(names) == [f"{study} / {int(donor)} / {day}" for study, donor, day in obs.itertuples(index=False)]
+    # the combinations that occur, in the order of the columns' values
+    rank = {"z": 0, "a": 1}
+    expected = sorted({tuple(name.split(" / ")) for name in names}, key=lambda name: (rank[name[0]], *name[1:]))
+    assert [tuple(name.split(" / ")) for name in names.categories] == expected
+    assert list(combined_names(obs, ["donor"]).categories) == ["1", "2", "3"]
+
+
+def test_combinations_of_one_name_are_found():
+    obs = pd.DataFrame({"study": ["s", "s / a", "t"], "donor": ["a / b", "b", "b"]})
+    assert ambiguous_names(obs, ["study", "donor"]) == ["s / a / b"]
+    assert ambiguous_names(obs.iloc[1:], ["study", "donor"]) == []

@@ -1,10 +1,10 @@
-"""Names of batches, independent of the type of the column."""
+"""Names of batches and types, independent of the type of the column."""
 
 from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ import pandas as pd
 #: Text of a whole number that was a float in between, and of a date with or without a time.
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
+
+#: Between the names of several columns.
+_BETWEEN = " / "
 
 
 def batch_name(value: Any) -> str:
@@ -52,6 +55,28 @@ def batch_names(column: pd.Series) -> pd.Categorical[str]:
     unique = list(dict.fromkeys(names))
     position = np.array([unique.index(name) for name in names], dtype=np.int64)
     return pd.Categorical.from_codes(position[codes], categories=pd.Index(unique, dtype=object))
+
+
+def combined_names(obs: pd.DataFrame, columns: Sequence[str]) -> pd.Categorical[str]:
+    """Name of each cell's batch, "study 1 / donor 2" if several columns define it; the combinations that occur, in order."""
+    own = batch_names(obs[columns[0]])
+    for column in columns[1:]:
+        inner = batch_names(obs[column])
+        code = own.codes.astype(np.int64) * len(inner.categories) + inner.codes
+        found, position = np.unique(code, return_inverse=True)
+        pairs = zip(*np.divmod(found, len(inner.categories)), strict=True)
+        names = [_BETWEEN.join((own.categories[first], inner.categories[second])) for first, second in pairs]
+        unique = list(dict.fromkeys(names))
+        place = np.array([unique.index(name) for name in names], dtype=np.int64)
+        own = pd.Categorical.from_codes(place[position], categories=pd.Index(unique, dtype=object))
+    return own
+
+
+def ambiguous_names(obs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Joined names that belong to more than one combination of the columns."""
+    parts = pd.DataFrame({column: np.asarray(batch_names(obs[column]), dtype=object) for column in columns})
+    names = parts.drop_duplicates().agg(_BETWEEN.join, axis=1)
+    return sorted(set(names[names.duplicated()]))
 
 
 def shared_names(column: pd.Series) -> list[str]:

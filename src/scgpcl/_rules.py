@@ -115,6 +115,19 @@ def _keep_genes(value: Any, shown: str) -> list[str] | None:
     return list(dict.fromkeys(str(name) for name in value))
 
 
+def _columns(value: Any, shown: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(each, str) for each in value):
+        msg = f"Expected `{shown}` to be a list of column names, found {value!r}."
+        raise TypeError(msg)
+    names = tuple(str(name) for name in value)
+    if len(set(names)) < len(names):
+        msg = f"Expected `{shown}` to name different columns, found {listed(names)}. Name each column once."
+        raise ValueError(msg)
+    return names
+
+
 def _key_added(value: Any, shown: str) -> str:
     if not isinstance(value, str):
         msg = f"Expected `{shown}` to be text, found {value!r}."
@@ -128,6 +141,8 @@ def _key_added(value: Any, shown: str) -> str:
 AT_LEAST_0 = number(0.0)
 #: Rule of each argument by its name; where a name means different things, by ``function.name``.
 RULES: dict[str, Rule] = {
+    # registration
+    "categorical_covariate_keys": _columns,
     # the model
     "n_clusters": _n_clusters,
     "n_top_genes": _n_top_genes,
@@ -235,9 +250,6 @@ def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
 #: Replacements for common arguments of other tools, by function.
 REPLACED: dict[str, dict[str, str]] = {
     "setup_anndata": {
-        "categorical_covariate_keys": (
-            "Batches are the only covariate: combine the columns into one and pass `batch_key=`, or omit this argument"
-        ),
         "continuous_covariate_keys": "Continuous covariates are not supported: omit this argument",
         "use_raw": "Counts are read from `X` or a layer: `adata.layers['counts'] = adata.raw.X` and `layer='counts'`",
         "copy": "The AnnData itself is registered: to keep the original, call `adata = adata.copy()` first",

@@ -384,3 +384,58 @@ def test_results_never_replace_the_batches(two_copies, stem, untouched):
     for target in (None, two_copies.copy()):
         with untouched(adata), pytest.raises(ValueError, match="`batch_key`.*do not overwrite, found 'donor_cluster'"):
             model.annotate(target, key_added=stem)
+
+
+@pytest.fixture(scope="module")
+def nested(two_copies):
+    """Donors within studies; the second study has one donor, whose number a file has turned into text."""
+    adata = two_copies.copy()
+    adata.obs["study"] = ["one"] * 150 + ["two"] * 150
+    adata.obs["donor"] = pd.Series([1, 2] * 75 + [1] * 150, index=adata.obs_names, dtype=float)
+    scgpcl.SCGPCL.setup_anndata(adata, batch_key="study", categorical_covariate_keys=["donor"])
+    model = scgpcl.SCGPCL(adata, 3, n_hidden=16, n_latent=8)
+    model.train(accelerator="cpu", enable_progress_bar=False, **LONGER)
+    return model
+
+
+def test_covariates_are_combined_to_batches(nested, two_copies):
+    assert list(nested.registration.batches) == ["one / 1", "one / 2", "two / 1"]
+    joined = two_copies.copy()
+    joined.obs["sample"] = [f"one / {i}" for i in [1, 2] * 75] + ["two / 1"] * 150
+    scgpcl.SCGPCL.setup_anndata(joined, batch_key="sample")
+    model = scgpcl.SCGPCL(joined, 3, n_hidden=16, n_latent=8)
+    model.train(accelerator="cpu", enable_progress_bar=False, **LONGER)
+    np.testing.assert_array_equal(model.get_latent_representation(), nested.get_latent_representation())
+    np.testing.assert_array_equal(model.predict(), nested.predict())
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_covariates_are_saved_and_matched_by_name(nested, tmp_path, safe):
+    nested.save(tmp_path / "m", safe=safe)
+    again = nested.adata.copy()
+    again.obs["donor"] = again.obs["donor"].astype(str)
+    loaded = scgpcl.SCGPCL.load(tmp_path / "m", again, accelerator="cpu")
+    np.testing.assert_array_equal(loaded.predict(), nested.predict())
+    new = ad.AnnData(again.X[:150], obs=again.obs[["study", "donor"]].iloc[:150], var=again.var)
+    np.testing.assert_array_equal(loaded.predict(new), nested.predict()[:150])
+    z = loaded.get_latent_representation(new, transform_batch="two / 1")
+    new.obs["study"], new.obs["donor"] = "two", 1
+    np.testing.assert_array_equal(loaded.get_latent_representation(new), z)
+    with pytest.raises(ValueError, match="found 'one'"):
+        loaded.predict(new, transform_batch="one")
+    with pytest.raises(KeyError, match="`categorical_covariate_keys='donor'` to be a column"):
+        loaded.predict(ad.AnnData(new.X, obs=new.obs[["study"]], var=new.var))
+
+
+def test_a_new_combination_is_a_new_batch(nested):
+    """The donors and studies are known, but not this one of that."""
+    new = ad.AnnData(nested.adata.X[150:], obs={"study": ["two"] * 150, "donor": [2] * 150}, var=nested.adata.var)
+    with pytest.warns(UserWarning, match="Moments are measured on the cells of 'two / 2'"):
+        labels = nested.predict(new)
+    assert ari(labels, nested.predict()[150:]) > 0.9
+
+
+def test_covariates_need_no_batch_key(two_copies):
+    adata = two_copies.copy()
+    scgpcl.SCGPCL.setup_anndata(adata, categorical_covariate_keys=("batch",))
+    assert list(scgpcl.SCGPCL(adata, 3).registration.batches) == ["a", "b"]

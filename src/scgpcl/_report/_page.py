@@ -338,9 +338,11 @@ def _cluster_rows(
 def _settings(model: SCGPCL) -> list[tuple[str, str]]:
     """Name and value of each setting of the model, and the number of epochs."""
     setup = model.registry["setup_args"]
+    covariates = setup.get("categorical_covariate_keys")
     named = {
         "counts": f"layer {setup['layer']!r}" if setup.get("layer") else "X",
         "batch_key": setup.get("batch_key"),
+        "categorical_covariate_keys": None if covariates is None else ", ".join(covariates),
         **model.init_params_["non_kwargs"],
         "n_clusters": f"{model.n_clusters_} ({'given' if _n_clusters_given(model) else 'estimated'})",
         "seed": model.seed_,
@@ -365,7 +367,7 @@ def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
             "variance": "with the largest variance of counts",
         }
         genes = f"the {model.module.n_genes:,} genes {chosen[settings['gene_flavor']]}"
-    batches = " and corrects for batches" if model.registry["setup_args"].get("batch_key") else ""
+    batches = " and corrects for batches" if model.module.n_batch else ""
     number = f"{model.n_clusters_} clusters ({'a given' if _n_clusters_given(model) else 'an estimated'} number)"
     sentences = [
         f"Counts of {adata.n_obs:,} cells were clustered with scgpcl {version('scgpcl')}, a development of the method of Lee et "

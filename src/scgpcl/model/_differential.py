@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgpcl import _keys
-from scgpcl._input import check_obs_key
 from scgpcl._process import held
 from scgpcl._rules import check, listed
 from scgpcl.tl._differences import Comparison, differences, sample_differences
@@ -116,7 +115,7 @@ class Differential:
         _ = self.reference  # a model that is not trained is refused first
         method = check("differential_expression", method=method)["method"]
         registered = self.registration
-        if method == "pseudobulk" and registered.batch_key is None:
+        if method == "pseudobulk" and not registered.batch_columns:
             msg = (
                 'Expected a model whose `batch_key` names samples for `method="pseudobulk"`, found one without batches. '
                 'Pass `method="wilcoxon"`, or name the column with `setup_anndata(adata, batch_key=...)` and train.'
@@ -155,7 +154,6 @@ class Differential:
             _check(each)
         if method == "wilcoxon":
             return differences(target, comparisons, layer=registered.layer)
-        check_obs_key(target, registered.batch_key, "batch_key")
         return sample_differences(target, comparisons, registered.names_of(target), layer=registered.layer)
 
     def _cells_of(self, adata: AnnData | None, groups: pd.Series, names: list[str]) -> dict[str, np.ndarray]:

@@ -11,10 +11,10 @@ import pandas as pd
 from scvi import settings
 
 from scgpcl import _input
-from scgpcl._batch_names import batch_name, batch_names
+from scgpcl._batch_names import batch_name, batch_names, combined_names
 from scgpcl._rules import listed
 from scgpcl.data import DataModuleCounts, GeneMatch, read_cells, tensors_to_counts
-from scgpcl.model._setup import unknown_batches
+from scgpcl.model._setup import check_batch_columns, unknown_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +37,8 @@ class Registration:
     size_factor_key: str | None
     batch_key: str | None
     batches: pd.Index
+    #: Columns that define the batches: ``batch_key``, then categorical covariates.
+    batch_columns: tuple[str, ...] = ()
     labels_key: str | None = None
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
 
@@ -56,32 +58,36 @@ class Registration:
         With ``transform_batch``, all cells get that batch and the column is not read. With ``unseen``, cells of unknown
         batches, or all cells if there is no such column, get -1.
         """
-        key, several = self.batch_key, len(self.batches) > 1
+        columns, several = self.batch_columns, len(self.batches) > 1
         if transform_batch is not None:
             code = self.batch_code(transform_batch)
             return np.full(adata.n_obs, code, dtype=np.int64) if several else None
-        if key is None:
+        if not columns:
             return None
-        if unseen and key not in adata.obs:
+        if unseen and not self.names_batches(adata):
             return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
-        _input.check_obs_key(adata, key, "batch_key")
-        own = batch_names(adata.obs[key])
+        check_batch_columns(adata, columns, self.batch_key)
+        own = combined_names(adata.obs, columns)
         index = self.batches.get_indexer(own.categories)[own.codes]
         new = sorted(own.categories.difference(self.batches))
         if new and not unseen:
-            raise ValueError(unknown_batches(key, new, self.batches))
+            raise ValueError(unknown_batches(columns, new, self.batches))
         return index.astype(np.int64) if several else None
+
+    def names_batches(self, adata: AnnData) -> bool:
+        """Whether an AnnData has the columns that define batches."""
+        return bool(self.batch_columns) and all(column in adata.obs for column in self.batch_columns)
 
     def new_batches(self, adata: AnnData) -> list[str]:
         """Names of the batches of an AnnData that the model does not know; empty if the model does not correct for batches."""
-        if len(self.batches) < 2 or self.batch_key not in adata.obs:
+        if len(self.batches) < 2 or not self.names_batches(adata):
             return []
-        _input.check_obs_key(adata, self.batch_key, "batch_key")
         return sorted(set(self.names_of(adata)) - set(self.batches))
 
     def names_of(self, adata: AnnData) -> np.ndarray:
         """Name of each cell's batch in the model's spelling, shape (n_cells,)."""
-        return np.asarray(batch_names(adata.obs[self.batch_key]), dtype=object)
+        check_batch_columns(adata, self.batch_columns, self.batch_key)
+        return np.asarray(combined_names(adata.obs, self.batch_columns), dtype=object)
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
         """Check and return the given size factors, float64 (n_cells,); ``None`` if the model uses library sizes."""
@@ -93,7 +99,7 @@ class Registration:
 
     def batch_code(self, name: Any) -> int:
         """Index of a batch, given by name, in the batches of the model."""
-        if self.batch_key is None:
+        if not self.batch_columns:
             msg = (
                 "Expected no `transform_batch` for a model without batches, "
                 f"found {name!r}. To use batches, call `setup_anndata(adata, batch_key=...)` and train a new model."

@@ -181,6 +181,8 @@ def _storable(value: Any) -> Any:
         return value.numpy()
     if isinstance(value, np.ndarray) and (value.dtype != object or all(isinstance(each, str) for each in value.flat)):
         return value
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return np.array(value, dtype=object)
     if value is None or isinstance(value, bool | int | float | str | np.generic | pd.DataFrame):
         return value
     msg = (

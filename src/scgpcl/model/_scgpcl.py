@@ -24,7 +24,7 @@ from scgpcl.model._getters import Getters
 from scgpcl.model._levels import Levels
 from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
 from scgpcl.model._saving import load_model, save_model
-from scgpcl.model._setup import check_not_overwritten, checked_manager, own_registry
+from scgpcl.model._setup import batch_columns, check_not_overwritten, checked_manager, own_registry
 from scgpcl.model._stability import Stability
 from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
@@ -261,6 +261,7 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
         size_factor_key: str | None = None,
         labels_key: str | None = None,
         unlabeled_category: str = "Unknown",
+        categorical_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register counts with the model; nothing is registered unless all checks pass.
@@ -282,6 +283,9 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
             New cells need no labels. Types are named as batches are.
         unlabeled_category
             Value that marks cells without a label in that column.
+        categorical_covariate_keys
+            Columns of ``adata.obs`` that divide the batches further, such as donors within studies. Every combination with
+            ``batch_key`` that occurs is a batch of its own, named like ``"study 1 / donor 2"`` in ``transform_batch``.
 
         Raises
         ------
@@ -333,7 +337,8 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
         _input.check_not_view(target)
         registered = self.registration
         columns = {name: getattr(registered, name) for name in ("batch_key", "labels_key", "size_factor_key")}
-        check_not_overwritten(names(values["key_added"]), **columns)
+        written = names(values["key_added"])
+        check_not_overwritten(written, **columns, categorical_covariate_keys=registered.batch_columns)
         self._write(target, transform_batch=transform_batch, **values)
 
     def _annotate_registered(self) -> None:
@@ -472,15 +477,20 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
     @property
     def registration(self) -> Registration:
         """Where counts, size factors and batches are, and the names of the batches."""
-        keys = ("layer", "size_factor_key", "batch_key", "labels_key")
-        places = {name: self.registry_["setup_args"].get(name) for name in keys}
+        arguments = self.registry_["setup_args"]
+        places = {name: arguments.get(name) for name in ("layer", "size_factor_key", "batch_key", "labels_key")}
         batches = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
         types = pd.Index([])
         if places["labels_key"] is not None:
             labels = self.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
             names = {batch_name(name) for name in labels.categorical_mapping}
             types = pd.Index(sorted(names - {batch_name(labels.unlabeled_category)}))
-        return Registration(**places, batches=pd.Index([batch_name(name) for name in batches]), types=types)
+        return Registration(
+            **places,
+            batches=pd.Index([batch_name(name) for name in batches]),
+            batch_columns=batch_columns(arguments),
+            types=types,
+        )
 
     @property
     def reference(self) -> Reference:

@@ -14,12 +14,12 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, NumericalObsField
 
 from scgpcl import _input, _keys
-from scgpcl._batch_names import batch_name, batch_names, shared_names
-from scgpcl._rules import check_known, check_replaced, listed
+from scgpcl._batch_names import ambiguous_names, batch_name, batch_names, combined_names, shared_names
+from scgpcl._rules import check, check_known, check_replaced, listed
 from scgpcl.model._annotate import Names, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 #: What scvi-tools passes to ``setup_anndata`` when it registers other data as the first.
 TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_labels")
@@ -27,28 +27,43 @@ TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_lab
 DATAMODULE_SETUP = "setup_datamodule"
 
 
-def unknown_batches(key: str, new: Any, known: pd.Index) -> str:
+def batch_columns(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns that define the batches by the arguments of ``setup_anndata``: ``batch_key``, then the covariates."""
+    key = arguments.get("batch_key")
+    covariates = check(categorical_covariate_keys=arguments.get("categorical_covariate_keys"))
+    return (() if key is None else (key,)) + covariates["categorical_covariate_keys"]
+
+
+def place_of(columns: Sequence[str]) -> str:
+    """Where batches are, as code that a user can run."""
+    return f"adata.obs[{columns[0]!r}]" if len(columns) == 1 else f"adata.obs[{list(columns)!r}]"
+
+
+def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
     """Message for batches that a model does not know."""
     return (
-        f"Expected batches seen in training in `adata.obs[{key!r}]`, found {listed(new)}; the model knows "
+        f"Expected batches seen in training in `{place_of(columns)}`, found {listed(new)}; the model knows "
         f"{listed(known)}. Pass `transform_batch={known[0]!r}` to treat the cells as of a batch "
         "that the model knows, or train a model that includes the new batches."
     )
 
 
+def check_batch_columns(adata: AnnData, columns: Sequence[str], key: str | None) -> None:
+    """Require the columns that define the batches, with a value for every cell; ``key`` is the one of ``batch_key``."""
+    for column in columns:
+        _input.check_obs_key(adata, column, "batch_key" if column == key else "categorical_covariate_keys")
+
+
 class BatchField(CategoricalObsField):
-    """Batches by the names of :func:`~scgpcl._batch_names.batch_names`, whatever the type of their column."""
+    """Batches by the names of :func:`~scgpcl._batch_names.combined_names`, whatever the types of their columns."""
 
-    #: Argument of ``setup_anndata`` that names the column.
-    argument = "batch_key"
-
-    def __init__(self, registry_key: str, attr_key: str | None) -> None:
-        super().__init__(registry_key, attr_key)
-        self._column = attr_key
+    def __init__(self, registry_key: str, columns: Sequence[str]) -> None:
+        self._columns = tuple(columns)
+        super().__init__(registry_key, self._columns[0] if columns else None)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Store the code of each cell's batch; the names in the order of the column's categories or values."""
-        if self._column is None:
+        """Store the code of each cell's batch; the names in the order of the columns' categories or values."""
+        if not self._columns:
             return super().register_field(adata)
         return self._store(adata, self._names(adata))
 
@@ -56,7 +71,7 @@ class BatchField(CategoricalObsField):
         self, state_registry: dict, adata_target: AnnData, extend_categories: bool = False, **kwargs: Any
     ) -> dict:
         """Store the codes that the batches have in a registry."""
-        if self._column is None:
+        if not self._columns:
             return super().transfer_field(state_registry, adata_target, extend_categories, **kwargs)
         own = self._names(adata_target)
         known = pd.Index([batch_name(name) for name in state_registry[self.CATEGORICAL_MAPPING_KEY]], dtype=object)
@@ -66,27 +81,24 @@ class BatchField(CategoricalObsField):
         return self._store(adata_target, own.set_categories(known.append(new)))
 
     def _names(self, adata: AnnData) -> pd.Categorical[str]:
-        _input.check_obs_key(adata, self._column, self.argument)
-        return batch_names(adata.obs[self._column])
+        return combined_names(adata.obs, self._columns)
 
     def _unknown(self, new: Any, known: pd.Index) -> str:
-        return unknown_batches(str(self._column), new, known)
+        return unknown_batches(self._columns, new, known)
 
     def _store(self, adata: AnnData, own: pd.Categorical[str]) -> dict:
         adata.obs[self.attr_key] = own.codes
         return {
             self.CATEGORICAL_MAPPING_KEY: own.categories.to_numpy(dtype=object),
-            self.ORIGINAL_ATTR_KEY: self._column,
+            self.ORIGINAL_ATTR_KEY: self._columns[0],
         }
 
 
 class LabelField(BatchField):
     """Types by the same names, the one of unlabelled cells behind all others."""
 
-    argument = "labels_key"
-
-    def __init__(self, registry_key: str, attr_key: str, unlabeled: Any) -> None:
-        super().__init__(registry_key, attr_key)
+    def __init__(self, registry_key: str, column: str, unlabeled: Any) -> None:
+        super().__init__(registry_key, (column,))
         self._unlabeled = batch_name(unlabeled)
 
     def _names(self, adata: AnnData) -> pd.Categorical[str]:
@@ -95,7 +107,7 @@ class LabelField(BatchField):
 
     def _unknown(self, new: Any, known: pd.Index) -> str:
         return (
-            f"Expected types that the model knows in `adata.obs[{self._column!r}]`, found {listed(new)}; the model knows "
+            f"Expected types that the model knows in `{place_of(self._columns)}`, found {listed(new)}; the model knows "
             f"{listed(known.drop(self._unlabeled))}. Write {self._unlabeled!r} for cells of other types, or train a new model."
         )
 
@@ -113,19 +125,20 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     _input.check_not_view(adata)
     _input.check_names(adata.obs_names, "obs_names")
     _input.check_names(adata.var_names, "var_names")
-    _input.check_obs_key(adata, batch_key, "batch_key")
-    _check_spelling(adata, batch_key)
+    of_batch = batch_columns(arguments)
+    check_batch_columns(adata, of_batch, batch_key)
+    _check_batch_names(adata, of_batch)
     labels_key, unlabeled = arguments.get("labels_key"), arguments.get("unlabeled_category")
     _check_labels(adata, labels_key, unlabeled)
     _input.check_size_factors(adata, size_factor_key)
-    columns = {"batch_key": batch_key, "labels_key": labels_key, "size_factor_key": size_factor_key}
-    check_not_overwritten(names(_keys.STEM), **columns)
+    columns = {"labels_key": labels_key, "size_factor_key": size_factor_key, "batch_key": batch_key}
+    check_not_overwritten(names(_keys.STEM), **columns, categorical_covariate_keys=of_batch)
     _input.check_counts(_input.counts_of(adata, layer), layer)
     _input.warn_of_other_features(adata.var)
     fields = [
         # the counts have been checked, all of them, and are read in any format
         LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
-        BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        BatchField(REGISTRY_KEYS.BATCH_KEY, of_batch),
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
     ]
     if labels_key is not None:
@@ -135,10 +148,27 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     return manager
 
 
-def _check_spelling(adata: AnnData, key: str | None) -> None:
+def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
+    """Require different columns, and batches whose names differ."""
+    if len(set(columns)) < len(columns):
+        msg = (
+            f"Expected covariates beside `batch_key`, found {columns[0]!r} in both. "
+            "Leave it out of `categorical_covariate_keys`."
+        )
+        raise ValueError(msg)
+    for column in columns:
+        _check_spelling(adata, column)
+    twice = ambiguous_names(adata.obs, columns) if len(columns) > 1 else []
+    if twice:
+        msg = (
+            f"Expected combinations of `{place_of(columns)}` whose joined names differ, found {listed(twice)} more than "
+            "once. Rename the values that contain a slash between spaces."
+        )
+        raise ValueError(msg)
+
+
+def _check_spelling(adata: AnnData, key: str) -> None:
     """Require values whose names differ, because batches and types are matched by name."""
-    if key is None:
-        return
     twice = shared_names(adata.obs[key])
     if twice:
         msg = (
@@ -177,11 +207,10 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
         raise ValueError(msg)
 
 
-def check_not_overwritten(written: Names, **columns: str | None) -> None:
+def check_not_overwritten(written: Names, **columns: str | Sequence[str] | None) -> None:
     """Require that annotation under some names leaves the columns of the input as they are."""
-    for argument, column in columns.items():
-        if not isinstance(column, str):
-            continue
+    each = [(argument, (found,) if isinstance(found, str) else found or ()) for argument, found in columns.items()]
+    for argument, column in ((argument, column) for argument, found in each for column in found):
         if column in (written.cluster, written.confidence):
             msg = (
                 f"Expected `{argument}` to be a column that the results do not overwrite, found {column!r}, which is "
