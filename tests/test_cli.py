@@ -240,7 +240,9 @@ def test_version(run):
     assert result.stdout == f"scgpcl {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [("--help",), ("demo", "--help"), ("cluster", "--help"), ("cut", "--help")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("demo", "--help"), ("cluster", "--help"), ("cut", "--help"), ("subcluster", "--help")]
+)
 def test_help(run, words):
     result = run(*words)
     assert result.exit_code == 0
@@ -604,6 +606,32 @@ def test_a_saved_model_labels_cells_at_another_level(run, cells, saved, tmp_path
     assert out.read_bytes() == written
     shutil.copytree(saved, tmp_path / "alone", ignore=lambda *_: ["adata.h5ad"])
     assert_refused(run("cut", tmp_path / "alone", "--n", 2, "-o", out, "--force"), "files with cells", "alone")
+
+
+def test_a_saved_model_divides_a_cluster(run, cells, saved, tmp_path):
+    query_path, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    result = run("subcluster", saved, "0", "--n", 2, "-o", out)  # the cells of the model
+    assert result.exit_code == 0, result.output
+    found = ad.read_h5ad(out)
+    model = scgpcl.SCGPCL.load(saved, accelerator="cpu")
+    model.subcluster("0", 2)
+    assert found.obs[_keys.CLUSTER].astype(str).tolist() == list(model.predict())
+    assert "0.a" in result.output
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+    query = cells[:150].copy()
+    query.write_h5ad(query_path)
+    assert run("subcluster", saved, "0", query_path, "--n", 2, "-o", out, "--force").exit_code == 0
+    assert ad.read_h5ad(out).n_obs == 150
+
+    written = out.read_bytes()
+    words = ("subcluster", saved, "-o", out, "--force")
+    assert_refused(run(*words, "9"), "CLUSTER to be one of the present clusters, '0', '1', '2', found '9'")
+    assert_refused(run(*words, "0", "--n", 99), "for --n 99", "from 2 to")
+    assert_refused(run(*words, "0", "--n", 1), "--n to be a whole number of at least 2, found 1")
+    assert_refused(run("subcluster", saved, "0", "-o", out), "--force")
+    assert out.read_bytes() == written
 
 
 @pytest.mark.parametrize("levels", ["five", "5;6", "", "0,3", "-1"])

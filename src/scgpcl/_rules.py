@@ -210,6 +210,7 @@ RULES: dict[str, Rule] = {
     "newick": flag,
     "differential_expression.method": one_of("wilcoxon", "pseudobulk"),
     "support": number(0.0, 1.0),
+    "subcluster.n": either(None, number(2, whole=True)),
     "safe": flag,
     # the report
     "title": _title,

@@ -181,8 +181,9 @@ def map_file(
     check_free([output_path], force=force)
     model = _loaded(model_path)
     options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
-    columns: dict[str, Any] = {"layer": layer, "raw": raw, "genes": genes}
-    return _label(model, read_files(input_paths, **columns), output_path, min_confidence=min_confidence, **options)
+    options["min_confidence"] = min_confidence
+    found = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    return _label(found, output_path, model, lambda query: model.annotate(query, **options))
 
 
 def cut_file(
@@ -206,23 +207,51 @@ def cut_file(
             "neither" if support is None else "both"
         )
         raise InputError(msg)
+    model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
+    _refused(lambda: model.cut(n_clusters, support=support))
+    return _label(found, output_path, model, lambda query: model.annotate(query, min_confidence=min_confidence))
+
+
+def subcluster_file(
+    model_path: Path,
+    cluster: str,
+    input_paths: Sequence[Path],
+    output_path: Path,
+    *,
+    n: int | None = None,
+    layer: str | None = None,
+    min_confidence: float | None = None,
+    force: bool = False,
+) -> Result:
+    """Divide one cluster of a saved model on genes of its own, and write the labelled cells to an h5ad file.
+
+    Options are those of ``scgpcl subcluster``. Without files, the cells are those that were saved with the model, which stays as it is.
+    Nothing is written if a path, the model, the files, the cluster or an option is refused (``InputError``).
+    """
+    model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
+    divide = lambda query: model.subcluster(cluster, n, adata=query, min_confidence=min_confidence)
+    return _label(found, output_path, model, divide)
+
+
+def _model_and_cells(
+    model_path: Path, input_paths: Sequence[Path], output_path: Path, *, layer: str | None, force: bool
+) -> tuple[SCGPCL, Found]:
+    """A saved model, and the cells of files, or those that were saved with it."""
     own = model_path / DATA_NAME
     check_output_path(output_path, input_paths or [path for path in (own,) if path.exists()])
     check_free([output_path], force=force)
     model = _loaded(model_path)
-    if not input_paths and not own.exists():
+    if input_paths:
+        return model, read_files(input_paths, layer=layer)
+    if not own.exists():
         msg = (
             f"Expected files with cells, or a model that was saved with its own, found none in {model_path}. Pass the "
             "files after the model, or save it with `save_anndata=True`."
         )
         raise InputError(msg)
-    _refused(lambda: model.cut(n_clusters, support=support))
-    if input_paths:
-        found = read_files(input_paths, layer=layer)
-    else:
-        found = read_files([own], layer=model.registration.layer if layer is None else layer)
-        _forget_registration(found.adata)
-    return _label(model, found, output_path, min_confidence=min_confidence)
+    found = read_files([own], layer=model.registration.layer if layer is None else layer)
+    _forget_registration(found.adata)
+    return model, found
 
 
 def _loaded(path: Path) -> SCGPCL:
@@ -230,13 +259,13 @@ def _loaded(path: Path) -> SCGPCL:
     return _refused(lambda: SCGPCL.load(path, False, accelerator="cpu"))
 
 
-def _label(model: SCGPCL, found: Found, output_path: Path, *, min_confidence: float | None, **options: Any) -> Result:
-    """Label the cells of files with a model and write them; ``options`` are those of ``annotate``."""
+def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.AnnData], None]) -> Result:
+    """Let a function label the cells of files, as its model expects them, and write them."""
     whole, (adata, layer, _), _ = found
     counts, own = counts_of(adata, layer), model.registration.layer
     query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
     start = time.perf_counter()
-    _refused(lambda: model.annotate(query, min_confidence=min_confidence, **options))
+    _refused(lambda: label(query))
     seconds = time.perf_counter() - start
     for name in ("obs", "obsm", "uns"):
         mine, theirs = getattr(query, name), getattr(whole, name)

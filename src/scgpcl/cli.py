@@ -31,7 +31,7 @@ MAX_SEED = 2**32 - 1
 #: Python arguments that are options of the command; error messages that name them are translated.
 OPTIONS = (
     "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "min_confidence", "min_counts",
-    "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
+    "n", "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ OPTIONS = (
 ADVICE = {
     "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
     "`model.get_tree()` shows them": "Choose one of these",
+    "`cluster`": "CLUSTER",
 }
 
 
@@ -235,6 +236,49 @@ def cut(
             output,
             n_clusters=n_clusters,
             support=support,
+            layer=layer,
+            min_confidence=min_confidence,
+            force=force,
+        )
+    if not quiet:
+        _report(result, title=str(output.name), verb="label")
+
+
+@app.command()
+def subcluster(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Name of the cluster to divide.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IN...]",
+            readable=False,
+            help="Files or folders with raw counts; by default the cells that were saved with the model.",
+        ),
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="Number of parts; estimated by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Divide one cluster of a saved model on genes chosen from its cells, and write the cells to an h5ad file.
+
+    The other clusters stay as they are, and so does the model. Load only models you trust, or those saved with safe=True.
+    """
+    _check_inputs(inputs or [])
+    with _command(), _shown_log("scgpcl", quiet=quiet):
+        from scgpcl import _workflow
+
+        result = _workflow.subcluster_file(
+            model,
+            cluster,
+            inputs or [],
+            output,
+            n=n,
             layer=layer,
             min_confidence=min_confidence,
             force=force,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import Tree, grow, merged_name, name_order, overclustered, support_of
+from scgpcl.cluster import Tree, grow, merged_name, name_order, overclustered, part_names, support_of
 from scgpcl.cluster._branches import Branches
 
 
@@ -37,10 +37,29 @@ def test_newick_holds_names_and_lengths(tree):
 
 @pytest.mark.parametrize(
     ("parts", "name"),
-    [(["5", "2"], "2+5"), (["1", "0", "2", "7"], "0-2+7"), (["0-2", "3"], "0-3"), (["3.1", "2"], "2+3.1")],
+    [
+        (["5", "2"], "2+5"),
+        (["1", "0", "2", "7"], "0-2+7"),
+        (["0-2", "3"], "0-3"),
+        (["3.1", "2"], "2+3.1"),
+        (["3.a", "2"], "2+3.a"),
+        (["(2+5).a", "7"], "(2+5).a+7"),
+        (["beta", "alpha"], "alpha + beta"),
+    ],
 )
 def test_merged_names(parts, name):
     assert merged_name(parts) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("3", "3.a"), ("3.1", "3.1.a"), ("2+5", "(2+5).a"), ("(2+5).a", "(2+5).a.a"), ("T-helper", "T-helper.a"),
+     ("B + T", "(B + T).a"), ("((0+1).a+2).b", "((0+1).a+2).b.a")],
+)  # fmt: skip
+def test_names_of_parts(name, first):
+    found = part_names(name, 30, {f"{first[:-1]}b"})
+    assert found[0] == first
+    assert [each[len(first) - 1 :] for each in found[1:]] == [*"cdefghijklmnopqrstuvwxyz", "aa", "ab", "ac", "ad", "ae"]
 
 
 def test_names_are_sorted_as_a_reader_would():

@@ -104,6 +104,9 @@ def test_a_cluster_has_one_colour_at_every_level(model):
 
 def test_named_clusters_and_other_columns():
     clusters = ["T", "B", "NK 1.5"]
+    parts = node_colors(["3", "3.a", "3.b", "3.b.a", "(3+5).b", "2+3.a", "3.1"])
+    assert parts[0] == parts[1] == parts[6]
+    assert parts[2] == parts[3] == parts[4] != parts[0]
     found = node_colors(["B + T", "T.1", "T.2", "B", "NK 1.5", "NK 1.5.1"], clusters)
     plain = [color.lower() for color in DISTINCT[:3]]
     assert [found[0], found[1], found[3], found[4], found[5]] == [plain[1], plain[0], plain[1], plain[2], plain[2]]

@@ -7,6 +7,17 @@ from scgpcl.cluster._n_clusters import STABLE, NClusters, estimate_n_clusters
 from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 from scgpcl.cluster._stability import SplitTest, jaccard, split_test
-from scgpcl.cluster._tree import Grown, Tree, grow, merged_name, n_groups, name_order, overclustered, support_of
+from scgpcl.cluster._tree import (
+    NUMBERED,
+    Grown,
+    Tree,
+    grow,
+    merged_name,
+    n_groups,
+    name_order,
+    overclustered,
+    part_names,
+    support_of,
+)
 
 __all__ = ["NClusters", "estimate_n_clusters"]

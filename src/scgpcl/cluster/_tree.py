@@ -6,6 +6,8 @@ import heapq
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, islice, product
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +24,10 @@ from scgpcl.cluster._kmeans import kmeans
 from scgpcl.nn import shrink_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+#: Name of a node, or of a part of one, of a tree whose clusters are numbered: "3", "3.1", "3.a", "2+5", "0-2+5", "(2+5).a".
+NUMBERED = re.compile(r"\(*\d+\)*([.+-]\(*(\d+|[a-z]+)\)*)*")
 #: Groups of each partition that the tree is built from, and as a multiple of the number of clusters where that is more.
 N_GROUPS = 32
 GROUPS_PER_CLUSTER = 2
@@ -222,9 +226,9 @@ class Tree:
 
 def merged_name(names: Sequence[str]) -> str:
     """Name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, and "B cells + T cells" where they have names."""
-    if not all(re.fullmatch(r"[0-9.+-]+", name) for name in names):
+    if not all(map(NUMBERED.fullmatch, names)):
         return " + ".join(sorted(names, key=name_order))
-    runs = [part.split("-") for name in names for part in name.split("+")]
+    runs = [part.split("-") for name in names for part in ([name] if "(" in name else name.split("+"))]
     whole = [run for run in runs if all(end.isdecimal() for end in run)]
     numbers = sorted(number for run in whole for number in range(int(run[0]), int(run[-1]) + 1))
     parts, start = [run[0] for run in runs if run not in whole], 0
@@ -234,6 +238,17 @@ def merged_name(names: Sequence[str]) -> str:
             parts += run if len(run) < 3 else [f"{run[0]}-{run[-1]}"]
             start = stop
     return "+".join(sorted(parts, key=name_order))
+
+
+def part_names(name: str, n: int, taken: Collection[str]) -> tuple[str, ...]:
+    """Names for ``n`` parts of a cluster, none of them ``taken``: "3.a", "3.b", ..., "3.z", "3.aa", and "(2+5).a" of "2+5"."""
+    outside, n_inner = name, 1
+    while n_inner:
+        outside, n_inner = re.subn(r"\([^()]*\)", "", outside)
+    several = "+" in outside or ("-" in outside and NUMBERED.fullmatch(name))
+    stem = f"({name})" if several else name
+    letters = ("".join(word) for size in count(1) for word in product(ascii_lowercase, repeat=size))
+    return tuple(islice((each for each in (f"{stem}.{word}" for word in letters) if each not in taken), n))
 
 
 def name_order(name: str) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from scgpcl.data._cells import (
     bipartite_batch,
     concatenated,
     halves,
+    of_genes,
     read_cells,
     read_rows,
     row_blocks,

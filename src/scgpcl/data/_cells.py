@@ -113,6 +113,17 @@ def _with_counts(batch: BipartiteBatch, counts: Tensor, share: Tensor) -> Bipart
     return fewer._replace(batch_index=batch.batch_index, measured=batch.measured)
 
 
+def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
+    """The batch with only the genes at some positions, in their order (n_columns,); on the CPU."""
+    batch = batch.to("cpu")
+    shape = len(batch.size_factor), len(batch.graph.t_indptr) - 1
+    pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
+    block = sp.csr_matrix((batch.counts.numpy(), *pattern), shape=shape)[:, columns]
+    fewer = bipartite_batch(block, batch.size_factor.numpy(), batch.cell_index.numpy())
+    measured = None if batch.measured is None else batch.measured[torch.from_numpy(columns)]
+    return fewer._replace(batch_index=batch.batch_index, measured=measured)
+
+
 def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
     """Pass over counts of any storage, shape (n_cells, n_genes), in blocks of rows; a data module has its own blocks."""
     if isinstance(x, DataModuleCounts):

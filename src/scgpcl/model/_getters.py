@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from scgpcl.model._annotate import cluster_names
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
 from scgpcl.model._reference import MAX_MISSING, as_index
+from scgpcl.model._subclusters import Widened
 from scgpcl.train import cluster_distance
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ if TYPE_CHECKING:
     from scgpcl.model._annotate import Assigned
     from scgpcl.model._new_batches import NewBatch
     from scgpcl.model._reference import Reference
+    from scgpcl.model._subclusters import Subclusters
     from scgpcl.module import SCGPCLModule
 
 #: Cells encoded at a time.
 ENCODE_BATCH = 2048
 #: Cells decoded at a time: the result is dense over genes.
 DECODE_BATCH = 512
+
+
+class Encoded(NamedTuple):
+    """Latent vectors of cells, (n_cells, n_latent), their names, and for sub-clusters the probabilities of their parts."""
+
+    z: np.ndarray
+    cells: pd.Index
+    shares: list[np.ndarray]
 
 
 class Getters:
@@ -52,7 +62,8 @@ class Getters:
         @property
         def reference(self) -> Reference: ...
         def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
-        def _assign(self, z: np.ndarray, cells: pd.Index, partition: pd.DataFrame | None, hidden: Any) -> Assigned: ...
+        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned: ...
+        def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]: ...
 
     @held()
     def get_latent_representation(
@@ -101,7 +112,7 @@ class Getters:
             If genes that the model uses are missing, if the layer does not hold raw counts, or if the model does not know a batch.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
-        return self._encode(adata, indices, transform_batch, dataloader, **values)[0]
+        return self._encode(adata, indices, transform_batch, dataloader, **values).z
 
     @held()
     def predict(
@@ -158,13 +169,14 @@ class Getters:
             )
             raise ValueError(msg)
         partition = self._partition(level)
-        z, cells = self._encode(adata, indices, transform_batch, dataloader, **values)
-        assigned = self._assign(z, cells, partition, self._hidden_share(adata, dataloader, max_missing))
+        parts = self._parts(partition)
+        encoded = self._encode(adata, indices, transform_batch, dataloader, parts=parts, **values)
+        assigned = self._assign(encoded, partition, self._hidden_share(adata, dataloader, max_missing))
         if soft:
             return assigned.probability
         names = np.asarray(cluster_names(assigned, min_confidence), dtype=object)
         if max_novelty is not None:
-            names[self._novelty(z) > max_novelty] = _keys.UNASSIGNED
+            names[self._novelty(encoded.z) > max_novelty] = _keys.UNASSIGNED
         return names
 
     @held()
@@ -199,7 +211,7 @@ class Getters:
             If the model is not trained, or was saved by a version that did not store the required statistics.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
-        return self._novelty(self._encode(adata, indices, transform_batch, dataloader, **values)[0])
+        return self._novelty(self._encode(adata, indices, transform_batch, dataloader, **values).z)
 
     @held()
     @torch.no_grad()
@@ -465,16 +477,18 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
         *,
         unseen: bool = False,
+        reference: Reference | None = None,
     ) -> Iterator[BipartiteBatch]:
-        """Mini-batches of the cells asked for, matched to the model and checked before any work."""
+        """Mini-batches of the cells asked for, matched to the model or another reference, and checked before any work."""
+        reference = reference or self.reference
         if dataloader is not None:
             if adata is not None or indices is not None:
                 msg = "Expected `dataloader` alone, found `adata` or `indices` too. Leave one of them out."
                 raise ValueError(msg)
-            return (cells.batch() for cells in self.reference.stream(dataloader, batch_size, transform_batch))
+            return (cells.batch() for cells in reference.stream(dataloader, batch_size, transform_batch))
         target = self._target(adata)
         own = target is self.adata
-        chunks = self.reference.read(target, indices, batch_size, transform_batch, registered=own, unseen=unseen)
+        chunks = reference.read(target, indices, batch_size, transform_batch, registered=own, unseen=unseen)
         return (cells.batch() for cells in chunks)
 
     def _encode(
@@ -486,14 +500,19 @@ class Getters:
         *,
         batch_size: int | None = None,
         max_missing: float = MAX_MISSING,
-    ) -> tuple[np.ndarray, pd.Index]:
-        """Latent vectors of cells, (n_cells, n_latent), and their names."""
+        parts: Sequence[Subclusters] = (),
+    ) -> Encoded:
+        """Encode cells, and share them out to the parts of sub-clusters."""
         size = batch_size or ENCODE_BATCH
+        empty: list[np.ndarray] = [np.empty((0, self.module.n_latent), dtype=np.float32)]
+        empty += [np.empty((0, len(each.names))) for each in parts]
         if dataloader is not None:
-            batches = self._read(adata, indices, size, transform_batch, dataloader)
-            parts = [self._represented(batch).cpu().numpy() for batch in batches]
-            z = np.concatenate([np.empty((0, self.module.n_latent), dtype=np.float32), *parts])
-            return z, pd.RangeIndex(len(z))
+            wide = Widened.of(self.reference, parts)
+            batches = self._read(adata, indices, size, transform_batch, dataloader, reference=wide.reference)
+            divided = (wide.divided(batch) for batch in batches)
+            found = [empty, *([self._represented(own).cpu().numpy(), *shares] for own, shares in divided)]
+            z, *shares = (np.concatenate(each) for each in zip(*found, strict=True))
+            return Encoded(z, pd.RangeIndex(len(z)), shares)
         reference = replace(self.reference, max_missing=max_missing)
         target = self._target(adata)
         own = target is self.adata
@@ -501,15 +520,19 @@ class Getters:
         names = [] if own or transform_batch is not None else reference.registered.new_batches(target)
         if names:
             reference, moments = with_new_batches(self.module, reference, self.statistics_, target, names)
-        chunks = reference.read(target, indices, size, transform_batch, registered=own)
+        wide = Widened.of(reference, parts)
+        chunks = wide.reference.read(target, indices, size, transform_batch, registered=own)
         cells = target.obs_names[as_index(indices, target.obs_names)]
-        z = np.empty((len(cells), self.module.n_latent), dtype=np.float32)
+        z, *shares = (np.empty((len(cells), each.shape[1]), dtype=each.dtype) for each in empty)
         stop = 0
         with extended(self.module, moments):
-            for part in chunks:
-                start, stop = stop, stop + len(part)
-                z[start:stop] = self._represented(part.batch()).cpu().numpy()
-        return z, cells
+            for chunk in chunks:
+                start, stop = stop, stop + len(chunk)
+                batch, found_shares = wide.divided(chunk.batch())
+                z[start:stop] = self._represented(batch).cpu().numpy()
+                for share, values in zip(shares, found_shares, strict=True):
+                    share[start:stop] = values
+        return Encoded(z, cells, shares)
 
     def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float:
         """Share of the model's genes that the cells lack."""

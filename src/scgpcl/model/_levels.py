@@ -12,15 +12,18 @@ import torch
 from scgpcl import _keys
 from scgpcl._process import held
 from scgpcl._rules import check, listed
-from scgpcl.cluster import Grown, Tree, merged_name, name_order
+from scgpcl.cluster import Grown, Tree, merged_name
 from scgpcl.model._annotate import Assigned
+from scgpcl.model._partition import all_of, in_order, in_use, shared_out
 from scgpcl.model._reference import MAX_MISSING
+from scgpcl.model._subclusters import Subclusters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
+    from scgpcl.model._getters import Encoded
     from scgpcl.model._reference import Reference
     from scgpcl.module import SCGPCLModule
 
@@ -38,12 +41,14 @@ class Levels:
     tree_: dict[str, Any] | None = None
     #: Clusters and the nodes of the tree that each consists of, by name; ``None`` for the clusters of the training.
     level_: pd.DataFrame | None = None
+    #: State of the parts of clusters that were looked into, by number, see ``Subclusters.state``.
+    subclusters_: dict[str, dict[str, Any]] | None = None
 
     if TYPE_CHECKING:  # what the model itself has
 
         @property
         def reference(self) -> Reference: ...
-        def _encode(self, *source: Any, **values: Any) -> tuple[np.ndarray, pd.Index]: ...
+        def _encode(self, *source: Any, **values: Any) -> Encoded: ...
         def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float: ...
         def _probability(self, z: np.ndarray, cells: pd.Index, hidden: float = 0.0) -> pd.DataFrame: ...
         def annotate(
@@ -212,7 +217,8 @@ class Levels:
     ) -> None:
         """Merge several clusters into one; the other clusters do not change.
 
-        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them. :meth:`cut` undoes it.
+        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them; all parts
+        of :meth:`subcluster` together are the cluster that they come from. :meth:`cut` undoes it.
 
         Parameters
         ----------
@@ -234,21 +240,27 @@ class Levels:
         level = self._present(tree)
         names = self._known_clusters(clusters, level)
         if len(names) < 2:
-            msg = f"Expected two or more clusters to merge, found {clusters!r}. The clusters are {_all(level)}."
+            msg = f"Expected two or more clusters to merge, found {clusters!r}. The clusters are {all_of(level)}."
             raise ValueError(msg)
         merged = level["cluster"].isin(names)
-        nodes = [tree.names.index(name) for name in level["node"][merged]]
-        whole = (tree.below[:, tree.leaves] == tree.below[nodes][:, tree.leaves].any(0)).all(1)
-        if whole.any():
-            new = tree.names[int(whole.argmax())]
-            rows = pd.DataFrame({"cluster": [new], "node": [new]})
-        else:
-            rows = level[merged].assign(cluster=merged_name(names))
-        level = _sorted(pd.concat([level[~merged], rows], ignore_index=True))
-        same = (
+        found = list(level["node"][merged])
+        parts = self._parts(level)
+        for each in reversed(parts):  # all parts of a cluster together are the cluster
+            if set(each.names) <= set(found):
+                found = [*(node for node in found if node not in each.names), *each.whole]
+        name = merged_name(list(dict.fromkeys(found)))
+        if all(node in tree.names for node in found):
+            below = tree.below[[tree.names.index(node) for node in found]][:, tree.leaves].any(0)
+            same = (tree.below[:, tree.leaves] == below).all(1)
+            if same.any():
+                name = tree.names[int(same.argmax())]
+                found = [name]
+        rows = pd.DataFrame({"cluster": name, "node": found})
+        level = in_order(pd.concat([level[~merged], rows], ignore_index=True))
+        trained = (
             sorted(level["node"]) == sorted(self._names_of_training(tree)) and (level["cluster"] == level["node"]).all()
         )
-        self._take_level(None if same else level, adata, key_added, min_confidence)
+        self._take_level(None if trained else level, adata, key_added, min_confidence, parts)
 
     def _grown(self) -> Grown:
         """The tree, of a trained model."""
@@ -282,7 +294,7 @@ class Levels:
         names = [str(name) for name in clusters]
         unknown = [name for name in names if name not in set(level["cluster"])]
         if unknown:
-            msg = f"Expected names of present clusters, found {listed(unknown)}. The clusters are {_all(level)}."
+            msg = f"Expected names of present clusters, found {listed(unknown)}. The clusters are {all_of(level)}."
             raise ValueError(msg)
         if len(set(names)) < len(names):
             msg = f"Expected each cluster once, found {clusters!r}: a cluster cannot be merged into itself."
@@ -312,35 +324,44 @@ class Levels:
         return self._of_nodes(tree, tree.level(self._known_level(level)))
 
     def _take_level(
-        self, level: pd.DataFrame | None, adata: AnnData | None, key_added: str, min_confidence: float | None
+        self,
+        level: pd.DataFrame | None,
+        adata: AnnData | None,
+        key_added: str,
+        min_confidence: float | None,
+        parts: Sequence[Subclusters] = (),
     ) -> None:
-        """Change the present partition and annotate, or change nothing on an error."""
+        """Change the present partition and annotate, or change nothing on an error; of the ``parts`` those in use are kept."""
         values = check(min_confidence=min_confidence, key_added=key_added)
-        before, self.level_ = self.level_, level
+        kept = [] if level is None else in_use(parts, level["node"])
+        before = self.level_, self.subclusters_
+        self.level_ = level
+        self.subclusters_ = {str(number): each.state() for number, each in enumerate(kept)} or None
         try:
             if adata is not None or self.adata is not None:
                 self.annotate(adata, **values)
         except BaseException:
-            self.level_ = before
+            self.level_, self.subclusters_ = before
             raise
 
-    def _assign(self, z: np.ndarray, cells: pd.Index, partition: pd.DataFrame | None, hidden: float) -> Assigned:
-        """Probabilities of the clusters of a partition, and each cell's cluster, from latent vectors (n_cells, n_latent)."""
+    def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]:
+        """What assigns cells to the parts of clusters, where a partition has any; what others come from is first."""
+        if partition is None or self.subclusters_ is None:
+            return []
+        states = (self.subclusters_[key] for key in sorted(self.subclusters_, key=int))
+        return in_use([Subclusters.of(state) for state in states], partition["node"])
+
+    def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned:
+        """Probabilities of the clusters of a partition, and each cell's cluster."""
+        z, cells, shares = encoded
         if partition is None:
             probability = self._probability(z, cells, hidden)
             return Assigned(probability, probability.to_numpy().argmax(1))
         grown = self._grown()
-        tree, position = grown.tree, {name: node for node, name in enumerate(grown.tree.names)}
+        tree = grown.tree
         leaves = self._leaf_probability(grown, z, hidden)
-        names = list(dict.fromkeys(partition["cluster"]))
-        group = np.array([names.index(name) for name in partition["cluster"]])
-        nodes = np.array([position[name] for name in partition["node"]])
-        of_leaf = group[tree.below[nodes][:, tree.leaves].argmax(0)]  # cluster that each leaf is in
-        member = (of_leaf[:, None] == np.arange(len(names))).astype(leaves.dtype)
-        of_node = np.empty(len(tree.parent), dtype=np.int64)
-        of_node[tree.leaves] = of_leaf
-        probability = pd.DataFrame((leaves @ member).astype(np.float32), index=cells, columns=names)
-        return Assigned(probability, of_node[tree.paths(leaves)])
+        probability, codes = shared_out(tree, leaves, partition, self._parts(partition), shares)
+        return Assigned(probability.set_axis(cells), codes)
 
     def _leaf_probability(self, grown: Grown, z: np.ndarray, hidden: float) -> np.ndarray:
         """Probabilities of the leaves of the tree, in their order, float64, shape (n_cells, n_leaves)."""
@@ -361,7 +382,8 @@ class Levels:
         max_missing: float = MAX_MISSING,
     ) -> tuple[np.ndarray, pd.Index]:
         """Leaf of the tree that each cell is in, (n_cells,), and the names of the cells."""
-        z, cells = self._encode(adata, indices, transform_batch, None, batch_size=batch_size, max_missing=max_missing)
+        values: dict[str, Any] = {"batch_size": batch_size, "max_missing": max_missing}
+        z, cells, _ = self._encode(adata, indices, transform_batch, None, **values)
         return grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing))), cells
 
     def _count_cells(self, z: np.ndarray) -> None:
@@ -372,13 +394,3 @@ class Levels:
         path = grown.tree.paths(self._leaf_probability(grown, z, 0.0))
         size = grown.tree.below @ np.bincount(path, minlength=len(grown.tree.parent))
         self.tree_ = grown._replace(tree=grown.tree.with_values(size=size)).state()
-
-
-def _sorted(level: pd.DataFrame) -> pd.DataFrame:
-    """A partition in the order of the names of its clusters."""
-    order = sorted(range(len(level)), key=lambda row: name_order(level["cluster"].iloc[row]))
-    return level.iloc[order].reset_index(drop=True)
-
-
-def _all(level: pd.DataFrame) -> str:
-    return ", ".join(repr(name) for name in dict.fromkeys(level["cluster"]))

@@ -26,6 +26,7 @@ from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_
 from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import batch_columns, check_not_overwritten, checked_manager, own_registry
 from scgpcl.model._stability import Stability
+from scgpcl.model._subclustering import Subclustering
 from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
 from scgpcl.train import check_device
@@ -43,7 +44,7 @@ MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "p
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass):
+class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters
@@ -357,13 +358,15 @@ class SCGPCL(Training, Getters, Levels, Differential, Stability, BaseModelClass)
         selected = self._make_reference().selected
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
-        latent, cells = self._encode(adata, None, transform_batch, None, max_missing=max_missing)
+        partition = self._partition()
+        parts = self._parts(partition)
+        encoded = self._encode(adata, None, transform_batch, None, max_missing=max_missing, parts=parts)
         if adata is self.adata:
-            self._count_cells(latent)
-        assigned = self._assign(latent, cells, self._partition(), self._hidden_share(adata, None, max_missing))
+            self._count_cells(encoded.z)
+        assigned = self._assign(encoded, partition, self._hidden_share(adata, None, max_missing))
         annotate(
             adata,
-            latent=latent,
+            latent=encoded.z,
             assigned=assigned,
             selected=selected,
             parameters=parameters,

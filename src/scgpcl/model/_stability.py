@@ -13,7 +13,9 @@ from scgpcl._random import cpu_generator, derived_seed
 from scgpcl._rules import check
 from scgpcl.cluster import jaccard, kmeans
 from scgpcl.data import halves, thinned
+from scgpcl.model._getters import Encoded
 from scgpcl.model._reference import MAX_MISSING
+from scgpcl.model._subclusters import Widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from scgpcl.data import BipartiteBatch
     from scgpcl.model._annotate import Assigned
+    from scgpcl.model._reference import Reference
+    from scgpcl.model._subclusters import Subclusters
 
 #: Share of the molecules that a draw keeps, and share of the cells of a sub-sample.
 MOLECULES = 0.7
@@ -39,9 +43,14 @@ class Stability:
 
         def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
         def _target(self, adata: AnnData | None) -> AnnData: ...
-        def _read(self, adata: AnnData | None, indices: Any, batch_size: int) -> Iterator[BipartiteBatch]: ...
+        def _read(
+            self, adata: AnnData | None, indices: Any, batch_size: int, *, reference: Reference | None = ...
+        ) -> Iterator[BipartiteBatch]: ...
         def _represented(self, batch: BipartiteBatch) -> torch.Tensor: ...
-        def _assign(self, z: np.ndarray, cells: pd.Index, partition: pd.DataFrame | None, hidden: Any) -> Assigned: ...
+        @property
+        def reference(self) -> Reference: ...
+        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned: ...
+        def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]: ...
         def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float: ...
 
     @held()
@@ -84,7 +93,7 @@ class Stability:
         - ``halves``: the same between two halves of the molecules of each cell;
         - ``subsampled``: Jaccard index with the most similar group that k-means of the latent vectors finds in random 80 %
           of the cells from a new start (Hennig 2007), averaged over the draws. k-means tends to miss small clusters that the
-          training, which joins many partitions, finds;
+          training, which joins many partitions, finds, and the parts of :meth:`subcluster`, which have genes of their own;
         - ``neighbor``: cluster to which most of the cells go that leave the cluster in the thinned draws, empty if none leaves;
         - ``confused``: share of the cluster's cells that go there.
 
@@ -98,8 +107,9 @@ class Stability:
         seed = self.seed_ if seed is None else seed
         n_draws, seed = check("get_cluster_stability", n_draws=n_draws, seed=seed).values()
         batch_size = check("get", batch_size=batch_size)["batch_size"]
-        batches = self._read(adata, None, batch_size or ENCODE_BATCH)
         partition = self._partition(level)
+        wide = Widened.of(self.reference, self._parts(partition))
+        batches = self._read(adata, None, batch_size or ENCODE_BATCH, reference=wide.reference)
         cells = self._target(adata).obs_names
         hidden = self._hidden_share(adata, None, MAX_MISSING)
         generator = cpu_generator(seed, 50)
@@ -114,10 +124,11 @@ class Stability:
             own = cells[start : start + len(share)]
             start += len(share)
             for found, each in zip(parts, drawn, strict=True):
-                z = self._represented(each).cpu().numpy()
+                narrow, shares = wide.divided(each)
+                z = self._represented(narrow).cpu().numpy()
                 if each is batch:
                     whole_z.append(z)
-                assigned = self._assign(z, own, partition, hidden)
+                assigned = self._assign(Encoded(z, own, shares), partition, hidden)
                 found.append(assigned.codes)
         names = assigned.probability.columns
         codes = [np.concatenate(found) for found in parts]

@@ -74,6 +74,7 @@ class Training:
     cluster_names_: np.ndarray | None = None
     tree_: dict[str, Any] | None
     level_: pd.DataFrame | None
+    subclusters_: dict[str, dict[str, Any]] | None
     #: What is known of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` for models saved before.
     statistics_: dict[str, np.ndarray] | None = None
     seed_: int
@@ -566,7 +567,7 @@ class Training:
             self.history_, self.trainer = run.history or None, run.trainer
             self.is_trained_ = was_trained or run.fitted
             if split and run.fitted:
-                self.tree_, self.level_ = run.grown, None
+                self.tree_, self.level_, self.subclusters_ = run.grown, None, None
                 self.train_indices, self.validation_indices = splitter.train_idx, splitter.val_idx
                 self.test_indices = splitter.test_idx
 

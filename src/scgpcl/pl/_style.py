@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 
 from scgpcl import _keys
+from scgpcl.cluster import NUMBERED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,6 @@ DISTINCT = (
     "#701040", "#F01050", "#9070F0", "#503070", "#10F0A0", "#F0E010", "#506070", "#606020", "#B0B050", "#8020C0",
     "#B020A0", "#80C0A0", "#A01040", "#F0C0F0", "#F07080", "#E0B080", "#907050", "#9090F0",
 )  # fmt: skip
-#: Name of a node of a tree whose clusters are numbered: "3", "3.1", "2+5", "0-2+5".
-NUMBERED = re.compile(r"\d+([.+-]\d+)*")
 #: How much white the lightest part of a cluster has.
 LIGHTEST = 0.72
 
@@ -73,7 +72,7 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
 
 
 def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]:
-    """Colour of each node of a tree of clusters, given by its name, so that it is the same at every level.
+    """Colour of each node of a tree of clusters, or part of one, given by its name, so that it is the same at every level.
 
     The colour of a cluster from training depends on its number, or on its position in ``clusters`` if clusters have names.
     The first part of a cluster keeps the colour, and further parts get different lighter shades. A merge of several
@@ -88,18 +87,26 @@ def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]
     palette = DISTINCT if max(len(place), 1 + max(whole, default=0)) <= len(DISTINCT) else palettes.default_102
     found = []
     for name in names:
-        first = re.split("[+-]", name)[0] if numbered else name.split(" + ")[0]
+        first = re.sub(r"^\(+|[+-][^)]*|\)", "", name) if numbered else name.lstrip("(").split(" + ")[0]
         known = [first.split(".")[0]] if numbered else sorted(place, key=len, reverse=True)
-        base = next((one for one in known if re.fullmatch(rf"{re.escape(one)}(\.\d+)*", first)), first)
-        parts = re.findall(r"\.(\d+)", first[len(base) :])
+        base = next((one for one in known if re.fullmatch(rf"{re.escape(one)}(\.(\d+|[a-z]+))*", first)), first)
+        parts = [int(part) if part.isdecimal() else _rank(part) for part in re.findall(r"\.(\w+)", first[len(base) :])]
         number = int(base) if numbered else place.get(base, 0)
         light, width = 0.0, 1.0
         for part in parts:  # 1 is the first half of what the parent has, 2 the next quarter, and so on
-            light += width * (1.0 - 0.5 ** (int(part) - 1))
-            width *= 0.5 ** int(part)
+            light += width * (1.0 - 0.5 ** (part - 1))
+            width *= 0.5**part
         red, green, blue = (c + LIGHTEST * light * (1.0 - c) for c in to_rgb(palette[number % len(palette)]))
         found.append(to_hex((red, green, blue)))
     return found
+
+
+def _rank(letters: str) -> int:
+    """1 for "a", 2 for "b", ..., 27 for "aa"."""
+    rank = 0
+    for letter in letters:
+        rank = 26 * rank + ord(letter) - ord("a") + 1
+    return rank
 
 
 def shown(name: object, max_length: int = MAX_LENGTH) -> str:

@@ -1,0 +1,190 @@
+"""Look into one cluster: genes and axes chosen anew from its cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgpcl import _input, _keys
+from scgpcl._process import held
+from scgpcl._rules import check
+from scgpcl.cluster import part_names
+from scgpcl.data import concatenated
+from scgpcl.model._partition import all_of, in_order
+from scgpcl.model._subclusters import fit_subclusters
+from scgpcl.pp import fit_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scgpcl.cluster import Grown, Tree
+    from scgpcl.model._annotate import Assigned
+    from scgpcl.model._getters import Encoded
+    from scgpcl.model._reference import Reference, Registration
+    from scgpcl.model._subclusters import Subclusters
+    from scgpcl.module import SCGPCLModule
+    from scgpcl.pp import GeneFlavor
+
+#: Fewest cells of a cluster to look into, and of a part on average.
+MIN_CELLS, PART_CELLS = 20, 5
+#: Cells that the parts are found in; of more, a sample.
+MAX_CELLS = 10_000
+#: Cells read at a time.
+READ_CELLS = 2048
+
+
+class Subclustering:
+    """``subcluster``."""
+
+    module: SCGPCLModule
+    adata: AnnData | None
+    keep_genes: list[str] | None
+    gene_flavor: GeneFlavor
+    gene_scaling: float
+    feature_total: float | None
+
+    if TYPE_CHECKING:  # what the model itself has
+
+        @property
+        def reference(self) -> Reference: ...
+        @property
+        def registration(self) -> Registration: ...
+        def _target(self, adata: AnnData | None) -> AnnData: ...
+        def _grown(self) -> Grown: ...
+        def _present(self, tree: Tree) -> pd.DataFrame: ...
+        def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]: ...
+        def _encode(self, *source: Any, **values: Any) -> Encoded: ...
+        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned: ...
+        def _take_level(
+            self,
+            level: pd.DataFrame | None,
+            adata: AnnData | None,
+            key_added: str,
+            min_confidence: float | None,
+            parts: Sequence[Subclusters] = ...,
+        ) -> None: ...
+
+    @held()
+    def subcluster(
+        self,
+        cluster: str,
+        n: int | None = None,
+        *,
+        adata: AnnData | None = None,
+        key_added: str = _keys.STEM,
+        min_confidence: float | None = None,
+    ) -> None:
+        """Divide one cluster on genes that are chosen anew from its cells; the other clusters do not change.
+
+        The parts of cluster "3" are called "3.a", "3.b", ..., the largest first, so that they are not mistaken for the nodes
+        "3.1" and "3.2" of the tree, which is made on the genes and the space of all cells and does not change. The parts of a
+        merged cluster "2+5" are called "(2+5).a" and so on. From then on, :meth:`predict` and :meth:`annotate` return the parts,
+        also for new cells and after saving and loading. :meth:`merge` joins parts again, and :meth:`cut` undoes everything.
+
+        Parameters
+        ----------
+        cluster
+            Name of one of the current clusters, which can itself be a part.
+        n
+            Number of parts; ``None`` estimates it, see :func:`scgpcl.cluster.estimate_n_clusters`. This is at least 2:
+            whether the parts differ in more than noise is for :meth:`test_clusters` to say.
+        adata
+            Cells to look into and to annotate; ``None`` is the registered AnnData.
+        key_added, min_confidence
+            See :meth:`annotate`.
+
+        Raises
+        ------
+        KeyError
+            If the layer or a column is missing in ``adata``.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If there is no such cluster, if it has fewer than 20 cells, or fewer than 5 for each part, if its cells are all
+            alike, or if the model has no cells and none are given.
+
+        Notes
+        -----
+        The network is not trained again. Genes are chosen among all registered genes as for the model, and discriminant axes are
+        computed from these cells. On these axes the parts are the consensus of many partitions of several draws of the
+        molecules, as in training, and cells are assigned to them by the same Student-t assignment with a correction for
+        depth; its confidence is calibrated on halves of the molecules. The probability of a part is that of the cluster times
+        that of the part within the cluster. Of more than 10,000 cells in the cluster, a sample is used. Cells of a batch that the
+        model does not know are standardised by the mean over the known batches.
+
+        Examples
+        --------
+        >>> model.subcluster("3")  # doctest: +SKIP
+        >>> adata.obs["scgpcl_cluster"].cat.categories  # doctest: +SKIP
+        Index(['0', '1', '2', '3.a', '3.b', '4'], dtype='object')
+        """
+        tree = self._grown().tree
+        n = check("subcluster", n=n)["n"]
+        values = check(min_confidence=min_confidence, key_added=key_added)
+        level = self._present(tree)
+        own = level["cluster"] == str(cluster)
+        if not own.any():
+            msg = f"Expected `cluster` to be one of the present clusters, {all_of(level)}, found {cluster!r}."
+            raise ValueError(msg)
+        target = self._target(adata)
+        _input.check_not_view(target)
+        parts = self._parts(level)
+        assigned = self._assign(self._encode(adata, None, None, None, parts=parts), level, 0.0)
+        sizes = np.bincount(assigned.codes, minlength=assigned.probability.shape[1])
+        names = list(assigned.probability.columns)
+        size = int(sizes[names.index(str(cluster))])
+        least = max(MIN_CELLS, 0 if n is None else PART_CELLS * n)
+        if size < least:
+            large = [name for name, count in zip(names, sizes, strict=True) if count >= least]
+            what = "to look into" if n is None else f"for `n={n}`"
+            instead = f"Clusters that are large enough: {', '.join(map(repr, large)) or 'none'}."
+            if n is not None and size >= MIN_CELLS:
+                instead = f"Pass a number from 2 to {size // PART_CELLS}, or another cluster."
+            msg = f"Expected a cluster of at least {least} cells {what}, found {size} cells in {cluster!r}. {instead}"
+            raise ValueError(msg)
+        rows = np.flatnonzero(assigned.codes == names.index(str(cluster)))
+        if len(rows) > MAX_CELLS:
+            rows = np.sort(np.random.default_rng(0).choice(rows, MAX_CELLS, replace=False))
+        found = self._divided(target, rows, n, tuple(level["node"][own]))
+        if found is None:
+            msg = f"Expected cells that differ in {cluster!r}, found {len(rows)} cells that are all alike. Choose another cluster."
+            raise ValueError(msg)
+        taken = {*tree.names, *level["cluster"], *(name for each in parts for name in each.names)}
+        found = replace(found, names=part_names(str(cluster), len(found.centers), taken))
+        added = pd.DataFrame({"cluster": found.names, "node": found.names})
+        self._take_level(
+            in_order(pd.concat([level[~own], added], ignore_index=True)), adata, **values, parts=[*parts, found]
+        )
+
+    def _divided(self, adata: AnnData, rows: np.ndarray, n: int | None, whole: tuple[str, ...]) -> Subclusters | None:
+        """Parts of the cells at some rows; None if all of these are alike."""
+        reference = self.reference
+        genes = adata.var_names[adata.var_names.isin(reference.genes)]
+        every = replace(reference, selected=genes)
+        cells = concatenated(list(every.read(adata, rows, READ_CELLS, registered=adata is self.adata)))
+        features = fit_features(
+            cells.rows(np.arange(len(cells))),
+            size=cells.size_factor,
+            n_genes=min(self.module.n_genes, len(genes)),
+            flavor=self.gene_flavor,
+            gene_scaling=self.gene_scaling,
+            feature_total=self.feature_total,
+            keep=None if self.keep_genes is None else genes.isin(self.keep_genes),
+            batch_index=cells.batch_index,
+            n_batch=self.module.n_batch,
+        )
+        return fit_subclusters(
+            features.cells,
+            features.moments,
+            n,
+            whole=whole,
+            genes=genes[features.mask].to_numpy(dtype=object),
+            unit=features.unit_size,
+            alpha=self.module.alpha.item(),
+            shrinkage=self.module.shrinkage.item(),
+        )

@@ -1,0 +1,254 @@
+"""Parts of one cluster: found on genes and axes that are chosen from its own cells, and assigned without the network."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scgpcl._random import cpu_generator
+from scgpcl.cluster import consensus, estimate_n_clusters
+from scgpcl.data import halves, of_genes, thinned
+from scgpcl.nn import (
+    BatchLinks,
+    DepthCorrection,
+    Moments,
+    fit_centers,
+    fit_temperature,
+    shrink_length,
+    soft_assign,
+    standardized_counts,
+)
+from scgpcl.pp import discriminant_axes, principal_axes, scores_along
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from scgpcl.data import BipartiteBatch, Cells
+    from scgpcl.model._reference import Reference
+
+logger = logging.getLogger(__name__)
+
+#: Draws of the molecules beside the whole cells, and the share of the molecules in each, as in training.
+N_DRAWS, DRAWN_SHARE = 5, 0.7
+#: Draws that the correction for depth and the centres are fitted on, and the smallest share of the molecules in them.
+N_DEPTH_DRAWS, LEAST_SHARE = 4, 0.05
+#: Power of the support that is learnt, as in training.
+SHARPNESS = 4
+#: Principal axes that the number of parts is estimated on.
+N_PRINCIPAL = 50
+#: Seed of everything random: calls agree, whatever the seed of the model.
+SEED = 0
+#: Cells read at a time.
+READ_CELLS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Subclusters:
+    """What assigns cells to the parts of one cluster.
+
+    Parameters
+    ----------
+    whole
+        Nodes of the tree, and parts of other clusters, that the cluster consists of.
+    names
+        Names of the parts, the largest first.
+    genes
+        Names of the genes that are used.
+    unit
+        Size factor of the model that stands for a size factor of 1 here.
+    moments
+        Moments of the features of these genes in the cells of the cluster.
+    axes, origin
+        Axes of the features, shape (n_axes, n_genes), and mean of the cells along them, shape (n_axes,).
+    depth
+        Weight of the correction for depth, see :class:`scgpcl.nn.DepthCorrection`.
+    centers
+        Shape (n_parts, n_axes).
+    alpha, shrinkage, temperature
+        See :func:`scgpcl.nn.soft_assign` and :func:`scgpcl.nn.shrink_length`.
+    """
+
+    whole: tuple[str, ...]
+    names: tuple[str, ...]
+    genes: np.ndarray
+    unit: float
+    moments: Moments
+    axes: np.ndarray
+    origin: np.ndarray
+    depth: np.ndarray
+    centers: np.ndarray
+    alpha: float
+    shrinkage: float
+    temperature: float = 1.0
+
+    def size_factor(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Size factors of cells among those of the cluster, (n_cells,)."""
+        return batch.size_factor / self.unit
+
+    def scores(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Centred features of cells along the axes, (n_cells, n_axes), from the counts of ``genes``.
+
+        Cells of a batch that the model does not know are standardised by the mean of the known ones.
+        """
+        mean, std = (torch.from_numpy(each) for each in (self.moments.mean, self.moments.std))
+        links = None
+        if mean.dim() == 2:
+            assert batch.batch_index is not None
+            n_known = len(mean)
+            mean, std = (torch.cat([each, each.mean(0, keepdim=True)]) for each in (mean, std))
+            known = (batch.batch_index >= 0) & (batch.batch_index < n_known)
+            links = BatchLinks(torch.where(known, batch.batch_index, n_known), torch.empty(0))
+        features = standardized_counts(
+            batch.graph,
+            batch.counts,
+            self.size_factor(batch),
+            mean,
+            std,
+            scale=self.moments.scale,
+            mask=None if batch.measured is None else batch.measured.unsqueeze(1),
+            links=links,
+        )
+        return features.project(torch.from_numpy(self.axes))[:, 0] - torch.from_numpy(self.origin)
+
+    def vectors(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Scores as they are clustered: corrected for depth and of reduced length, float64, (n_cells, n_axes)."""
+        correction = DepthCorrection(len(self.axes))
+        correction.weight.copy_(torch.from_numpy(self.depth))
+        z = correction(self.scores(batch), self.size_factor(batch))
+        return shrink_length(z.double(), self.shrinkage)
+
+    def probability(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Probability of each part for cells that are in the cluster, float64, shape (n_cells, n_parts)."""
+        centers = torch.from_numpy(self.centers).double()
+        return soft_assign(self.vectors(batch), centers, alpha=self.alpha, temperature=self.temperature)
+
+    def state(self) -> dict[str, Any]:
+        """The same as arrays and numbers."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moments = values.pop("moments")
+        texts = {name: np.array(values[name], dtype=object) for name in ("whole", "names", "genes")}
+        return {**values, **texts, "mean": moments.mean, "std": moments.std, "scale": float(moments.scale)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Subclusters:
+        """What :meth:`state` was taken from."""
+        values = dict(state)
+        moments = Moments(*(values.pop(name) for name in ("mean", "std", "scale")))
+        texts = {name: tuple(str(each) for each in values[name]) for name in ("whole", "names")}
+        return cls(**{**values, **texts, "moments": moments})
+
+
+@torch.no_grad()
+def fit_subclusters(
+    cells: Cells,
+    moments: Moments,
+    n: int | None,
+    *,
+    whole: tuple[str, ...],
+    genes: np.ndarray,
+    unit: float,
+    alpha: float,
+    shrinkage: float,
+) -> Subclusters | None:
+    """Find the parts of a cluster, by the read-out of the training on discriminant axes; None if all cells are alike.
+
+    Parameters
+    ----------
+    cells, moments
+        Cells of the cluster and the moments of their features.
+    n
+        Number of parts; ``None`` estimates it.
+    whole, genes, unit, alpha, shrinkage
+        See :class:`Subclusters`.
+
+    Returns
+    -------
+    Parts without names.
+    """
+    axes = discriminant_axes(cells, moments, seed=SEED)
+    principal = principal_axes(cells, moments, N_PRINCIPAL, seed=SEED)
+    if axes is None or principal is None:
+        return None
+    if n is None:
+        scores = scores_along(cells, moments, principal)
+        n = estimate_n_clusters(scores - scores.mean(0), seed=SEED).n_clusters
+        logger.info("Estimated %d parts from the principal components of the cluster.", n)
+    n_axes = len(axes)
+    values: dict[str, Any] = {
+        "axes": axes,
+        "origin": np.zeros(n_axes, dtype=np.float32),
+        "depth": np.zeros((2 * (n_axes + 1), n_axes), dtype=np.float32),
+        "centers": np.zeros((n, n_axes), dtype=np.float32),
+    }
+    parts = Subclusters(whole, (), genes, unit, moments, **values, alpha=alpha, shrinkage=shrinkage)
+    batches = [cells.batch(rows) for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // READ_CELLS))]
+    batches = [batch._replace(size_factor=batch.size_factor * unit) for batch in batches]  # those of the model
+
+    def thin(stream: int, low: float, high: float) -> list[BipartiteBatch]:
+        """The cells with log-uniform shares of their molecules."""
+        generator = cpu_generator(SEED, stream)
+        share = [high * (low / high) ** torch.rand(len(batch.cell_index), generator=generator) for batch in batches]
+        return [thinned(batch, own, generator) for batch, own in zip(batches, share, strict=True)]
+
+    whole_scores = _gathered(parts.scores, batches)
+    parts = replace(parts, origin=whole_scores.mean(0).numpy())
+    whole_scores = whole_scores - whole_scores.mean(0)
+    shallow = [thin(draw, LEAST_SHARE, 1.0) for draw in range(N_DEPTH_DRAWS)]
+    correction = DepthCorrection(n_axes)
+    seen = ((_gathered(parts.scores, drawn), _gathered(parts.size_factor, drawn)) for drawn in shallow)
+    correction.fit(seen, whole_scores)
+    parts = replace(parts, depth=correction.weight.numpy())
+
+    def draws() -> Iterator[torch.Tensor]:
+        yield correction(whole_scores, _gathered(parts.size_factor, batches))
+        for draw in range(N_DRAWS):
+            scores = _gathered(parts.scores, thin(N_DEPTH_DRAWS + draw, DRAWN_SHARE, DRAWN_SHARE))
+            yield scores - scores.mean(0)
+
+    support = consensus(draws(), n, seed=SEED)
+    support = support[:, torch.bincount(support.argmax(1), minlength=n).argsort(descending=True, stable=True)]
+    target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
+    rows = [_gathered(parts.vectors, drawn).float() for drawn in (batches, shallow[0])]
+    means = target.t() @ rows[0] / target.sum(0).unsqueeze(1)
+    centers = fit_centers(torch.cat(rows), torch.cat([target, target]), means, alpha=alpha)
+    parts = replace(parts, centers=centers.numpy())
+    generator = cpu_generator(SEED, N_DEPTH_DRAWS + N_DRAWS)
+    pairs = [halves(batch, generator) for batch in batches]
+    first, second = (_gathered(parts.probability, half) for half in zip(*pairs, strict=True))
+    labels = torch.cat([second.argmax(1), first.argmax(1)])
+    return replace(parts, temperature=fit_temperature(torch.cat([first, second]), labels))
+
+
+def _gathered(values: Callable[[BipartiteBatch], torch.Tensor], batches: Iterable[BipartiteBatch]) -> torch.Tensor:
+    """Values of the cells of all batches, (n_cells, ...)."""
+    return torch.cat([values(batch) for batch in batches])
+
+
+class Widened(NamedTuple):
+    """A reference that reads the genes of sub-clusters beside those of the model, which come first."""
+
+    reference: Reference
+    n_own: int
+    parts: Sequence[Subclusters]
+
+    @classmethod
+    def of(cls, reference: Reference, parts: Sequence[Subclusters]) -> Widened:
+        """The reference with the genes of all ``parts``."""
+        own = reference.selected
+        more = pd.Index(dict.fromkeys(gene for each in parts for gene in each.genes if gene not in own), dtype=object)
+        return cls(replace(reference, selected=own.append(more)) if len(more) else reference, len(own), parts)
+
+    def divided(self, batch: BipartiteBatch) -> tuple[BipartiteBatch, list[np.ndarray]]:
+        """The batch with the genes of the model, and the probabilities (n_cells, n_parts) of the parts of each cluster."""
+        if not self.parts:
+            return batch, []
+        selected = self.reference.selected
+        shares = [
+            each.probability(of_genes(batch, selected.get_indexer(pd.Index(each.genes)))).numpy() for each in self.parts
+        ]
+        return of_genes(batch, np.arange(self.n_own)), shares
