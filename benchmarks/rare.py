@@ -9,6 +9,7 @@ cluster has more than half of its cells and these are more than half of the clus
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ KEYS = ("cells", "sample", "seed")
 COLUMNS = (*KEYS, "ari", "found", "seconds")
 
 
-def simulate_rare(n_cells: int, *, seed: int = 0) -> ad.AnnData:
-    """Multinomial counts of types of unequal size; blocks share the profiles of the types."""
+def simulated_blocks(n_cells: int, *, seed: int = 0) -> Iterator[ad.AnnData]:
+    """Multinomial counts of types of unequal size, in blocks that share the profiles of the types."""
     rng = np.random.default_rng(seed)
     changed = rng.random((len(SHARES), N_GENES)) < CHANGED
     fold = np.where(changed, rng.lognormal(0.0, FOLD, changed.shape), 1.0)
     profile = rng.lognormal(0.0, 1.5, N_GENES) * fold
     cumulative = (profile / profile.sum(1, keepdims=True)).cumsum(1)
-    blocks, types = [], []
+    names = [f"type {i:02}" for i in range(len(SHARES))]
     for block, start in enumerate(range(0, n_cells, BLOCK)):
         rng = np.random.default_rng([seed, 1, block])
         size = min(BLOCK, n_cells - start)
@@ -49,12 +50,10 @@ def simulate_rare(n_cells: int, *, seed: int = 0) -> ad.AnnData:
             genes[here] = np.searchsorted(cumulative[each], rng.random(int(here.sum()))).clip(max=N_GENES - 1)
         counts = sp.csr_matrix((np.ones(len(cells), dtype=np.float32), (cells, genes)), shape=(size, N_GENES))
         counts.sum_duplicates()
-        blocks.append(counts)
-        types.append(own)
-    adata = ad.AnnData(sp.vstack(blocks, format="csr"))
-    names = [f"type {i:02}" for i in range(len(SHARES))]
-    adata.obs["cell_type"] = pd.Categorical.from_codes(np.concatenate(types), names)
-    return adata
+        adata = ad.AnnData(counts)
+        adata.obs_names = [f"cell {start + i}" for i in range(size)]
+        adata.obs["cell_type"] = pd.Categorical.from_codes(own, names)
+        yield adata
 
 
 def found_types(types: Any, clusters: Any) -> np.ndarray:
@@ -65,7 +64,7 @@ def found_types(types: Any, clusters: Any) -> np.ndarray:
 
 def run(n_cells: int, sample: int, seed: int) -> list[dict[str, Any]]:
     """Train on a sample; one row."""
-    adata = simulate_rare(n_cells)
+    adata = ad.concat(list(simulated_blocks(n_cells)))
     SCGPCL.setup_anndata(adata)
     model = SCGPCL(adata, len(SHARES), seed=seed)
     start = time.process_time()
