@@ -87,7 +87,7 @@ class _AheadLoader(DataLoader):
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        return batches if self.num_workers else _one_ahead(batches)
+        return batches if self.num_workers or len(self) == 1 else _one_ahead(batches)
 
 
 def _one_ahead(batches: Iterator[BipartiteBatch]) -> Iterator[BipartiteBatch]:
