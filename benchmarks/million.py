@@ -59,7 +59,8 @@ def run(folder: Path, n_cells: int, n_threads: int, seed: int) -> list[dict[str,
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     if status:
-        raise RuntimeError(f"`{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}.")
+        msg = f"`{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}."
+        raise RuntimeError(msg)
     with h5py.File(result) as file:
         types, clusters = (_codes(file["obs"][name]) for name in ("cell_type", "scgpcl_cluster"))
     names = np.array([f"{i:02}" for i in range(len(SHARES))])

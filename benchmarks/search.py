@@ -67,7 +67,7 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "batch_512": ({}, {}, {"batch_size": 512}),
     "stopped": ({}, {}, {"agreement": 0.99}),
     **{f"decoded_{share:g}": ({}, {"decoded_genes": share}, {}) for share in (0.25, 0.5, 1.0)},
-    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n}) for n in (6, 12, 40)},
+    **{f"epochs_{n}": ({}, {}, {"pretrain_max_epochs": n}) for n in (6, 12, 20, 40)},
     **{f"lambda2_{w:g}": ({}, {"lambda_prototype": w}, {}) for w in WEIGHTS},
 }
 #: The same for the published configuration.

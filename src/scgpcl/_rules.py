@@ -157,7 +157,7 @@ RULES: dict[str, Rule] = {
     "start": one_of("discriminant", "pca", "random"),
     "seed": number(0, MAX_SEED, whole=True),
     # training
-    "pretrain_max_epochs": number(0, whole=True),
+    "pretrain_max_epochs": either(None, number(0, whole=True)),
     "cluster_max_epochs": number(0, whole=True),
     "pretrain_max_cells": either(None, number(2, whole=True)),
     "batch_size": number(2, whole=True),

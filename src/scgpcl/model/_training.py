@@ -111,7 +111,7 @@ class Training:
         self,
         max_epochs: int | None = None,
         *,
-        pretrain_max_epochs: int = 20,
+        pretrain_max_epochs: int | None = None,
         cluster_max_epochs: int = 10,
         pretrain_max_cells: int | None = 20_000,
         accelerator: str = "auto",
@@ -143,8 +143,9 @@ class Training:
         max_epochs
             Maximum number of epochs of each stage, instead of the two arguments below.
         pretrain_max_epochs, cluster_max_epochs
-            Maximum number of epochs of each stage; 0 skips the stage. Without clustering epochs, cells are assigned to the
-            nearest centre of the consensus of many partitions, or of k-means with ``"self_training"``.
+            Maximum number of epochs of each stage; 0 skips the stage. By default, pre-training takes ``25_000 / n_cells``
+            epochs, at least 6 and at most 20. Without clustering epochs, cells are assigned to the nearest centre of the
+            consensus of many partitions, or of k-means with ``"self_training"``.
         pretrain_max_cells
             Maximum number of cells to pre-train on. If there are more, a uniform sample is drawn once and kept in memory, so that
             the number of steps stops growing with the data; ``None`` uses all cells. The statistics and gene states of inference are computed from

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+#: Cells that pre-training sees in all epochs together, and the fewest and most epochs that this may take.
+PRETRAIN_CELLS, PRETRAIN_EPOCHS = 25_000, (6, 20)
 #: Cells that are clustered and distilled from; of more, a sample.
 MAX_CLUSTERED_CELLS = 10_000
 #: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
@@ -168,18 +170,23 @@ class Run:
         self,
         plan: PretrainPlan,
         *,
-        max_epochs: int,
+        max_epochs: int | None,
         max_cells: int | None,
         agreement: float | None,
         patience: int,
     ) -> None:
-        """Contrastive pre-training on at most ``max_cells`` cells, unless the run resumes after it."""
+        """Contrastive pre-training on at most ``max_cells`` cells, unless the run resumes after it.
+
+        Without ``max_epochs``, their number follows from that of the cells.
+        """
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
         splitter = self.splitter
         if max_cells is not None and len(splitter.source) > max_cells:
             splitter = splitter.sampled(max_cells, seed=derived_seed(self.seed, 27))
             logger.info("Pre-training on %d of %d cells.", len(splitter.source), len(self.splitter.source))
+        if max_epochs is None:
+            max_epochs = int(np.clip(round(PRETRAIN_CELLS / len(splitter.source)), *PRETRAIN_EPOCHS))
         if plan.n_neighbors > 0:
             components = self._components(splitter)
             plan.neighborhood = neighborhood(components, plan.n_neighbors, seed=derived_seed(self.seed, 23))
