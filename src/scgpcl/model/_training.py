@@ -92,6 +92,8 @@ class Training:
     gene_shares_: np.ndarray | None
     #: Data module of the last training, of a model without an AnnData.
     _datamodule: Any = None
+    #: Cells in training and the axes found of them.
+    _axes: tuple[Cells, np.ndarray | None] | None = None
 
     if TYPE_CHECKING:  # what the model itself has
 
@@ -537,9 +539,14 @@ class Training:
 
     def _find_axes(self, cells: Cells) -> np.ndarray | None:
         """Axes of the features that training starts at, (n_axes, n_genes); None if all cells are alike."""
-        if self.start == "discriminant":
-            return discriminant_axes(cells, self.module.moments, seed=derived_seed(self.seed_, 10))
-        return self._principal_axes(cells)
+        if self._axes is None or self._axes[0] is not cells:
+            moments, seed = self.module.moments, derived_seed(self.seed_, 10)
+            discriminant = self.start == "discriminant"
+            self._axes = (
+                cells,
+                discriminant_axes(cells, moments, seed=seed) if discriminant else self._principal_axes(cells),
+            )
+        return self._axes[1]
 
     def _principal_axes(self, cells: Cells) -> np.ndarray | None:
         """Principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
@@ -565,6 +572,7 @@ class Training:
         try:
             yield run
         finally:
+            self._axes = None
             self.history_, self.trainer = run.history or None, run.trainer
             self.is_trained_ = was_trained or run.fitted
             if split and run.fitted:
