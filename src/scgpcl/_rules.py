@@ -210,6 +210,8 @@ RULES: dict[str, Rule] = {
     "newick": flag,
     "differential_expression.method": one_of("wilcoxon", "pseudobulk"),
     "support": number(0.0, 1.0),
+    "clustered": flag,
+    "test_clusters.alpha": number(1e-9, 1.0 - 1e-9),
     "subcluster.n": either(None, number(2, whole=True)),
     "safe": flag,
     # the report

@@ -27,6 +27,7 @@ from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import batch_columns, check_not_overwritten, checked_manager, own_registry
 from scgpcl.model._stability import Stability
 from scgpcl.model._subclustering import Subclustering
+from scgpcl.model._testing import Testing
 from scgpcl.model._training import Training
 from scgpcl.module import SCGPCLModule
 from scgpcl.train import check_device
@@ -44,7 +45,7 @@ MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "p
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
-class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, BaseModelClass):
+class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, Testing, BaseModelClass):
     """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
 
     Parameters

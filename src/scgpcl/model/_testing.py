@@ -1,0 +1,175 @@
+"""Test which groups of any labelling are told apart."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgpcl import _input, _keys
+from scgpcl._process import held
+from scgpcl._random import derived_seed
+from scgpcl._rules import check
+from scgpcl.data import read_rows
+from scgpcl.pp import holm, library_sizes, pair_test
+from scgpcl.tl._expression import groups_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scgpcl.model._reference import Registration
+
+#: Fewest cells of a group that is tested, and the cells of a group that are looked at; of more, a sample.
+MIN_CELLS, MAX_CELLS = 20, 500
+
+
+class Testing:
+    """``test_clusters``."""
+
+    seed_: int
+
+    if TYPE_CHECKING:  # what the model itself has
+
+        @property
+        def registration(self) -> Registration: ...
+        def _target(self, adata: AnnData | None) -> AnnData: ...
+
+    @held()
+    def test_clusters(
+        self,
+        labels: str | Sequence[Any] | pd.Series = _keys.CLUSTER,
+        adata: AnnData | None = None,
+        *,
+        clustered: bool = True,
+        alpha: float = 0.05,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Which pairs of groups of any labelling are told apart by cells and genes that were not used to find a difference.
+
+        Half of the cells of a pair choose genes and fit an axis between the two groups, and the other half is tested along it.
+        The test uses all registered genes and nothing of the network, so it judges a Leiden run or an author's
+        annotation like the model's own clusters.
+
+        Parameters
+        ----------
+        labels
+            Column of ``adata.obs``, or a label for each cell; a Series is matched by the names of the cells. Cells
+            without a label, or named ``"unassigned"``, are left out.
+        adata
+            The cells; ``None`` is the registered AnnData, which is not changed.
+        clustered
+            Whether the labels were found in these counts, as those of any clustering are, and annotations made from one. Any
+            cut through a continuous group gives two groups that differ, so a difference proves nothing here: two groups
+            are told apart if the gap between them is larger than cutting one continuous group gives. ``False`` is for labels from
+            elsewhere, such as sorted cells, genotypes or treatments: two groups are told apart if they differ at all.
+        alpha
+            False-split rate: probability that any pair of a labelling is told apart although it is one group, with
+            p-values adjusted for the number of pairs.
+        seed
+            Seed of halves and draws; ``None`` is the model's seed.
+
+        Returns
+        -------
+        One row per pair of groups, those least apart first:
+
+        - ``group1``, ``group2``, ``size1`` and ``size2``: names and numbers of cells;
+        - ``auc``: probability that a held-out cell of one group has a larger score than one of the other, 0.5 by chance;
+        - ``separation``: distance of the means over the standard deviation within, in held-out cells, relative to the cut
+          through one continuous group that separates best: above 1 there is a gap;
+        - ``p_value``, and ``p_adjusted`` for the number of pairs (Holm 1979);
+        - ``apart``: whether ``p_adjusted`` is at most ``alpha``.
+
+        A group of fewer than 20 cells is not tested: its rows have NaN, and ``apart`` is False. Of more than 500 cells in a
+        group, a sample is used.
+
+        Raises
+        ------
+        KeyError
+            If ``adata`` lacks the column or the layer.
+        ValueError
+            If the labels do not fit the cells, if there are fewer than two groups, or if an argument is out of range.
+
+        Notes
+        -----
+        The genes that differ most are dealt to two linear discriminants, so that a gap must show in both sets of genes: two
+        states of a single gene are no clusters. With ``clustered``, the separation is compared with cuts at the best place through
+        draws with the same variance from the closest density with one peak (Silverman 1981). Whatever the clustering
+        found in noise or in a gradient, it could not cut better than there. Without, ranks are compared, which are
+        exchangeable if the labels owe nothing to the counts. With a ``batch_key``, differences between batches are removed.
+
+        Two ends of a gradient are apart when the cells between them are in other groups: look at
+        neighbours. A pair that is not told apart is not shown to be one group, in particular if it is small.
+
+        Examples
+        --------
+        >>> table = model.test_clusters("leiden")  # doctest: +SKIP
+        >>> table[~table["apart"]]  # doctest: +SKIP
+        """
+        seed = self.seed_ if seed is None else seed
+        clustered, alpha, seed = check("test_clusters", clustered=clustered, alpha=alpha, seed=seed).values()
+        target = self._target(adata)
+        groups = _groups(target, labels)
+        registered = self.registration
+        counts = _input.counts_of(target, registered.layer)
+        _input.check_counts(counts, registered.layer)
+        batch = None
+        if registered.batch_key is not None and len(registered.batches) > 1:
+            _input.check_obs_key(target, registered.batch_key, "batch_key")
+            batch = pd.factorize(registered.names_of(target))[0]
+        codes, names = groups.cat.codes.to_numpy(), list(groups.cat.categories)
+        rng = np.random.default_rng(derived_seed(seed, 53))
+        own = [rng.permutation(np.flatnonzero(codes == code))[:MAX_CELLS] for code in range(len(names))]
+        rows = np.sort(np.concatenate(own))
+        x = read_rows(counts, rows)
+        size = library_sizes(x)
+        x.data = np.log1p(x.data / np.repeat(size / np.median(size), np.diff(x.indptr)))
+        found = []
+        sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+        for first, second in combinations(range(len(names)), 2):
+            row: dict[str, Any] = {"group1": names[first], "group2": names[second]}
+            row |= {"size1": sizes[first], "size2": sizes[second]}
+            if min(sizes[first], sizes[second]) >= MIN_CELLS:
+                cells = np.concatenate([own[first], own[second]])
+                side = codes[cells] == second
+                known = None if batch is None else pd.factorize(batch[cells])[0]
+                draws = np.random.default_rng(derived_seed(seed, 54, first, second))
+                row |= pair_test(
+                    x[np.searchsorted(rows, cells)], side, clustered=clustered, rng=draws, batch=known
+                )._asdict()
+            found.append(row)
+        columns = ["group1", "group2", "size1", "size2", "auc", "separation", "p_value"]
+        table = pd.DataFrame(found).reindex(columns=columns)
+        table["p_adjusted"] = holm(table["p_value"].to_numpy(dtype=np.float64))
+        table["apart"] = table["p_adjusted"] <= alpha
+        by = "separation" if clustered else "auc"
+        return table.sort_values(["apart", by], kind="stable").reset_index(drop=True)
+
+
+def _groups(adata: AnnData, labels: Any) -> pd.Series:
+    """Groups of cells as a categorical of text, from a column of obs or a label for each cell."""
+    if isinstance(labels, str):
+        if labels not in adata.obs:
+            msg = (
+                f"Expected `labels` to be a column of `adata.obs`, or a label for each cell, found {labels!r} and the columns "
+                f"[{_input.listed(adata.obs.columns)}]."
+            )
+            raise KeyError(msg)
+        return groups_of(adata, labels)
+    if isinstance(labels, pd.Series) and not labels.index.equals(adata.obs_names):
+        if not labels.index.is_unique or len(labels) != adata.n_obs or not labels.index.isin(adata.obs_names).all():
+            msg = (
+                "Expected `labels` to be a Series with the names of the cells, found other names. "
+                "Pass `labels.to_numpy()` if it has the order of the cells."
+            )
+            raise ValueError(msg)
+        labels = labels[adata.obs_names]
+    values = np.asarray(labels, dtype=object)
+    if values.shape != (adata.n_obs,):
+        msg = f"Expected a label for each of the {adata.n_obs} cells in `labels`, found the shape {values.shape}."
+        raise ValueError(msg)
+    obs = pd.DataFrame({"labels": pd.Categorical(values)}, index=adata.obs_names)
+    return groups_of(type(adata)(obs=obs), "labels")
