@@ -106,7 +106,9 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
     words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
-    result = run(*words, "--figures", figures, "--levels", "2,1,5,900", "--report", tmp_path / "report.html")
+    result = run(
+        *words, "--figures", figures, "--levels", "2,1,5,900", "--report", tmp_path / "report.html", "--stability"
+    )
     assert result.exit_code == 0, result.output
     assert "Left out --levels 900" in result.stderr
 
@@ -129,11 +131,15 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     table = pd.read_csv(figures / "clusters.csv", dtype={"cluster": str})
     assert table["cluster"].tolist() == list(sizes.index)
     assert table["size"].tolist() == sizes.tolist()
+    stability = written.uns[_keys.UNS]["stability"]
+    np.testing.assert_allclose(table["halves"], stability.loc[sizes.index, "halves"], atol=1e-4)
+    assert "confused with" in result.stdout
     for name in ("umap.png", "history.png", "markers.png"):
         assert (figures / name).read_bytes().startswith(b"\x89PNG")
         assert str(figures / name) in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "in.h5ad", "out.h5ad", "report.html"]
     page = (tmp_path / "report.html").read_text()
+    assert "Confused with" in page
     assert [f'"name":"{level}"' in page for level in levels] == [True] * 3
 
 
@@ -147,6 +153,8 @@ def test_options_reach_the_model(run, stub, input_path, tmp_path):
 
     assert run("cluster", input_path, "-o", output, "--force").exit_code == 0
     assert stub.setup == {"layer": "counts", "batch_key": None}
+    assert stub.init == {"n_clusters": None, "seed": 0}
+    assert run("cluster", input_path, "-o", output, "--force", "--n-clusters", "auto").exit_code == 0
     assert stub.init == {"n_clusters": None, "seed": 0}
     assert stub.train == {}
 
@@ -327,8 +335,9 @@ def test_refuses_a_folder_that_cannot_be_written_to(run, input_path, tmp_path, m
         (("--n-clusters", 301), "300"),
         (("--n-clusters", 1), "1"),
         (("--n-clusters", -3), "-3"),
+        (("--n-clusters", "many"), "auto or a whole number, found 'many'"),
     ],
-    ids=["layer", "batch", "too many", "one", "negative"],
+    ids=["layer", "batch", "too many", "one", "negative", "word"],
 )
 def test_refuses_bad_arguments_of_the_model(run, input_path, tmp_path, words, expected):
     result = run("cluster", input_path, "-o", tmp_path / "out.h5ad", "--figures", tmp_path / "figures", *words)

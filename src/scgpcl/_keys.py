@@ -12,6 +12,9 @@ SELECTED: Final = "scgpcl_selected"
 #: Genes that were added to new cells as columns of zeros because they were not measured.
 PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
+# entries of ``uns``: other stable numbers of clusters, and the table of ``get_cluster_stability``
+ALSO_STABLE: Final = "also_stable"
+STABILITY: Final = "stability"
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"
 #: Stem of the columns of levels of the tree, followed by the number of clusters.

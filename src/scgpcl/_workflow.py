@@ -70,6 +70,7 @@ def cluster_file(
     figures: Path | None = None,
     report: Path | None = None,
     markers: Path | None = None,
+    stability: bool = False,
     preset: str = "default",
     force: bool = False,
     progress: bool = True,
@@ -112,6 +113,7 @@ def cluster_file(
         adata,
         n_clusters,
         levels=levels,
+        stability=stability,
         layer=layer,
         batch_key=batch_key,
         seed=seed,
@@ -351,13 +353,14 @@ def _fit(
     n_clusters: int | None,
     *,
     levels: Sequence[int] = (),
+    stability: bool = False,
     layer: str | None,
     batch_key: str | None,
     seed: int,
     preset: str,
     progress: bool,
 ) -> tuple[SCGPCL, float]:
-    """Train a model, which annotates ``adata``, also with levels of its tree; also returns the seconds this took."""
+    """Train a model, which annotates ``adata``, also with levels of its tree and stability; also returns the seconds this took."""
     _check_options(adata, n_clusters, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
@@ -371,6 +374,9 @@ def _fit(
     model.train(**PRESETS[preset]["train"], **quiet)
     if levels:
         _store_levels(adata, model, levels)
+    if stability:
+        logger.info("Clustering again without some molecules or cells.")
+        model.get_cluster_stability()
     seconds = time.perf_counter() - start
     _forget_registration(adata, kept=before)
     return model, seconds

@@ -35,6 +35,8 @@ OPTIONS = (
 )  # fmt: skip
 
 
+#: Columns of the table of clusters with Jaccard indices.
+STABILITY = ("thinned", "halves", "subsampled")
 #: Python advice in error messages, and the option that replaces it.
 ADVICE = {
     "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
@@ -97,7 +99,7 @@ def cluster(
         typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    n_clusters: Annotated[int | None, typer.Option(help="Number of clusters; estimated by default.")] = None,
+    n_clusters: Annotated[str, typer.Option(metavar="auto|N", help="Number of clusters; auto estimates it.")] = "auto",
     levels: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Also write the clusters of these levels of the tree.")
     ] = None,
@@ -117,6 +119,10 @@ def cluster(
         Path | None,
         typer.Option(metavar="MARKERS.csv", help="Table of cell types and their marker genes, used to name clusters."),
     ] = None,
+    stability: Annotated[
+        bool,
+        typer.Option("--stability", help="Also say how well each cluster holds when molecules or cells are left out."),
+    ] = False,
     preset: Annotated[Preset, typer.Option(help="Configuration: default, or as published.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -132,7 +138,7 @@ def cluster(
         result = _workflow.cluster_file(
             inputs,
             output,
-            n_clusters=n_clusters,
+            n_clusters=_number_or_auto(n_clusters),
             levels=_numbers(levels),
             layer=layer,
             raw=raw,
@@ -143,6 +149,7 @@ def cluster(
             figures=figures,
             report=report,
             markers=markers,
+            stability=stability,
             preset=preset.value,
             force=force,
             progress=not quiet,
@@ -353,6 +360,13 @@ def _numbers(text: str | None) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
+def _number_or_auto(text: str) -> int | None:
+    """A number of clusters; None to estimate it."""
+    if text != "auto" and not re.fullmatch(r"-?\d+", text):
+        _refuse(f"Expected --n-clusters to be auto or a whole number, found {text!r}.")
+    return None if text == "auto" else int(text)
+
+
 @contextmanager
 def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
     """Print the messages of a logger to standard error, unless ``quiet``."""
@@ -448,9 +462,13 @@ def _report(result: "Result", *, title: str, verb: str = "train") -> None:
     # as Text, because rich reads square brackets in a string as a style
     table = Table(title=Text(title), title_justify="left")
     for column in map(str, result.table):
-        table.add_column(column.replace("_", " "), justify="right" if column in ("size", "share") else "left")
+        right = column in ("size", "share", *STABILITY)
+        table.add_column(column.replace("_", " "), justify="right" if right else "left")
     for row in result.table.to_dict("records"):
-        table.add_row(*(Text(f"{value:.0%}" if name == "share" else str(value)) for name, value in row.items()))
+        formats = {"share": ".0%", **dict.fromkeys(STABILITY, ".2f")}
+        table.add_row(
+            *(Text(format(value, formats[name]) if name in formats else str(value)) for name, value in row.items())
+        )
     console = Console()
     console.print(table)
     if result.scores:

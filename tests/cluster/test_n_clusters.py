@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score, jaccard_score, silhouette_score
 
-from scgpcl.cluster import _n_clusters, cosine_silhouette, estimate_n_clusters
+from scgpcl.cluster import _n_clusters, also_stable, cosine_silhouette, estimate_n_clusters, runners_up
 
 
 def blobs(k, seed=0, n=400, sizes=None, std=0.6):
@@ -171,3 +171,17 @@ def test_cosine_silhouette_equals_scikit_learn():
     wanted = silhouette_score(z.numpy(), labels.numpy(), metric="cosine")
     assert cosine_silhouette(z, labels, 4) == pytest.approx(wanted, abs=1e-10)
     assert cosine_silhouette(z, labels, 6) == pytest.approx(wanted, abs=1e-10)  # empty clusters do not count
+
+
+def test_runners_up_are_the_other_peaks_of_stable_numbers():
+    stability = [0.9, 0.9, 0.9, 0.9, 0.5, 0.9, 0.95, 0.9, 0.9, 0.9, 0.9]
+    silhouette = np.array([0.5, 0.9, 0.5, 0.4, 9.0, 0.8, 0.6, 0.55, 0.6, 0.5, 0.52])
+    curve = pd.DataFrame({"K": range(2, 13), "stability": stability})
+    curve["silhouette"] = silhouette / np.log(curve["K"])
+    assert runners_up(curve, 3) == [7, 10, 12]  # 6 is not stable
+    assert runners_up(curve, 7) == [3, 10, 12]
+    assert runners_up(curve, 3, threshold=0.95) == [8]
+    assert runners_up(curve, 3, threshold=0.99) == []
+    assert also_stable([]) == ""
+    assert also_stable([7]) == "7 is stable too: model.cut(7)"
+    assert also_stable([7, 10, 12]) == "7, 10 and 12 are stable too: model.cut(7)"

@@ -1,5 +1,6 @@
 """Which clusters hold when molecules or cells are left out."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ def annotated(four_types, four_clusters):
 
 def test_equal_to_predictions_of_cells_thinned_by_hand(annotated, untouched):
     with untouched(annotated.adata):
-        table = annotated.get_cluster_stability(n_draws=10)
+        table = annotated.get_cluster_stability(annotated.adata.copy(), n_draws=10)
     whole = annotated.predict()
     rng = np.random.default_rng(0)
     found = []
@@ -57,6 +58,25 @@ def test_calls_agree_and_seeds_do_not(annotated):
     first = annotated.get_cluster_stability(n_draws=2)
     pd.testing.assert_frame_equal(first, annotated.get_cluster_stability(n_draws=2))
     assert not first[INDICES].equals(annotated.get_cluster_stability(n_draws=2, seed=5)[INDICES])
+
+
+def test_results_for_the_registered_cells_are_kept(four_types, four_clusters, tmp_path):
+    model = scgpcl.SCGPCL.load(four_clusters, four_types.copy(), accelerator="cpu")
+    del model.adata.uns["scgpcl"]
+    model.get_cluster_stability(n_draws=1)
+    assert "scgpcl" not in model.adata.uns  # of cells without clusters
+    model.annotate()
+    copy, before = model.adata.copy(), dict(model.adata.uns["scgpcl"])
+    model.get_cluster_stability(level=2, n_draws=1)
+    assert dict(model.adata.uns["scgpcl"]) == before
+    table = model.get_cluster_stability(n_draws=1)
+    pd.testing.assert_frame_equal(model.adata.uns["scgpcl"]["stability"], table)
+    assert "stability" not in copy.uns["scgpcl"]
+    model.adata.write_h5ad(tmp_path / "cells.h5ad")
+    stored = ad.read_h5ad(tmp_path / "cells.h5ad").uns["scgpcl"]["stability"]
+    pd.testing.assert_frame_equal(stored, table, check_names=False)
+    model.cut(3)
+    assert "stability" not in model.adata.uns["scgpcl"]
 
 
 def test_one_cluster_is_all_there_is(annotated):

@@ -159,3 +159,16 @@ def test_an_untrained_model_is_refused(adata):
     scgpcl.SCGPCL.setup_anndata(adata)
     with pytest.raises(RuntimeError, match="has not been trained"):
         scgpcl.SCGPCL(adata, 3).cut(2)
+
+
+def test_other_stable_numbers_are_announced(model, adata, tmp_path):
+    assert "also_stable" not in adata.uns["scgpcl"]  # the number was given
+    curve = pd.DataFrame({"K": range(2, 9), "stability": 0.9, "silhouette": [0.1, 0.1, 0.9, 0.1, 0.1, 0.4, 0.1]})
+    model.n_clusters_curve_ = curve
+    model.init_params_["non_kwargs"]["n_clusters"] = None
+    assert "clusters: 4 (estimated; 7 is stable too: model.cut(7))" in repr(model)
+    model.annotate()
+    assert adata.uns["scgpcl"]["also_stable"].tolist() == [7]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    page = scgpcl.report(adata, model, tmp_path / "page.html").read_text()
+    assert "clusters (also stable: 7)" in page

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 
 from scgpcl import _keys, metrics, pl, tl
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    import numpy as np
     from matplotlib.axes import Axes
 
     from scgpcl.model import SCGPCL
@@ -42,12 +42,20 @@ def cluster_table(
 ) -> pd.DataFrame:
     """One row per cluster, in the order of the categories: ``cluster`` and ``size``.
 
+    The stability of the clusters follows if it is in ``uns``, see :meth:`scgpcl.SCGPCL.get_cluster_stability`.
     With ``genes`` (see :func:`scgpcl.tl.top_markers`) also ``markers``, separated by commas; with ``label_key`` also
     ``closest_type`` (the most frequent type in the cluster) and ``share`` (of the cluster's cells that have this type).
     """
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories()
     sizes = clusters.value_counts(sort=False)
     table = pd.DataFrame({"cluster": sizes.index.astype(str), "size": sizes.to_numpy()})
+    stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
+    if stability is not None and set(table["cluster"]) <= set(stability.index.astype(str)):
+        own = stability.loc[table["cluster"]]
+        for name in ("thinned", "halves", "subsampled"):
+            table[name] = own[name].to_numpy()
+        share = (100 * own["confused"].fillna(0)).round().astype(int).astype(str) + " %"
+        table["confused_with"] = np.where(own["neighbor"] == "", "", own["neighbor"] + " (" + share + ")")
     if genes is not None:
         table["markers"] = [", ".join(genes.get(str(name), [])) for name in sizes.index]
     if label_key is not None:

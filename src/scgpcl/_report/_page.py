@@ -291,9 +291,10 @@ def _facts(
     counts = _checks.counts_of(adata, layer)
     n_detected = np.concatenate([block.getnnz(axis=1) for block in row_blocks(counts)])
     sizes = categories_of(adata, key).value_counts()
+    others = ", ".join(str(number) for number in adata.uns.get(_keys.UNS, {}).get(_keys.ALSO_STABLE, ()))
     found = [
         (f"{adata.n_obs:,}", "cells"),
-        (f"{len(sizes):,}", "clusters"),
+        (f"{len(sizes):,}", f"clusters (also stable: {others})" if others else "clusters"),
         (f"{adata.n_vars:,}", f"genes, {model.module.n_genes:,} of them used by the model"),
         (f"{np.median(library_sizes(counts)):,.0f}", "counts in the median cell"),
         (f"{np.median(n_detected):,.0f}", "genes detected in the median cell"),
@@ -324,6 +325,8 @@ def _cluster_rows(
             "percent": 100 * row["size"] / adata.n_obs,
             "genes": genes.get(row["cluster"], []),
             "confidence": None,
+            "stability": [row[name] for name in ("thinned", "halves", "subsampled")] if "thinned" in row else None,
+            "confused_with": row.get("confused_with"),
             "name": None,
         }
         if _keys.CONFIDENCE in adata.obs:

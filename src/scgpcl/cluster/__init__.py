@@ -4,7 +4,7 @@ from scgpcl.cluster._branches import Branches, calibrated, fit_branches
 from scgpcl.cluster._consensus import Evidence, consensus
 from scgpcl.cluster._gap import gap
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
-from scgpcl.cluster._n_clusters import STABLE, NClusters, estimate_n_clusters
+from scgpcl.cluster._n_clusters import STABLE, NClusters, also_stable, estimate_n_clusters, runners_up
 from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 from scgpcl.cluster._stability import SplitTest, jaccard, split_test

@@ -34,6 +34,8 @@ STABLE = 0.8
 POWER = 0.5
 #: Relative difference below which two numbers are equally good.
 CLOSE = 0.01
+#: Most runners-up that are named.
+MAX_RUNNERS_UP = 3
 
 
 class NClusters(NamedTuple):
@@ -225,10 +227,33 @@ def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
     return torch.stack(weakest)
 
 
+def runners_up(curve: pd.DataFrame, n_clusters: int, *, threshold: float = STABLE) -> list[int]:
+    """Other stable numbers that are better than the stable ones one below and one above; at most three, the best first."""
+    stable = curve[curve["stability"] >= threshold]
+    value = dict(zip(stable["K"].astype(int), _value(stable), strict=True))
+    peaks = [k for k in value if value[k] > max(value.get(k - 1, -np.inf), value.get(k + 1, -np.inf))]
+    others = [k for k in peaks if abs(k - n_clusters) > 1]
+    return sorted(others, key=lambda k: -value[k])[:MAX_RUNNERS_UP]
+
+
+def also_stable(numbers: Sequence[int]) -> str:
+    """Words for runners-up: "6 and 12 are stable too: model.cut(6)", and nothing without any."""
+    if not numbers:
+        return ""
+    named = [str(number) for number in numbers]
+    text = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return f"{text} {'is' if len(named) == 1 else 'are'} stable too: model.cut({named[0]})"
+
+
+def _value(curve: pd.DataFrame) -> pd.Series:
+    """What the chosen number is the largest of, for each number of a curve."""
+    return curve["silhouette"] * np.log(curve["K"])
+
+
 def _choose(curve: pd.DataFrame, threshold: float) -> int:
     stable = curve[curve["stability"] >= threshold]
     if len(stable):
-        value = stable["silhouette"] * np.log(stable["K"])
+        value = _value(stable)
         return int(stable["K"][value >= value.max() - CLOSE * abs(value.max())].min())
     best = int(curve["K"].iloc[curve["stability"].argmax()])
     msg = (

@@ -58,6 +58,7 @@ def annotate(
     assigned: Assigned,
     selected: pd.Index,
     parameters: dict[str, Any],
+    also_stable: list[int],
     key_added: str,
     min_confidence: float | None,
 ) -> None:
@@ -74,13 +75,16 @@ def annotate(
         f"obsm[{key.probability!r}], the largest in obs[{key.confidence!r}], latent vectors in obsm[{key.latent!r}], the "
         f"{len(selected)} genes in var[{key.selected!r}]"
     )
+    noted: dict[str, Any] = {"summary": summary, "params": parameters, "cluster_sizes": sizes}
+    if also_stable:
+        noted[_keys.ALSO_STABLE] = np.array(also_stable)
     _write_all(
         (adata.obsm, key.latent, latent),
         (adata.obsm, key.probability, assigned.probability.to_numpy()),
         (adata.obs, key.cluster, labels),
         (adata.obs, key.confidence, assigned.confidence),
         (adata.var, key.selected, in_model),
-        (adata.uns, key.uns, {"summary": summary, "params": parameters, "cluster_sizes": sizes}),
+        (adata.uns, key.uns, noted),
     )
 
 

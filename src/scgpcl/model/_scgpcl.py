@@ -18,6 +18,7 @@ from scgpcl._batch_names import batch_name
 from scgpcl._process import held
 from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
+from scgpcl.cluster import also_stable, runners_up
 from scgpcl.model._annotate import annotate, names
 from scgpcl.model._differential import Differential
 from scgpcl.model._getters import Getters
@@ -233,7 +234,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         asked = params.get("n_clusters")
         number = str(self.n_clusters_ or "to be estimated")
         if asked is None and self.n_clusters_ is not None:
-            number += " (estimated)"
+            more = also_stable(self._runners_up())
+            number += f" (estimated; {more})" if more else " (estimated)"
         trained = "not trained"
         if self.is_trained_:
             n_epochs = len(self.history_[_keys.STAGE]) if self.history_ and _keys.STAGE in self.history_ else 0
@@ -245,6 +247,11 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
             f"  n_hidden: {params['n_hidden']}, n_latent: {params['n_latent']}, dispersion: {params['dispersion']}, "
             f"seed: {self.seed_}"
         )
+
+    def _runners_up(self) -> list[int]:
+        """Other stable numbers of clusters, if the number was estimated."""
+        curve, number = self.n_clusters_curve_, self.n_clusters_
+        return [] if curve is None or number is None else runners_up(curve, number)
 
     def __repr__(self) -> str:
         return self.summary_string
@@ -371,6 +378,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
             assigned=assigned,
             selected=selected,
             parameters=parameters,
+            also_stable=self._runners_up(),
             key_added=key_added,
             min_confidence=min_confidence,
         )

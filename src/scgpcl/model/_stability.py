@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from scgpcl import _keys
 from scgpcl._process import held
 from scgpcl._random import cpu_generator, derived_seed
 from scgpcl._rules import check
@@ -38,6 +40,7 @@ class Stability:
     """``get_cluster_stability``."""
 
     seed_: int
+    adata: AnnData | None
 
     if TYPE_CHECKING:  # what the model itself has
 
@@ -73,7 +76,7 @@ class Stability:
         Parameters
         ----------
         adata
-            Cells to cluster; ``None`` is the registered AnnData, which is not changed.
+            Cells to cluster; ``None`` is the registered AnnData.
         level
             Number of clusters of the tree, see :meth:`get_tree`; ``None`` is the present partition.
         n_draws
@@ -103,6 +106,11 @@ class Stability:
             If the model is not trained.
         ValueError
             If the tree has no such level, or if an argument is out of range.
+
+        Notes
+        -----
+        For the present clusters of the registered AnnData, the table is also kept in ``uns["scgpcl"]["stability"]``, where
+        :func:`scgpcl.pl.stability` and the report find it, until the cells are annotated again. Nothing else is written.
         """
         seed = self.seed_ if seed is None else seed
         n_draws, seed = check("get_cluster_stability", n_draws=n_draws, seed=seed).values()
@@ -152,6 +160,14 @@ class Stability:
         table["neighbor"] = np.where(moved.any(1), np.asarray(names, dtype=object)[moved.argmax(1)], "")
         table["confused"] = moved.max(1) / np.maximum(size, 1)
         table.loc[size == 0, ["thinned", "halves", "subsampled", "confused"]] = np.nan
+        if adata is None or adata is self.adata:
+            noted = self._target(None).uns.get(_keys.UNS)
+            annotated = (
+                set(noted.get("cluster_sizes", ())) - {_keys.UNASSIGNED} if isinstance(noted, Mapping) else set()
+            )
+            if level is None and annotated and annotated <= set(names):
+                # a new dictionary, since copies of an AnnData may share this one
+                self._target(None).uns[_keys.UNS] = {**noted, _keys.STABILITY: table.copy()}
         return table
 
 

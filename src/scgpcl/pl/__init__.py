@@ -5,6 +5,7 @@ from scgpcl.pl._dotplot import markers
 from scgpcl.pl._heatmaps import comparison, marker_overlap
 from scgpcl.pl._latent import latent
 from scgpcl.pl._levels import levels, tree
+from scgpcl.pl._stability import stability
 from scgpcl.pl._training import history, n_clusters
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "marker_overlap",
     "markers",
     "n_clusters",
+    "stability",
     "tree",
 ]

@@ -14,6 +14,7 @@ from scgpcl._random import cpu_generator, derived_seed
 from scgpcl.cluster import (
     Evidence,
     Grown,
+    also_stable,
     calibrated,
     consensus,
     estimate_n_clusters,
@@ -24,6 +25,7 @@ from scgpcl.cluster import (
     n_groups,
     named_support,
     overclustered,
+    runners_up,
     split_test,
     support_of,
 )
@@ -365,6 +367,9 @@ class Run:
         if k is None:
             k, curve = estimate_n_clusters(self._principal_components().to(z.device), seed=derived_seed(self.seed, 22))
             logger.info("Estimated %d clusters from the principal components.", k)
+            more = also_stable(runners_up(curve, k))
+            if more:
+                logger.info("%s.", more)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
         self.module.temperature.fill_(1.0)

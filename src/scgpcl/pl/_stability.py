@@ -1,0 +1,98 @@
+"""A figure of how well clusters hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anndata import AnnData
+
+from scgpcl import _keys
+from scgpcl.pl._style import colors_of, node_colors, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from scgpcl.model import SCGPCL
+
+#: Columns of the table that are drawn, how, and what they are.
+MARKS = {
+    "thinned": ("o", "70 % of the molecules"),
+    "halves": ("D", "halves of the molecules"),
+    "subsampled": ("s", "80 % of the cells"),
+}
+#: Share of the cells of a cluster that go to another one from which on it is named.
+CONFUSED = 0.01
+
+
+def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
+    """Draw how well each cluster holds when molecules or cells are left out, and the cluster that it is confused with.
+
+    Parameters
+    ----------
+    model
+        A trained model with its cells, whose :meth:`scgpcl.SCGPCL.get_cluster_stability` is computed if it has not been yet;
+        or an AnnData that holds the result in ``uns``. Clusters are not changed.
+    key
+        Prefix of the keys of the annotation.
+    ax
+        Axes to draw on; a new figure by default.
+
+    Returns
+    -------
+    The axes: a row per cluster with its Jaccard indices as circles (70 % of the molecules), diamonds (halves of them) and squares
+    (k-means of 80 % of the cells), and on the right the neighbour that takes most of its cells, if these are at least 1 %.
+    Colours are those of :func:`latent`.
+
+    Raises
+    ------
+    KeyError
+        If an AnnData holds no result.
+    TypeError
+        If ``model`` is neither a model nor an AnnData.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    adata: Any = model if isinstance(model, AnnData) else getattr(model, "adata", None)
+    if not isinstance(model, AnnData) and not hasattr(model, "get_cluster_stability"):
+        msg = f"Expected a trained model or an AnnData, found {type(model).__name__}. Pass the model."
+        raise TypeError(msg)
+    stored = None if adata is None else adata.uns.get(key.replace(_keys.STEM, _keys.UNS), {}).get(_keys.STABILITY)
+    if stored is None and isinstance(model, AnnData):
+        msg = (
+            f"Expected the stability of clusters in `adata.uns[{key!r}]`, found none. Call `model.get_cluster_stability()` on the "
+            "annotated cells first, or pass the model."
+        )
+        raise KeyError(msg)
+    table: pd.DataFrame = model.get_cluster_stability() if stored is None else stored
+    names = [str(name) for name in table.index]
+    column = f"{key}_cluster"
+    known = {} if adata is None or column not in adata.obs else colors_of(adata, column)
+    colors = dict(zip(names, node_colors(names, names), strict=True)) | {str(name): c for name, c in known.items()}
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.8, 1.1 + 0.3 * max(len(names), 3)), layout="constrained")
+    for place, (name, row) in enumerate(table.iterrows()):
+        color = colors[str(name)]
+        values = row[list(MARKS)].astype(float)
+        if values.isna().all():
+            continue
+        ax.plot([values.min(), values.max()], [place, place], color=color, lw=1.5, alpha=0.5, zorder=1)
+        for measure, (marker, _) in MARKS.items():
+            ax.scatter(values[measure], place, marker=marker, color=color, s=34, lw=0, zorder=2, clip_on=False)
+        if row["confused"] >= CONFUSED:
+            text = f"{shown(row['neighbor'], 16)} ({row['confused']:.0%})"
+            ax.annotate(
+                text, (1.0, place), (12, 0), textcoords="offset points", va="center", size=8, annotation_clip=False
+            )
+    ax.set_yticks(
+        range(len(names)), [f"{shown(name)} ({size:,})" for name, size in zip(names, table["size"], strict=True)]
+    )
+    ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="Jaccard index", ylabel="cluster (cells)")
+    ax.set_title("confused with", fontsize=8, loc="right")
+    marks = [Line2D([], [], marker=marker, color="0.4", lw=0, label=label) for marker, label in MARKS.values()]
+    ax.legend(handles=marks, frameon=False, fontsize=8, loc="lower left")
+    ax.grid(axis="x", color="0.9", lw=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
