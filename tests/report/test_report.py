@@ -194,7 +194,7 @@ def test_methods_say_what_the_model_did(cells, model, tmp_path):
     paper = SimpleNamespace(
         **{name: getattr(model, name) for name in ("init_params_", "registry", "history_", "n_clusters_", "seed_")}
     )
-    paper.module = SimpleNamespace(n_genes=20, temperature=np.float32(1))
+    paper.module = SimpleNamespace(n_genes=20, n_batch=0, temperature=np.float32(1))
     for flavor, words in {
         "discriminant": "the 20 genes that differ most between many small groups of cells",
         "pearson_residuals": "the 20 genes with the largest variance of Pearson residuals",
