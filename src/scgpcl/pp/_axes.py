@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
 
 from scgpcl.cluster import kmeans
+from scgpcl.pp._matches import match_covariance
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -28,6 +29,9 @@ AXIS_CELLS, MIN_BASE_AXES = 5, 10
 GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the mean variance within groups in their covariance, or this number over that of the cells if it is larger.
 RIDGE, RIDGE_CELLS = 0.1, 48
+#: Weight of the differences between matched cells of two batches beside the spread within groups, and how often cells are
+#: matched along the axes found before.
+MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
 #: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
 GROUPS_SEED = 0
 
@@ -58,6 +62,9 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     are multiplied by :math:`W^{-1/2}` and their principal axes taken (relevant component analysis, Bar-Hillel et al. 2005,
     with groups instead of its chunklets).
 
+    With batches, cells of different batches that are mutual nearest neighbours should not be separated either: their
+    covariance is added to :math:`W` with a weight, so that directions along which batches differ within types are suppressed.
+
     Parameters
     ----------
     cells, moments
@@ -74,20 +81,34 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     base = principal_axes(cells, moments, n_base, seed=seed)
     if base is None:
         return None
-    scores = scores_along(cells, moments, base, sampled(len(cells), seed=seed)).astype(np.float64)
+    index = sampled(len(cells), seed=seed)
+    scores = scores_along(cells, moments, base, index).astype(np.float64)
     scores -= scores.mean(0)
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
-    axes = whitened_axes(scores, fine_groups(scores[:, :N_GROUP_AXES]), ridge)[:N_AXES] @ base
+    groups = fine_groups(scores[:, :N_GROUP_AXES])
+    found = whitened_axes(scores, groups, ridge)[:N_AXES]
+    if cells.batch_index is not None:
+        for _ in range(MATCH_ROUNDS):
+            between = match_covariance(scores, scores @ found.T, cells.batch_index[index])
+            found = whitened_axes(scores, groups, ridge, MATCH_WEIGHT * between)[:N_AXES]
+    axes = found @ base
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
-def whitened_axes(scores: np.ndarray, groups: np.ndarray, ridge: float) -> np.ndarray:
-    """Principal axes of centred scores (n_cells, n) where their covariance within groups, regularised, is the identity."""
+def whitened_axes(
+    scores: np.ndarray, groups: np.ndarray, ridge: float, between: np.ndarray | None = None
+) -> np.ndarray:
+    """Principal axes of centred scores (n_cells, n) where their covariance within groups, regularised, is the identity.
+
+    ``between``, (n, n), is added to that covariance.
+    """
     n_groups = int(groups.max()) + 1
     sums = np.zeros((n_groups, scores.shape[1]))
     np.add.at(sums, groups, scores)
     spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
     within = spread.T @ spread / len(scores)
+    if between is not None:
+        within += between
     added = max(ridge * np.trace(within) / len(within), 1e-9 * (scores**2).mean())
     value, vector = np.linalg.eigh((1.0 - ridge) * within + added * np.eye(len(within)))
     whitening = vector / np.sqrt(value)

@@ -1,0 +1,56 @@
+"""Cells of different batches that are probably of one type, and how they differ."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Nearest cells of another batch among which a cell must find its match, and be found.
+N_MATCHES = 10
+#: Largest distance of a match, as a multiple of that to the farthest of as many cells of the own batch.
+MAX_DISTANCE = 1.25
+
+
+def matched_cells(x: np.ndarray, batch_index: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Mutual nearest neighbours between every two batches, by the directions of the vectors x (n_cells, n).
+
+    A type that another batch lacks has mutual nearest neighbours there too (Haghverdi et al. 2018), of another type and thus
+    farther away than cells of its own batch. Such pairs are left out: the distance of a pair is compared with the geometric
+    mean of the distances at which its two cells find as many neighbours in their own batches.
+
+    Yields
+    ------
+    Positions of the first and of the second cell of each pair, of two batches at a time, shapes (n_pairs,).
+    """
+    unit = normalize(x)
+    own = [np.flatnonzero(batch_index == batch) for batch in np.unique(batch_index)]
+    search = [NearestNeighbors(n_neighbors=min(N_MATCHES, len(cells))).fit(unit[cells]) for cells in own]
+    radius = np.zeros(len(unit))
+    for cells, near in zip(own, search, strict=True):
+        if len(cells) > 1:
+            radius[cells] = near.kneighbors(n_neighbors=min(N_MATCHES, len(cells) - 1))[0][:, -1]
+    for a, b in combinations(range(len(own)), 2):
+        there, back = (search[b].kneighbors_graph(unit[own[a]]), search[a].kneighbors_graph(unit[own[b]]))
+        mutual = sp.coo_matrix(there.multiply(back.T))
+        first, second = own[a][mutual.row], own[b][mutual.col]
+        distance = np.linalg.norm(unit[first] - unit[second], axis=1)
+        near = distance <= MAX_DISTANCE * np.sqrt(radius[first] * radius[second])
+        yield first[near], second[near]
+
+
+def match_covariance(scores: np.ndarray, x: np.ndarray, batch_index: np.ndarray) -> np.ndarray:
+    """Half the mean square difference of the scores (n_cells, n) of cells matched by x, (n, n); zeros without any match."""
+    square, n_pairs = np.zeros((scores.shape[1],) * 2), 0
+    for first, second in matched_cells(x, batch_index):
+        difference = scores[first] - scores[second]
+        square += difference.T @ difference
+        n_pairs += len(first)
+    return square / max(2 * n_pairs, 1)
