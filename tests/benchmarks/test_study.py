@@ -170,24 +170,30 @@ def test_a_study_resumes_and_records_failures(monkeypatch, tmp_path):
     assert found["error"].tolist() == ["", "", "", "", "ValueError: first second"]
 
 
-def test_batches_are_scored_from_the_public_runner(monkeypatch, tmp_path):
+def test_batches_are_scored_by_known_answers(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     batches = importlib.import_module("benchmarks.batches")
-    adata = _cells(60)
-    adata.obs["batch"] = ["a", "b"] * 30
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    out = tmp_path / "out"
-    (out / "runs").mkdir(parents=True)
-    np.savez(out / "runs" / "cells__pca-kmeans__0.npz", labels=adata.obs["batch"].to_numpy(dtype=str))
-    table = pd.DataFrame(
-        {"dataset": "cells", "method": ["pca-kmeans", "fails"], "seed": 0, "error": ["", "ValueError: no"]}
+    types = np.array(["a"] * 40 + ["b"] * 40 + ["c"] * 20 + ["d"] * 5)
+    batch = np.array(["1", "2"] * 40 + ["1"] * 20 + ["1"] * 5)  # the last two types are in one batch, one has few cells
+    own = np.concatenate([np.arange(40) // 20, [2] * 45, [3] * 10, [4] * 10])  # half of type c is in the cluster of b
+    own[85:95], own[95:100], own[100:] = 2, 3, 4
+    assert batches.swallowed(own, types, batch, alone=True) == 15 / 20
+    assert batches.swallowed(own, types, batch, alone=False) == 15 / 20
+    assert np.isnan(batches.swallowed(own[:80], types[:80], batch[:80], alone=True))
+    apart = np.random.default_rng(0).normal(size=(105, 2)) + 100 * np.unique(types, return_inverse=True)[1][:, None]
+    found = batches.neighbor_scores(apart[:100], types[:100], batch[:100])
+    assert found["purity"] == 1.0
+    near = np.array([np.argsort(np.linalg.norm(apart[:100] - x, axis=1))[1:16] for x in apart[:100]])
+    assert found["mixed"] == pytest.approx(np.mean(batch[:100][near] != batch[:100, None]))
+
+
+def test_half_of_the_types_of_the_simulated_batches_are_shared(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    table = pd.crosstab(
+        *(importlib.import_module("benchmarks.batches").half_shared().obs[name] for name in ("cell_type", "batch"))
     )
-    table = table.assign(**dict.fromkeys(("ari", "nmi", "acc", "train_seconds"), 0.5))
-    found = batches.scored(table, out, [tmp_path / "cells.h5ad"], scib=False)
-    assert found["method"].tolist() == ["pca-kmeans"]
-    assert found["batch_ari"].tolist() == [1.0]
-    assert "| cells | pca-kmeans | 0.500" in batches.summary(found)
-    assert set(batches.METHODS) <= set(scgpcl.benchmark.method_names())
+    assert (table > 0).to_numpy().sum(1).tolist() == [1, 1, 2, 2, 2, 2, 1, 1]
+    assert (table > 0).to_numpy().sum(0).tolist() == [6, 6]
 
 
 def _cells(n):
