@@ -42,6 +42,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PRESETS = {"default": {"model": {}, "train": {}}, "paper": presets.PAPER}
+#: Cells of which a UMAP is computed although no figure is requested.
+MAX_MAP_CELLS = 100_000
 COUNTS = "counts"
 CELL_TYPE = "cell_type"
 
@@ -125,8 +127,7 @@ def cluster_file(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Left out .* marker genes")
             named = tl.name_clusters(adata, sets, layer=layer, seed=seed).set_index("cluster")["name"]
-    if large is None:  # a map of as many cells takes longer than their clusters
-        _store_map(adata, seed=seed)
+    _store_map(adata, seed=seed, most=MAX_MAP_CELLS if figures is None and report is None else None)
     if whole is not adata:
         _hand_over(adata, whole)
     if large is None:
@@ -294,11 +295,15 @@ def _with_names(table: pd.DataFrame, named: pd.Series | None) -> pd.DataFrame:
     return table
 
 
-def _store_map(adata: ad.AnnData, *, seed: int) -> None:
-    """Store a UMAP, unless there is one."""
-    if _keys.UMAP not in adata.obsm and adata.n_obs > 2:  # a map needs three cells
-        logger.info("Computing a UMAP.")
-        latent_map(adata, use_rep=_keys.LATENT, method="umap", seed=seed)
+def _store_map(adata: ad.AnnData, *, seed: int, most: int | None = None) -> None:
+    """Store a UMAP, unless there is one or there are too many cells."""
+    if _keys.UMAP in adata.obsm or adata.n_obs < 3:  # a map needs three cells
+        return
+    if most is not None and adata.n_obs > most:
+        logger.info("Left out the UMAP, which takes longer than the clustering for more than %d cells.", most)
+        return
+    logger.info("Computing a UMAP.")
+    latent_map(adata, use_rep=_keys.LATENT, method="umap", seed=seed)
 
 
 def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
