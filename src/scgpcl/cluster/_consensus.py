@@ -25,7 +25,7 @@ N_INIT = 5
 #: Cells that the tree is built on; the others follow the clusters they agree with most.
 MAX_LINKED = 2000
 #: Smallest share of the linked cells that makes a cluster of its own, and the smallest number.
-MIN_SHARE, MIN_CELLS = 0.005, 3
+MIN_SHARE, MIN_CELLS = 0.0025, 3
 
 
 def partitions(z: Tensor, n_clusters: int, *, seed: int) -> list[Tensor]:
