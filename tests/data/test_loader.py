@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
-from scgpcl.data import Cells, bipartite_loader
+from scgpcl.data import BipartiteSplitter, Cells, bipartite_loader
 
 N_BATCH = 20
 
@@ -66,3 +67,13 @@ def test_an_error_of_the_thread_reaches_the_caller(counts):
     with pytest.raises(OSError, match="the file is gone"):
         next(batches)
     assert not threads()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_cells", [129, 258, 385])
+def test_any_number_of_cells_is_split_without_a_warning(n_cells):
+    source = Cells(sp.csr_matrix(np.ones((n_cells, 3), dtype=np.float32)), np.ones(n_cells))
+    splitter = BipartiteSplitter(source, seed=0, batch_size=64, train_size=1.0)
+    sizes = [len(batch.cell_index) for batch in splitter.train_dataloader()]
+    assert sum(sizes) == n_cells
+    assert max(sizes) - min(sizes) <= 1

@@ -44,6 +44,34 @@ def test_trains(data_dir, name):
         assert scgpcl.metrics.nmi(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > 0.4
 
 
+def estimated(adata):
+    """Number of clusters that a short training finds."""
+    scgpcl.SCGPCL.setup_anndata(adata)
+    model = scgpcl.SCGPCL(adata)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert set(adata.obs["scgpcl_cluster"]) <= {str(i) for i in range(model.n_clusters_)}
+    return model.n_clusters_
+
+
+@pytest.mark.parametrize("line", ["A549", "H1975", "H2228", "H838", "HCC827"])
+def test_one_cell_line_is_one_cluster(data_dir, line):
+    adata = ad.read_h5ad(data_dir / "tian_celseq2_5cl.h5ad")
+    assert estimated(adata[adata.obs["cell_type"] == line].copy()) == 1
+
+
+def test_cells_with_shuffled_genes_are_one_cluster():
+    adata = scgpcl.datasets.pbmc3k()[:800].copy()
+    counts = adata.layers.pop("counts").toarray()
+    rng = np.random.default_rng(0)
+    adata.X = np.stack([rng.permutation(column) for column in counts.T], axis=1)
+    assert estimated(adata) == 1
+
+
+def test_simulated_cells_of_one_group_are_one_cluster():
+    for seed in range(3):
+        assert estimated(scgpcl.simulate.splatter(300, 800, group_prob=[1.0], seed=seed)) == 1
+
+
 def purity(z, types, n_neighbors=15):
     """Share of a cell's nearest cells that are of its type, mean over the cells of a type, then over types."""
     near = NearestNeighbors(n_neighbors=n_neighbors).fit(z).kneighbors(return_distance=False)

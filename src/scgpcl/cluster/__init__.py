@@ -7,7 +7,7 @@ from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, k
 from scgpcl.cluster._n_clusters import STABLE, NClusters, also_stable, estimate_n_clusters, runners_up
 from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
-from scgpcl.cluster._stability import SplitTest, jaccard, split_test
+from scgpcl.cluster._stability import SplitTest, any_apart, jaccard, split_test
 from scgpcl.cluster._tree import (
     NUMBERED,
     Grown,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from scipy.cluster.hierarchy import average
+from scipy.spatial.distance import pdist
 from scipy.stats import norm
+
+from scgpcl.cluster._kmeans import kmeans
+from scgpcl.nn import shrink_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +19,12 @@ if TYPE_CHECKING:
 #: Draws of the null distribution, and iterations of 2-means.
 N_NULL = 16
 N_STEPS = 10
-#: Fewest cells of each side of a split.
-MIN_SIDE = 5
+#: Fewest cells of each side of a split, and of all for a test of whether there are groups.
+MIN_SIDE, MIN_TESTED = 5, 20
+#: Separation from which on two groups count as apart, and the probability of a wrong answer for all splits together.
+APART, FALSE_SPLITS = 2.0, 0.01
+#: Power by which lengths are reduced before the groups are found, and restarts.
+POWER, N_INIT = 0.5, 10
 #: Logarithm of the largest separation that is told from larger ones: small groups can have hardly any variance.
 MAX_LOG_SEPARATION = 3.0
 
@@ -75,6 +85,47 @@ def split_test(
     observed, null = observed / len(halves), null / len(halves)
     z = (observed - null.mean()) / max(null.std(ddof=1), 1e-9)
     return SplitTest(float(np.exp(observed - null.mean())), float(norm.sf(z)))
+
+
+def any_apart(
+    whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, seed: int, apart: float = APART
+) -> bool:
+    """Whether any groups of cells are apart; otherwise they are one group, with all the variation that a group may have.
+
+    Looks at two groups, and at the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
+    Splits are tested on molecules that are set aside, see :func:`split_test`. Of too few cells for a test, it is taken for granted.
+
+    Parameters
+    ----------
+    whole
+        Centred vectors of the cells, shape (n_cells, n).
+    halves
+        The same from both halves of the molecules.
+    n_clusters
+        Number of groups to look at, besides two.
+    seed
+        Seed of the groups and of the test.
+    apart
+        Separation of two groups that are apart.
+    """
+    if len(whole) < MIN_TESTED:
+        return True
+    rng = np.random.default_rng(seed)
+    rows = shrink_length(torch.from_numpy(whole).float(), POWER)
+    splits = []
+    for k in sorted({2, n_clusters}):
+        if len(rows) < k:
+            continue
+        labels = kmeans(rows, k, n_init=N_INIT, seed=seed).labels.numpy()
+        groups = [np.flatnonzero(labels == group) for group in np.unique(labels)]
+        if len(groups) < 2:
+            continue
+        far = np.nan_to_num(pdist(np.stack([whole[group].mean(0) for group in groups]), "cosine"))
+        for one, other in average(far)[:, :2].astype(int):
+            splits.append((groups[one], groups[other]))
+            groups.append(np.concatenate(splits[-1]))
+    found = [split_test([halves], left, right, rng=rng) for left, right in splits]
+    return any(test.separation >= apart and test.p_value * len(found) < FALSE_SPLITS for test in found)
 
 
 def _null(

@@ -28,8 +28,9 @@ class BipartiteSplitter(DataSplitter):
 
     def __init__(self, source: Cells, *, seed: int, batch_size: int, **kwargs: Any) -> None:
         num_workers = kwargs.pop("num_workers", 0)
-        # the base class only asks a manager for the number of cells
-        super().__init__(cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source)))), **kwargs)
+        # the base class only asks a manager for the number of cells, and warns of a small last mini-batch, which is never made
+        manager = cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source))))
+        super().__init__(manager, batch_size=len(source) + 1, **kwargs)
         self.source = source
         self.seed = seed
         self.batch_size = batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -15,6 +16,7 @@ from scgpcl.cluster import (
     Evidence,
     Grown,
     also_stable,
+    any_apart,
     calibrated,
     consensus,
     estimate_n_clusters,
@@ -75,6 +77,8 @@ SHARPNESS = 4
 READ_OUT_SEED = 0
 #: Cells that the tree is grown from, and its splits tested on.
 MAX_TREE_CELLS = 2000
+#: Cells on which it is tested whether there are groups at all.
+MAX_TESTED_CELLS = 3000
 
 
 class Placed(NamedTuple):
@@ -365,11 +369,7 @@ class Run:
         given, curve = self.n_clusters, self.curve
         k = given
         if k is None:
-            k, curve = estimate_n_clusters(self._principal_components().to(z.device), seed=derived_seed(self.seed, 22))
-            logger.info("Estimated %d clusters from the principal components.", k)
-            more = also_stable(runners_up(curve, k))
-            if more:
-                logger.info("%s.", more)
+            k, curve = self._estimate()
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
         self.module.temperature.fill_(1.0)
@@ -443,14 +443,36 @@ class Run:
         scores = torch.cat([self._scores(batch) for batch in splitter.batches(index, device=device)])
         return scores - scores.mean(0)
 
-    def _principal_components(self) -> torch.Tensor:
-        """Centred principal components of all cells, (n_cells, n_axes); one of zeros without any."""
+    def _estimate(self) -> tuple[int, pd.DataFrame]:
+        """Number of clusters from the principal components, 1 if no groups of cells are apart, and the curve."""
         found = self._find_principal()
-        axes = torch.zeros(1, self.module.n_genes) if found is None else torch.from_numpy(found)
         device = self.module.gene_mean.device
-        batches = self.splitter.batches(device=device)
-        scores = torch.cat([self.module.features(batch).project(axes.to(device))[:, 0] for batch in batches])
-        return scores - scores.mean(0)
+        axes = torch.zeros(1, self.module.n_genes) if found is None else torch.from_numpy(found)
+        scores = lambda batch: self.module.features(batch).project(axes.to(device))[:, 0]
+        whole = centred(self._vectors(scores, lambda batch: (batch,), np.arange(len(self.splitter.source)))[0][0])
+        with warnings.catch_warnings(record=True) as caught:  # that no number is stable, which one group explains
+            warnings.simplefilter("always")
+            k, curve = estimate_n_clusters(whole, seed=derived_seed(self.seed, 22))
+        if self.known is None and not self._any_apart(whole, scores, k):
+            logger.info("The cells form one group without clear gaps. To divide it all the same: model.cut(%d).", k)
+            return 1, curve
+        for warning in caught:
+            warnings.warn(warning.message, warning.category, stacklevel=2)
+        logger.info("Estimated %d clusters from the principal components.", k)
+        more = also_stable(runners_up(curve, k))
+        if more:
+            logger.info("%s.", more)
+        return k, curve
+
+    def _any_apart(
+        self, whole: torch.Tensor, scores: Callable[[BipartiteBatch], torch.Tensor], n_clusters: int
+    ) -> bool:
+        """Whether any groups of cells are apart on molecules set aside, given the scores (n_cells, n) of whole cells."""
+        index = clustered_cells(len(whole), MAX_TESTED_CELLS)
+        generator = cpu_generator(READ_OUT_SEED, 28)
+        parts = self._vectors(scores, lambda batch: halves(batch, generator), index)
+        first, second = (centred(part).numpy() for part, _ in parts)
+        return any_apart(whole[index].numpy(), (first, second), n_clusters, seed=READ_OUT_SEED)
 
     def _fit_depth(self, whole: torch.Tensor, index: np.ndarray, depth: float) -> None:
         """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
@@ -487,6 +509,11 @@ class Run:
         centers = cast("torch.Tensor", self.module.centers)
         self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
         return centers.detach()
+
+
+def centred(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (n_rows, n) less their mean, on the CPU."""
+    return (rows - rows.mean(0)).cpu()
 
 
 def clustered_cells(n_cells: int, most: int) -> np.ndarray:
