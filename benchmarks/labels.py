@@ -62,6 +62,7 @@ def evidence_of(path: Path, cache: Path) -> dict[str, np.ndarray]:
             Devices("cpu"),
             seed=0,
             find_axes=lambda: model._find_axes(cells),
+            find_principal=lambda: model._principal_axes(cells),
             n_clusters=n_types,
         )
         index = np.arange(len(cells))
