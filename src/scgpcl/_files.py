@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Values of a sparse matrix above which the command line leaves it on disk: 400 MB in memory.
-MANY_VALUES = 50_000_000
+#: Values of a sparse matrix above which the command line leaves it on disk: 160 MB in memory.
+MANY_VALUES = 20_000_000
 
 
 class InputError(ValueError):
