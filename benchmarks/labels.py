@@ -48,7 +48,7 @@ def evidence_of(path: Path, cache: Path) -> dict[str, np.ndarray]:
     kept = cache / f"{path.stem}.npz"
     if not kept.exists():
         adata = ad.read_h5ad(path)
-        types = adata.obs["cell_type"].astype(str).to_numpy()
+        types = adata.obs["cell_type"].to_numpy().astype(str)
         adata.obs = adata.obs[[]].copy()
         scgpcl.SCGPCL.setup_anndata(adata)
         n_types = len(set(types))
