@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Cells whose way down the tree is followed at a time.
+COUNTED_CELLS = 1 << 16
+
 
 class Levels:
     """``get_tree``, ``get_levels``, ``cut`` and ``merge``."""
@@ -391,6 +394,9 @@ class Levels:
         if self.tree_ is None or "size" in self.tree_["values"]:
             return
         grown = self._grown()
-        path = grown.tree.paths(self._leaf_probability(grown, z, 0.0))
-        size = grown.tree.below @ np.bincount(path, minlength=len(grown.tree.parent))
+        found = np.zeros(len(grown.tree.parent), dtype=np.int64)
+        for start in range(0, len(z), COUNTED_CELLS):
+            path = grown.tree.paths(self._leaf_probability(grown, z[start : start + COUNTED_CELLS], 0.0))
+            found += np.bincount(path, minlength=len(found))
+        size = grown.tree.below @ found
         self.tree_ = grown._replace(tree=grown.tree.with_values(size=size)).state()
