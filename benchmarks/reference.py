@@ -41,7 +41,7 @@ def fit(adata: ad.AnnData, n_clusters: int, seed: int) -> scgpcl.SCGPCL:
 
 
 def thinned(query: ad.AnnData, share: float, seed: int) -> ad.AnnData:
-    x = sp.csr_matrix(query.X)
+    x = sp.csr_matrix(query.X, copy=True)
     x.data = np.random.default_rng(seed).binomial(x.data.astype(np.int64), share).astype(np.float32)
     x.eliminate_zeros()
     return ad.AnnData(x, obs=query.obs[[]], var=query.var[[]])
