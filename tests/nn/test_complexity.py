@@ -4,14 +4,16 @@ import importlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
 
 from scgpcl.data import bipartite_batch
+from scgpcl.model import _levels, _training
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import _zinb, instance_loss
-from scgpcl.train import PretrainPlan, _callbacks
+from scgpcl.train import PretrainPlan, _callbacks, _run
 
 N_CELLS, N_GENES, N_HIDDEN, N_LATENT, N_VIEWS = 90, 240, 16, 8, 2
 N_PROTOTYPES = 3
@@ -102,6 +104,35 @@ def test_one_clustering_of_all_cells_per_number_and_epoch(adata, fit, monkeypatc
     fit(adata, train={**settings, "pretrain_plan_kwargs": plan})
     assert {n for n, _ in calls} == {adata.n_obs}
     assert len(calls) == 2 + 3 * (1 + 2)  # granularities before the first epoch, then all numbers after each
+
+
+def test_axes_are_found_and_the_tree_is_grown_once_in_a_run(adata, fit, monkeypatch):
+    """The start and the consensus use the same axes, and only the last stage grows the tree."""
+    calls = []
+    for module, name in ((_training, "discriminant_axes"), (_run, "grow")):
+        original = getattr(module, name)
+        counted = lambda *args, _name=name, _original=original, **kwargs: (
+            calls.append(_name),
+            _original(*args, **kwargs),
+        )[1]
+        monkeypatch.setattr(module, name, counted)
+    fit(adata, train={"pretrain_max_epochs": 1, "cluster_max_epochs": 1})
+    assert sorted(calls) == ["discriminant_axes", "grow"]
+
+
+def test_cells_are_followed_down_the_tree_in_blocks(adata, fit, monkeypatch):
+    """The sizes of the nodes need the memory of one block of cells, whatever their number."""
+    model = fit(adata, train={"pretrain_max_epochs": 1, "cluster_max_epochs": 1})
+    wanted = model.get_tree()["size"]
+    monkeypatch.setattr(_levels, "COUNTED_CELLS", 32)
+    seen = []
+    original = type(model)._leaf_probability
+    counted = lambda self, grown, z, hidden: (seen.append(len(z)), original(self, grown, z, hidden))[1]
+    monkeypatch.setattr(type(model), "_leaf_probability", counted)
+    model.tree_["values"].pop("size")
+    model._count_cells(model.get_latent_representation())
+    assert max(seen) == 32
+    pd.testing.assert_series_equal(model.get_tree()["size"], wanted)
 
 
 def test_counts_are_cut_out_and_turned_round_once_per_step(adata, fit, monkeypatch):

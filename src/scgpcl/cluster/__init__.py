@@ -1,7 +1,7 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
 from scgpcl.cluster._branches import Branches, calibrated, fit_branches
-from scgpcl.cluster._consensus import Evidence, consensus
+from scgpcl.cluster._consensus import Evidence, consensus, targets
 from scgpcl.cluster._gap import gap
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import STABLE, NClusters, also_stable, estimate_n_clusters, runners_up

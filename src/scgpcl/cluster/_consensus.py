@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
 POWERS = (0.0, 0.5, 1.0)
+#: Power of the support that is learnt: the similarity to other clusters counts, but less than the cluster.
+SHARPNESS = 4
 #: Restarts of each k-means.
 N_INIT = 5
 #: Cells that the tree is built on; the others follow the clusters they agree with most.
@@ -59,6 +61,13 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     cluster, over the sum of those to all clusters. The largest entry is the cell's cluster.
     """
     return Evidence.of(draws, n_clusters, seed=seed).support(n_clusters)
+
+
+def targets(support: Tensor) -> Tensor:
+    """Support as it is learnt, (n_cells, n_clusters): the largest cluster first, and sharpened; rows sum to one."""
+    n_clusters = support.shape[1]
+    support = support[:, torch.bincount(support.argmax(1), minlength=n_clusters).argsort(descending=True, stable=True)]
+    return support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
 
 
 class Evidence(NamedTuple):

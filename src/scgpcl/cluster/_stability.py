@@ -87,9 +87,7 @@ def split_test(
     return SplitTest(float(np.exp(observed - null.mean())), float(norm.sf(z)))
 
 
-def any_apart(
-    whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, seed: int, apart: float = APART
-) -> bool:
+def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, seed: int) -> bool:
     """Whether any groups of cells are apart; otherwise they are one group, with all the variation that a group may have.
 
     Looks at two groups, and at the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
@@ -105,8 +103,6 @@ def any_apart(
         Number of groups to look at, besides two.
     seed
         Seed of the groups and of the test.
-    apart
-        Separation of two groups that are apart.
     """
     if len(whole) < MIN_TESTED:
         return True
@@ -125,7 +121,7 @@ def any_apart(
             splits.append((groups[one], groups[other]))
             groups.append(np.concatenate(splits[-1]))
     found = [split_test([halves], left, right, rng=rng) for left, right in splits]
-    return any(test.separation >= apart and test.p_value * len(found) < FALSE_SPLITS for test in found)
+    return any(test.separation >= APART and test.p_value * len(found) < FALSE_SPLITS for test in found)
 
 
 def _null(

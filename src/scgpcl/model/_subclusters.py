@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from scgpcl._random import cpu_generator
-from scgpcl.cluster import consensus, estimate_n_clusters
+from scgpcl.cluster import consensus, estimate_n_clusters, targets
 from scgpcl.data import halves, of_genes, thinned
 from scgpcl.nn import (
     BatchLinks,
@@ -23,7 +23,8 @@ from scgpcl.nn import (
     soft_assign,
     standardized_counts,
 )
-from scgpcl.pp import discriminant_axes, principal_axes, scores_along
+from scgpcl.pp import N_PRINCIPAL, discriminant_axes, principal_axes, scores_along
+from scgpcl.train import DRAWN_SHARE, N_DEPTH_DRAWS, N_DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,14 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Draws of the molecules beside the whole cells, and the share of the molecules in each, as in training.
-N_DRAWS, DRAWN_SHARE = 5, 0.7
-#: Draws that the correction for depth and the centres are fitted on, and the smallest share of the molecules in them.
-N_DEPTH_DRAWS, LEAST_SHARE = 4, 0.05
-#: Power of the support that is learnt, as in training.
-SHARPNESS = 4
-#: Principal axes that the number of parts is estimated on.
-N_PRINCIPAL = 50
+#: Smallest share of the molecules in the draws that the correction for depth and the centres are fitted on.
+LEAST_SHARE = 0.05
 #: Seed of everything random: calls agree, whatever the seed of the model.
 SEED = 0
 #: Cells read at a time.
@@ -210,9 +205,7 @@ def fit_subclusters(
             scores = _gathered(parts.scores, thin(N_DEPTH_DRAWS + draw, DRAWN_SHARE, DRAWN_SHARE))
             yield scores - scores.mean(0)
 
-    support = consensus(draws(), n, seed=SEED)
-    support = support[:, torch.bincount(support.argmax(1), minlength=n).argsort(descending=True, stable=True)]
-    target = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
+    target = targets(consensus(draws(), n, seed=SEED))
     rows = [_gathered(parts.vectors, drawn).float() for drawn in (batches, shallow[0])]
     means = target.t() @ rows[0] / target.sum(0).unsqueeze(1)
     centers = fit_centers(torch.cat(rows), torch.cat([target, target]), means, alpha=alpha)

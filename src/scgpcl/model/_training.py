@@ -16,7 +16,7 @@ from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import check_same_genes, training_counts
 from scgpcl.model._setup import check_datamodule
-from scgpcl.pp import discriminant_axes, fit_features, library_sizes, principal_axes
+from scgpcl.pp import N_PRINCIPAL, discriminant_axes, fit_features, library_sizes, principal_axes
 from scgpcl.train import (
     SET_BY_RUN,
     BestDecoder,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 #: Fewest cells to hold out from.
 MIN_DECODER_CELLS = 20
-#: Principal axes of ``start="pca"``, and those on which the number of clusters is estimated.
-N_PRINCIPAL = 50
 #: Cells of a query read at a time.
 READ_CELLS = 2048
 #: Arguments of the clustering plan that an update cannot change.

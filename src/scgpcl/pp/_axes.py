@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Cells that the principal axes are computed from; more are sampled.
 MAX_AXES_CELLS = 20_000
+#: Principal axes of ``start="pca"``, and those on which the number of clusters is estimated.
+N_PRINCIPAL = 50
 #: Discriminant axes that the encoder starts at and that neighbours are found on.
 N_AXES = 30
 #: Principal axes that they are combined from, one for every ``AXIS_CELLS`` cells at most, and those on which cells are grouped.

@@ -30,6 +30,7 @@ from scgpcl.cluster import (
     runners_up,
     split_test,
     support_of,
+    targets,
 )
 from scgpcl.data import halves, thinned
 from scgpcl.nn import fit_centers, fit_temperature, matched_temperature, neighborhood, shrink_length
@@ -71,8 +72,6 @@ N_DRAWS = 5
 DRAWN_SHARE = 0.7
 #: Draws of the molecules that the correction for depth is fitted on.
 N_DEPTH_DRAWS = 4
-#: Power of the support that is learnt: the similarity to other clusters counts, but less than the cluster.
-SHARPNESS = 4
 #: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
 READ_OUT_SEED = 0
 #: Cells that the tree is grown from, and its splits tested on.
@@ -384,9 +383,7 @@ class Run:
         visible = shows_progress(self.where.trainer_kwargs)
         draws = shown(self._draws(trained, index), f"Consensus of {k} clusters", total=N_DRAWS + 2, visible=visible)
         if self.known is None:
-            support = consensus(draws, k, seed=READ_OUT_SEED).to(z.device)
-            support = support[:, torch.bincount(support.argmax(1), minlength=k).argsort(descending=True, stable=True)]
-            target, accuracy = support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True), np.nan
+            target, accuracy = targets(consensus(draws, k, seed=READ_OUT_SEED).to(z.device)), np.nan
         else:
             kept = list(draws)
             n_new = None if given is None else given - self.n_types
