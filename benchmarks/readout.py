@@ -22,7 +22,7 @@ from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score
 
 from scgpcl.cluster import consensus
-from scgpcl.cluster._consensus import POWERS, partitions
+from scgpcl.cluster._consensus import N_INIT, POWERS, partitions
 
 #: Names of the partitions of one set of vectors, in their order.
 PARTITIONS = (*(f"k-means, power {power:g}" for power in POWERS), "Leiden")
@@ -41,7 +41,7 @@ def readouts(vectors: Mapping[str, np.ndarray], n_clusters: int, *, seed: int) -
     draws = {name: torch.from_numpy(values) for name, values in vectors.items()}
     found = []
     for source in SOURCES:
-        found += partitions(draws[source], n_clusters, seed=seed)
+        found += partitions(draws[source], [n_clusters], n_init=N_INIT, seed=seed)
     components = [values for name, values in draws.items() if name != "trained"]
     for some in ([draws["trained"]], components, [draws["trained"], *components]):
         found.append(consensus(some, n_clusters, seed=seed).argmax(1))

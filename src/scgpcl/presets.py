@@ -38,6 +38,7 @@ PAPER: Final[Preset] = MappingProxyType(
                         "lambda_prototype": 0.05,
                         "n_neighbors": 0,
                         "prototypes": "batch",
+                        "granularity": (1.0, 1.5, 2.0),
                         "warmup_epochs": 100,
                     }
                 ),

@@ -24,7 +24,7 @@ def far_groups(sizes, seed=0, n=10, spread=0.3):
 
 def given(monkeypatch, found):
     """Replace the partitions of each draw by given ones."""
-    monkeypatch.setattr(_consensus, "partitions", lambda z, n_clusters, seed: found)
+    monkeypatch.setattr(_consensus, "partitions", lambda z, numbers, seed: found)
 
 
 @pytest.mark.parametrize("sizes", [(60, 60), (100, 20), (300, 8), (2000, 25), (40, 5)])
@@ -146,23 +146,58 @@ def test_nearest_cells_do_not_depend_on_the_block(monkeypatch):
     assert torch.equal(_communities.nearest_cells(z, 7), whole)
 
 
-@pytest.mark.parametrize("n_clusters", [2, 3, 4, 6])
-def test_communities_are_as_many_as_wanted_and_the_same_for_the_same_seed(n_clusters):
+@pytest.mark.parametrize(
+    ("n_cells", "n_clusters", "numbers"),
+    [
+        (3000, 9, [2, 3, 5, 8, 12, 19, 30]),
+        (3000, 30, [2, 3, 5, 8, 12, 19, 30]),
+        (3000, 60, [2, 3, 5, 8, 12, 19, 30, 48, 77]),
+        (3000, 1, [2, 3, 5, 8, 12, 19, 30]),
+        (100, 4, [2, 3, 5]),
+        (100, 9, [2, 3, 5, 9]),
+        (20, 2, [2]),
+        (20, 1, [1]),
+    ],
+)
+def test_numbers_of_groups_do_not_depend_on_that_of_the_clusters_unless_they_are_many(n_cells, n_clusters, numbers):
+    assert _consensus.numbers_of_groups(n_cells, n_clusters) == numbers
+
+
+def test_a_draw_is_partitioned_into_each_number_by_each_method():
+    z = far_groups((40,) * 6)[0] + 2.0 * torch.randn(240, 10, generator=torch.Generator().manual_seed(0))
+    found = _consensus.partitions(z, [2, 3, 5], seed=0)
+    assert [len(labels.unique()) for labels in found] == [2, 2, 2, 3, 3, 3, 5, 5, 5, 2, 3, 5]
+    evidence = _consensus.Evidence.of([z, z], 5, seed=0)
+    assert evidence.labels.shape == (2 * 4 * len(_consensus.numbers_of_groups(240, 5)), 240)
+    alone = _consensus.Evidence.of([z, z], 5, seed=0, only=True)
+    assert [len(labels.unique()) for labels in alone.labels] == [5] * 8
+
+
+def test_communities_are_as_many_as_wanted_and_the_same_for_the_same_seed():
     z, _ = far_groups((40,) * 6)
     graph = _communities.shared_neighbor_graph(
         z + 2.0 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     )
-    labels = _communities.communities(graph, n_clusters, seed=1)
+    numbers = [2, 3, 4, 6]
+    labels = _communities.communities(graph, numbers, seed=1)
     assert labels.dtype == np.int64
-    assert len(np.unique(labels)) == n_clusters
-    np.testing.assert_array_equal(labels, _communities.communities(graph, n_clusters, seed=1))
+    assert [len(np.unique(each)) for each in labels] == numbers
+    np.testing.assert_array_equal(labels, _communities.communities(graph, numbers, seed=1))
+
+
+def test_the_closest_partition_stands_in_for_a_number_that_no_resolution_gives():
+    graph = igraph.Graph.Full(20) + igraph.Graph.Full(20) + igraph.Graph.Full(20)  # never fewer than three
+    graph.es["weight"] = 1.0
+    labels = _communities.communities(graph, [2, 3], seed=0)
+    np.testing.assert_array_equal(labels[0], labels[1])
+    assert adjusted_rand_score(np.repeat(range(3), 20), labels[0]) == 1.0
 
 
 def test_random_numbers_of_python_and_igraph_are_the_users():
     graph = _communities.shared_neighbor_graph(far_groups((30, 30))[0])
     random.seed(4)
     before, torch_before = random.getstate(), torch.random.get_rng_state()
-    _communities.communities(graph, 3, seed=0)
+    _communities.communities(graph, [3], seed=0)
     assert random.getstate() == before
     assert torch.equal(torch.random.get_rng_state(), torch_before)
     drawn = igraph.Graph.Erdos_Renyi(30, 0.3).get_edgelist()
@@ -180,7 +215,7 @@ def test_igraph_gets_its_generator_back_after_an_error():
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        _communities.communities(Broken(), 2, seed=0)
+        _communities.communities(Broken(), [2], seed=0)
     random.seed(4)
     before = random.getstate()
     igraph.Graph.Erdos_Renyi(30, 0.3)

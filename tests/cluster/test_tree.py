@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import average
+from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import Tree, grow, merged_name, name_order, overclustered, part_names, support_of
+from scgpcl.cluster import Evidence, Tree, consensus, grow, merged_name, name_order, part_names, support_of
 from scgpcl.cluster._branches import Branches
+from scgpcl.cluster._tree import _merges
 
 
 @pytest.fixture
@@ -105,9 +108,8 @@ def groups_in_groups(seed=0):
 def test_groups_in_groups_are_found_from_either_level(known):
     z, truth = groups_in_groups()
     clusters = truth // 2 if known == "pairs" else truth
-    means = torch.stack([z[clusters == k].mean(0) for k in range(clusters.max() + 1)])
-    labels = overclustered([z, z + 0.1], 10, seed=0)
-    tree, cells = grow(labels, clusters, means, 10)
+    evidence = Evidence.of([z, z + 0.1], 10, seed=0)
+    tree, cells = grow(evidence, clusters, clusters.max() + 1, 10)
     assert len(tree.leaves) <= 10
     assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all()
     assert (tree.height[tree.parent[1:]] >= tree.height[1:]).all()
@@ -116,6 +118,43 @@ def test_groups_in_groups_are_found_from_either_level(known):
         for number, node in enumerate(tree.level(n)):
             group[cells[node]] = number
         assert adjusted_rand_score(wanted, group) == 1.0
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2, 4, 7])
+def test_levels_are_the_consensus_of_their_number(n_clusters):
+    z, _ = groups_in_groups()
+    draws = [z, z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))]
+    clusters = consensus(draws, n_clusters, seed=0).argmax(1).numpy()
+    tree, cells = grow(Evidence.of(draws, n_clusters, seed=0), clusters, n_clusters, 10)
+    for n in range(1, 8):
+        group = np.full(180, -1)
+        for number, node in enumerate(tree.level(n)):
+            group[cells[node]] = number
+        kept = group >= 0  # a few cells stay above their leaf
+        assert kept.mean() > 0.95
+        assert adjusted_rand_score(consensus(draws, n, seed=0).argmax(1)[kept], group[kept]) > 0.98
+
+
+def test_clusters_are_joined_by_average_linkage_as_in_scipy():
+    distance = pdist(np.random.default_rng(0).normal(size=(12, 3)))
+    merges = _merges(squareform(distance), [np.array([cell]) for cell in range(12)])
+    np.testing.assert_allclose(merges, average(distance)[:, :3])
+
+
+def test_groups_of_cells_are_joined_by_the_mean_distance_of_their_cells():
+    apart = squareform(pdist(np.random.default_rng(0).normal(size=(30, 3))))
+    members = [np.arange(4), np.arange(4, 15), np.array([], dtype=int), np.arange(15, 16), np.arange(16, 30)]
+    left = dict(enumerate(members))
+    for number, (i, j, distance) in enumerate(_merges(apart, members), len(members)):
+        far = {
+            (a, b): apart[np.ix_(left[a], left[b])].mean() if len(left[a]) and len(left[b]) else 1.0
+            for a in left
+            for b in left
+            if a < b
+        }
+        assert distance == pytest.approx(min(far.values())) == far[i, j]
+        left[number] = np.r_[left.pop(i), left.pop(j)]
+    assert len(left) == 1
 
 
 def test_support_equals_a_slow_loop():

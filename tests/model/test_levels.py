@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
 
@@ -49,6 +50,18 @@ def test_levels_are_nested(model):
         assert levels[fine].nunique() <= fine
     np.testing.assert_array_equal(levels[4].astype(str), model.predict())
     pd.testing.assert_frame_equal(model.get_levels([2, 6], indices=[3, 1]), levels[[2, 6]].iloc[[3, 1]])
+
+
+@pytest.mark.parametrize("n_clusters", [2, 7])
+def test_a_cut_agrees_with_training_at_its_number(model, four_types, n_clusters):
+    copy = four_types.copy()
+    scgpcl.SCGPCL.setup_anndata(copy)
+    other = scgpcl.SCGPCL(copy, n_clusters, n_hidden=16, n_latent=8)
+    other.train(pretrain_max_epochs=4, cluster_max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    np.testing.assert_array_equal(other.get_latent_representation(), model.get_latent_representation())
+    assert adjusted_rand_score(other.predict(level=4), model.predict()) > 0.97
+    if n_clusters == 2:
+        assert adjusted_rand_score(model.predict(level=2), other.predict()) > 0.97
 
 
 def test_a_cut_is_what_obs_and_new_cells_get(model, adata):

@@ -281,7 +281,7 @@ PRETRAIN = {
 def literal_pretraining(setting, recorded, o, near, graph):
     p = {name: value.requires_grad_() for name, value in setting.start.items()}
     optimizer = Optimizer(p, list(p), o, sum(map(len, recorded)))
-    numbers = [3, 4, 6][: len(o["granularity"])]
+    numbers = [3, 4, 6][: len(o["granularity"])] if o["granularity"] else o["n_prototypes"]
     centers, found = {}, []
 
     def prototypes():
@@ -345,6 +345,7 @@ def literal_pretraining(setting, recorded, o, near, graph):
         {"lambda_instance": 0.0},
         {"lambda_instance": 3.0, "lambda_prototype": 0.0},
         {"lambda_prototype": 4.0, "granularity": (1.0,)},
+        {"granularity": None, "n_prototypes": (5, 7)},
         {"lambda_instance": 0.0, "lambda_prototype": 0.0},
         {"weight_decay": 0.0},
         {"one_cycle": False},

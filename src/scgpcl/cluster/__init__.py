@@ -14,9 +14,8 @@ from scgpcl.cluster._tree import (
     Tree,
     grow,
     merged_name,
-    n_groups,
+    most_leaves,
     name_order,
-    overclustered,
     part_names,
     support_of,
 )

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: Neighbours of a cell in the graph, as in scanpy.
 N_NEIGHBORS = 15
-#: Partitions tried on the way to the wanted number, and the range of resolutions.
-N_STEPS = 12
+#: Partitions tried on the way to each number, and the range of resolutions.
+N_STEPS = 4
 LOW, HIGH = 1e-3, 20.0
 #: Iterations of one Leiden run, as scanpy recommends.
 N_ITERATIONS = 2
@@ -51,26 +51,34 @@ def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.G
     return igraph.Graph(n=n_cells, edges=edges, edge_attrs={"weight": weight.tolist()})
 
 
-def communities(graph: igraph.Graph, n_clusters: int, *, seed: int) -> np.ndarray:
-    """Leiden partition with a number of communities, int64, shape (n_cells,).
+def communities(graph: igraph.Graph, numbers: Sequence[int], *, seed: int) -> np.ndarray:
+    """Leiden partitions with given numbers of communities, int64, shape (n_numbers, n_cells).
 
-    The logarithm of the resolution is bisected; if the number is not hit, the partition closest to it is returned.
+    The logarithm of the resolution is bisected, for each number between the closest resolutions tried before. If the number
+    is not hit, the closest partition is returned.
     """
-    low, high = np.log(LOW), np.log(HIGH)
-    best, best_gap = np.zeros(graph.vcount(), dtype=np.int64), np.inf
-    for step in range(N_STEPS):
-        middle = 0.0 if step == 0 else (low + high) / 2  # the usual resolution first
+    found: dict[float, np.ndarray] = {}
+    sizes: dict[float, int] = {}
+
+    def run(log_resolution: float) -> None:
         with _igraph_seeded(seed):
-            found = graph.community_leiden(
-                objective_function="modularity", weights="weight", resolution=np.exp(middle), n_iterations=N_ITERATIONS
+            partition = graph.community_leiden(
+                objective_function="modularity",
+                weights="weight",
+                resolution=np.exp(log_resolution),
+                n_iterations=N_ITERATIONS,
             )
-        gap = len(found) - n_clusters
-        if abs(gap) < best_gap:
-            best, best_gap = np.array(found.membership), abs(gap)
-        if gap == 0:
-            break
-        low, high = (middle, high) if gap < 0 else (low, middle)
-    return best
+        found[log_resolution], sizes[log_resolution] = np.array(partition.membership), len(partition)
+
+    run(0.0)  # the usual resolution
+    for number in numbers:
+        for _ in range(N_STEPS):
+            if number in sizes.values():
+                break
+            low = max((tried for tried, size in sizes.items() if size < number), default=np.log(LOW))
+            high = min((tried for tried, size in sizes.items() if size > number), default=np.log(HIGH))
+            run((low + high) / 2)
+    return np.stack([found[min(sizes, key=lambda tried: abs(sizes[tried] - number))] for number in numbers])
 
 
 @contextmanager

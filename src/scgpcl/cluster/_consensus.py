@@ -16,13 +16,18 @@ from scgpcl.cluster._kmeans import kmeans
 from scgpcl.nn import shrink_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 #: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
 POWERS = (0.0, 0.5, 1.0)
 #: Power of the support that is learnt: the similarity to other clusters counts, but less than the cluster.
 SHARPNESS = 4
-#: Restarts of each k-means.
+#: Numbers of groups of the partitions, and the factor by which they go on for more clusters than the largest.
+NUMBERS = (2, 3, 5, 8, 12, 19, 30)
+GROWTH = 1.6
+#: Cells that a group of a partition must have on average, so that few cells are not torn to pieces.
+CELLS_PER_GROUP = 15
+#: Restarts of each k-means where all partitions have the same number of groups.
 N_INIT = 5
 #: Cells that the tree is built on; the others follow the clusters they agree with most.
 MAX_LINKED = 2000
@@ -30,21 +35,32 @@ MAX_LINKED = 2000
 MIN_SHARE, MIN_CELLS = 0.0025, 3
 
 
-def partitions(z: Tensor, n_clusters: int, *, seed: int) -> list[Tensor]:
+def numbers_of_groups(n_cells: int, n_clusters: int) -> list[int]:
+    """Numbers of groups to partition cells into, from two to many; up to 30 clusters they do not depend on their number."""
+    found = list(NUMBERS)
+    while found[-1] < n_clusters:
+        found.append(round(GROWTH * found[-1]))
+    found = [number for number in found if number <= n_cells // CELLS_PER_GROUP]
+    return found if found and found[-1] >= n_clusters else [*found, n_clusters]
+
+
+def partitions(z: Tensor, numbers: Sequence[int], *, n_init: int = 1, seed: int) -> list[Tensor]:
     """Partitions of cells (n_cells, n) by k-means at several lengths and by Leiden, each int64 of shape (n_cells,)."""
-    found = [kmeans(shrink_length(z, power), n_clusters, n_init=N_INIT, seed=seed).labels.cpu() for power in POWERS]
+    short = [shrink_length(z, power) for power in POWERS]
+    found = [kmeans(each, n, n_init=n_init, seed=seed).labels.cpu() for n in numbers for each in short]
     if len(z) > 2:
-        found.append(torch.from_numpy(communities(shared_neighbor_graph(z), n_clusters, seed=seed)))
+        found += torch.from_numpy(communities(shared_neighbor_graph(z), numbers, seed=seed)).unbind()
     return found
 
 
 def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     r"""Cluster by evidence accumulation (Fred and Jain 2005).
 
-    Two cells are as similar as the share of the partitions, over all draws, that put them together. The clusters
-    are found by average linkage of this similarity, cut so that ``n_clusters`` clusters with more than a handful of cells
-    remain. A split that is found by only one method or in only one draw of the molecules is outvoted, regardless of the
-    size of the group.
+    Two cells are as similar as the share of the partitions that put them together. The cells of each draw are partitioned
+    into two groups, into many, and into numbers between these, so the evidence does not depend on the number of clusters.
+    The clusters are found by average linkage of this similarity, cut so that ``n_clusters`` clusters with more than a
+    handful of cells remain. A split that is found by only one method or in only one draw of the molecules is outvoted,
+    regardless of the size of the group.
 
     Parameters
     ----------
@@ -78,9 +94,15 @@ class Evidence(NamedTuple):
     distance: np.ndarray
 
     @classmethod
-    def of(cls, draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Evidence:
-        """Partition every draw, see :func:`consensus`."""
-        labels = torch.stack([each for i, z in enumerate(draws) for each in partitions(z, n_clusters, seed=seed + i)])
+    def of(cls, draws: Iterable[Tensor], n_clusters: int, *, seed: int, only: bool = False) -> Evidence:
+        """Partition every draw into several numbers of groups, see :func:`consensus`, or ``only`` into ``n_clusters``."""
+        found: list[Tensor] = []
+        for i, z in enumerate(draws):
+            if only:
+                found += partitions(z, [n_clusters], n_init=N_INIT, seed=seed + i)
+            else:
+                found += partitions(z, numbers_of_groups(len(z), n_clusters), seed=seed + i)
+        labels = torch.stack(found)
         generator = torch.Generator().manual_seed(seed)
         linked = torch.randperm(labels.shape[1], generator=generator)[:MAX_LINKED].sort().values
         return cls.from_partitions(labels, linked)
@@ -110,12 +132,8 @@ class Evidence(NamedTuple):
 
 def distances(labels: Tensor) -> np.ndarray:
     """Share of the partitions (n_partitions, n_cells) that separate each pair of cells, in scipy's condensed form."""
-    n_cells = labels.shape[1]
-    together = torch.zeros(n_cells, n_cells)
-    for each in labels:
-        member = one_hot(each).float()
-        together += member @ member.t()
-    distance = together.div_(-len(labels)).add_(1.0).numpy()
+    member = torch.cat([one_hot(each).float() for each in labels], 1)
+    distance = (member @ member.t()).div_(-len(labels)).add_(1.0).numpy()
     np.fill_diagonal(distance, 0.0)
     return squareform(distance, checks=False).astype(np.float64)
 
@@ -124,7 +142,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     """Cut the tree where ``n_clusters`` groups are large enough; smaller ones join the nearest of these, int64."""
     merges = average(distance)
     n_cells = len(merges) + 1
-    least = min(max(MIN_CELLS, round(MIN_SHARE * n_cells)), n_cells // n_clusters)
+    least = min(smallest_group(n_cells), n_cells // n_clusters)
     # undo the merges from the root down until enough of the groups are large.
     sizes = np.concatenate([np.ones(n_cells), merges[:, 3]])
     groups = {2 * n_cells - 2}
@@ -144,6 +162,11 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
             near = [square[np.ix_(own, labels == kept)].mean() for kept in range(n_clusters)]
             labels[own] = int(np.argmin(near))
     return torch.from_numpy(labels)
+
+
+def smallest_group(n_cells: int) -> int:
+    """Fewest linked cells that make a group of their own."""
+    return max(MIN_CELLS, round(MIN_SHARE * n_cells))
 
 
 def leaves_below(node: int, merges: np.ndarray, n_cells: int) -> list[int]:

@@ -15,26 +15,20 @@ import torch
 from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import squareform
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from scgpcl.cluster._branches import Branches
-from scgpcl.cluster._communities import communities, shared_neighbor_graph
-from scgpcl.cluster._consensus import MIN_SHARE, POWERS, distances, leaves_below
-from scgpcl.cluster._kmeans import kmeans
-from scgpcl.nn import shrink_length
+from scgpcl.cluster._consensus import CELLS_PER_GROUP, leaves_below, smallest_group
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from scgpcl.cluster._consensus import Evidence
+
 #: Name of a node, or of a part of one, of a tree whose clusters are numbered: "3", "3.1", "3.a", "2+5", "0-2+5", "(2+5).a".
 NUMBERED = re.compile(r"\(*\d+\)*([.+-]\(*(\d+|[a-z]+)\)*)*")
-#: Groups of each partition that the tree is built from, and as a multiple of the number of clusters where that is more.
-N_GROUPS = 32
-GROUPS_PER_CLUSTER = 2
-#: Cells that a group must have on average, so that few cells are not torn to pieces.
-CELLS_PER_GROUP = 15
-#: Fewest cells that make a group of their own.
-MIN_CELLS = 5
+#: Leaves of the tree, and as a multiple of the number of clusters where that is more.
+N_LEAVES = 32
+LEAVES_PER_CLUSTER = 2
 
 
 class Grown(NamedTuple):
@@ -256,78 +250,63 @@ def name_order(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if part.isdecimal() else -1 for part in re.split(r"[^0-9]+", name)), name
 
 
-def overclustered(draws: Iterable[Tensor], n_groups: int, *, seed: int) -> Tensor:
-    """Partitions of the same cells into many groups, several from each draw (n_cells, n), int64, (n_partitions, n_cells)."""
-    found = []
-    for i, z in enumerate(draws):
-        found += [kmeans(shrink_length(z, power), n_groups, n_init=1, seed=seed + i).labels.cpu() for power in POWERS]
-        if len(z) > 2:
-            found.append(torch.from_numpy(communities(shared_neighbor_graph(z), n_groups, seed=seed + i)))
-    return torch.stack(found)
+def most_leaves(n_cells: int, n_clusters: int) -> int:
+    """Largest number of leaves of a tree."""
+    return max(1, n_clusters, min(max(N_LEAVES, LEAVES_PER_CLUSTER * n_clusters), n_cells // CELLS_PER_GROUP))
 
 
-def n_groups(n_cells: int, n_clusters: int = 0) -> int:
-    """Number of groups to over-cluster into."""
-    return max(1, n_clusters, min(max(N_GROUPS, GROUPS_PER_CLUSTER * n_clusters), n_cells // CELLS_PER_GROUP))
-
-
-def grow(labels: Tensor, clusters: np.ndarray, means: Tensor, n_leaves: int) -> tuple[Tree, list[np.ndarray]]:
+def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: int) -> tuple[Tree, list[np.ndarray]]:
     """Build the tree above the clusters and, below each cluster, the groups that most partitions keep together.
 
-    Above the clusters, those with the most similar directions are merged first, by average linkage. Below, cells are as
-    similar as the share of the partitions that put them together; average linkage within each cluster is followed down
-    to ``n_leaves`` leaves in all, the clearest split first, and groups of a handful of cells stay where they are.
+    Cells are as similar as the share of the partitions that put them together. Average linkage joins the clusters, and is
+    followed within each cluster down to ``n_leaves`` leaves in all, the clearest split first; groups of a handful of cells
+    stay where they are.
 
     Parameters
     ----------
-    labels
-        Partitions into many groups, int64, shape (n_partitions, n_cells).
+    evidence
+        Partitions into few and many groups.
     clusters
-        Cluster of each cell, shape (n_cells,).
-    means
-        Mean latent vector of each cluster, shape (n_clusters, n).
+        Cluster of each linked cell, shape (n_linked,).
+    n_clusters
+        Number of clusters.
     n_leaves
         Leaves of the tree, at least one for each cluster.
 
     Returns
     -------
-    The tree, and for each of its nodes the cells that made it. The value ``"overlap"`` of a split is the share of the
-    partitions that put cells of both sides together, over that of those that put two cells of one side together.
+    The tree, and for each of its nodes the linked cells that made it, as positions among these. The value ``"overlap"`` of
+    a split is the share of the partitions that put cells of both sides together, over that of those that put two cells of
+    one side together.
     """
-    n_clusters = len(means)
-    apart = squareform(distances(labels)) if labels.shape[1] > 1 else np.zeros((1, 1))
-    least = max(MIN_CELLS, round(MIN_SHARE * labels.shape[1]))
+    apart = squareform(evidence.distance) if len(clusters) > 1 else np.zeros((1, 1))
+    least = smallest_group(len(clusters))
     members = [np.flatnonzero(clusters == cluster) for cluster in range(n_clusters)]
-    merges = np.empty((0, 4))
-    if n_clusters > 1:
-        unit = normalize(means.double(), dim=1)
-        far = (1.0 - unit @ unit.t()).clamp(min=0.0).cpu().numpy()
-        merges = average(far[np.triu_indices(n_clusters, 1)])
-        for left, right in merges[:, :2].astype(int):
-            members.append(np.union1d(members[left], members[right]))
+    merges = _merges(apart, members)
+    for left, right, _ in merges:
+        members.append(np.union1d(members[left], members[right]))
     parent, height, cells, order = [-1], [0.0], [members[-1]], np.zeros(n_clusters, dtype=np.int64)
-    # merges of clusters are undone first, as the heap sees it, since their heights are above 1
-    heap: list[tuple[float, int, int | Branch]] = []
+    # all merges of clusters are undone before any cluster is split
+    heap: list[tuple[bool, float, int, int | Branch]] = []
 
     def reach(node: int, what: int | Branch, most: float) -> None:
         """Note what a node is: a cluster or merge by its number, or a branch below a cluster."""
         if isinstance(what, int) and what < n_clusters:
             order[what], own = node, members[what]
             what = condensed(apart[np.ix_(own, own)], least, own)
-            most = 1.0
         if isinstance(what, int):
-            heapq.heappush(heap, (-1.0 - float(merges[what - n_clusters, 2]) / 2.0, node, what))
+            heapq.heappush(heap, (False, -merges[what - n_clusters][2], node, what))
         elif what.parts is not None:
-            heapq.heappush(heap, (-min(what.height, most), node, what))
+            heapq.heappush(heap, (True, -min(what.height, most), node, what))
 
-    reach(0, len(members) - 1, np.inf)
+    reach(0, len(members) - 1, 1.0)
     n_found = 1
-    while heap and (n_found < n_leaves or isinstance(heap[0][2], int)):
-        negative, node, what = heapq.heappop(heap)
+    while heap and (n_found < n_leaves or not heap[0][0]):
+        _, negative, node, what = heapq.heappop(heap)
         height[node] = -negative
         if isinstance(what, int):
-            pair = sorted(merges[what - n_clusters, :2].astype(int).tolist(), key=lambda part: -len(members[part]))
-            found = [(part, members[part]) for part in pair]
+            pair = sorted(merges[what - n_clusters][:2], key=lambda part: -len(members[part]))
+            found: list[tuple[int | Branch, np.ndarray]] = [(part, members[part]) for part in pair]
         else:
             found = [(part, part.cells) for part in what.parts or ()]
         for part, own in found:
@@ -341,6 +320,33 @@ def grow(labels: Tensor, clusters: np.ndarray, means: Tensor, n_leaves: int) -> 
     for node in tree.splits:
         overlap[node] = _overlap(apart, *(cells[child] for child in tree.children[node]))
     return tree.with_values(overlap=overlap), cells
+
+
+def _merges(apart: np.ndarray, members: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
+    """Average linkage of groups of cells by the distances of cells (n_cells, n_cells): two groups, and their distance, each.
+
+    The group of the first merge has the number ``len(members)``, and so on, as in scipy; empty groups are far from all.
+    """
+    size = {number: len(cells) for number, cells in enumerate(members)}
+    far = {
+        (i, j): float(apart[np.ix_(members[i], members[j])].mean()) if size[i] and size[j] else 1.0
+        for i in size
+        for j in range(i)
+    }
+    merges: list[tuple[int, int, float]] = []
+    while len(size) > 1:
+        right, left = min(far, key=lambda pair: (far[pair], pair))
+        new = len(members) + len(merges)
+        merges.append((left, right, far.pop((right, left))))
+        n_left, n_right = size.pop(left), size.pop(right)
+        for other in size:
+            both = [
+                (far.pop((max(other, part), min(other, part))), n) for part, n in ((left, n_left), (right, n_right))
+            ]
+            total = n_left + n_right
+            far[new, other] = sum(d * n for d, n in both) / total if total else 1.0
+        size[new] = n_left + n_right
+    return merges
 
 
 def _overlap(apart: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:

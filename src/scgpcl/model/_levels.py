@@ -83,8 +83,7 @@ class Levels:
         - ``parent``: name of the parent, empty for the root;
         - ``size``: number of registered cells, NaN for a model that was trained on a data module;
         - ``n_clusters``: smallest number of clusters to :meth:`cut` into that the node is one of;
-        - ``height`` of the split below a node, 0 for a leaf: below a cluster of the training the share of many partitions
-          that separate the two sides, and above it 1 plus half the cosine distance of the means;
+        - ``height`` of the split below a node, 0 for a leaf: the share of many partitions that separate the two sides;
         - ``separation`` of that split on molecules set aside: the gap between the sides over what cutting one continuous
           group would give, so that 1 means no gap;
         - ``support``: 1 minus the probability of such a gap in one continuous group. Nearly every split of real data has a

@@ -157,7 +157,7 @@ class PretrainPlan(StagePlan):
     seed
         Seed of the random views.
     n_clusters
-        Number of clusters, which the granularities multiply; ``None`` uses 10, for a number that is not yet known.
+        Number of clusters, which ``granularity`` multiplies; ``None`` uses 10, for a number that is not yet known.
     neighborhood
         Neighbours of each cell; ``train`` computes them if ``n_neighbors`` is above 0.
     tau
@@ -179,8 +179,11 @@ class PretrainPlan(StagePlan):
     prototypes
         ``"epoch"``: both views are pulled to prototypes of all cells, which are set once per epoch. ``"batch"``, as
         published: at every step, the first view is pulled to the k-means centres of the second view of the mini-batch.
+    n_prototypes
+        Numbers of prototypes. They do not depend on the number of clusters, so neither do the latent vectors.
     granularity
-        Numbers of prototypes as multiples of ``n_clusters``, rounded, or rounded down with ``prototypes="batch"``.
+        In place of ``n_prototypes``: multiples of the number of clusters, rounded, or rounded down with
+        ``prototypes="batch"`` (published: 1, 1.5 and 2).
     warmup_epochs
         Epochs before the prototype loss starts.
     optimizer, lr, weight_decay
@@ -212,7 +215,8 @@ class PretrainPlan(StagePlan):
         lambda_prototype: float = 0.5,
         lambda_label: float = 0.5,
         prototypes: PrototypeScope = "epoch",
-        granularity: tuple[float, ...] = (1.0, 1.5, 2.0),
+        n_prototypes: tuple[int, ...] = (10, 15, 20),
+        granularity: tuple[float, ...] | None = None,
         warmup_epochs: int = 3,
         optimizer: Optimizer = "AdamW",
         lr: float = 1e-3,
@@ -242,7 +246,8 @@ class PretrainPlan(StagePlan):
         self.prototype_scope = prototypes
         self.n_clusters = n_clusters or UNKNOWN_CLUSTERS
         whole = math.floor if prototypes == "batch" else round
-        self.n_prototypes = [max(2, whole(g * self.n_clusters)) for g in granularity]
+        multiples = [max(2, whole(g * self.n_clusters)) for g in granularity or ()]
+        self.n_prototypes = multiples or list(n_prototypes)
         self.warmup_epochs = warmup_epochs
         self.neighborhood = neighborhood
         self.idle += [] if module.centers is None else [module.centers]

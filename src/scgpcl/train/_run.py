@@ -18,15 +18,13 @@ from scgpcl.cluster import (
     also_stable,
     any_apart,
     calibrated,
-    consensus,
     estimate_n_clusters,
     fit_branches,
     grow,
     jaccard,
     kmeans,
-    n_groups,
+    most_leaves,
     named_support,
-    overclustered,
     runners_up,
     split_test,
     support_of,
@@ -74,8 +72,6 @@ DRAWN_SHARE = 0.7
 N_DEPTH_DRAWS = 4
 #: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
 READ_OUT_SEED = 0
-#: Cells that the tree is grown from, and its splits tested on.
-MAX_TREE_CELLS = 2000
 #: Cells on which it is tested whether there are groups at all.
 MAX_TESTED_CELLS = 3000
 
@@ -170,6 +166,7 @@ class Run:
         self.known = None if label_index is None else torch.from_numpy(label_index)
         self.n_types = 0 if self.known is None else int(self.known.max()) + 1
         self._encoded: tuple[list[torch.Tensor], torch.Tensor] | None = None
+        self._evidence: Evidence | None = None
 
     def pretrain(
         self,
@@ -232,20 +229,17 @@ class Run:
 
     @torch.no_grad()
     def _grow(self) -> Grown:
-        """Over-cluster a sample of cells, join the groups, and test each split on halves of the molecules."""
+        """Grow the tree from the evidence of the linked cells, and test each split on halves of their molecules."""
         module, alpha = self.module, self.module.alpha.item()
-        index = clustered_cells(len(self.splitter.source), MAX_TREE_CELLS)
+        evidence = self._gather(len(cast("torch.Tensor", module.centers)))
+        index = self._clustered()[evidence.linked.numpy()]
         z, size_factor = self._vectors(module.encode, lambda batch: (batch,), index)[0]
         rows, q = module.represent(z, size_factor).cpu(), module.assign_all(z, size_factor).cpu()
         labels = q.argmax(1)
         n_clusters = q.shape[1]
-        means = q.t() @ rows / q.sum(0).clamp(min=1e-9).unsqueeze(1)
-        partitions = overclustered(
-            self._draws(module.depth(z, size_factor), index), n_groups(len(index), n_clusters), seed=READ_OUT_SEED
-        )
-        tree, cells = grow(partitions, labels.numpy(), means, n_groups(len(index), n_clusters))
+        tree, cells = grow(evidence, labels.numpy(), n_clusters, most_leaves(len(index), n_clusters))
         cluster = torch.from_numpy(tree.cluster_of[tree.leaves])
-        support = support_of(partitions, [cells[leaf] for leaf in tree.leaves])
+        support = support_of(evidence.labels[:, evidence.linked], [cells[leaf] for leaf in tree.leaves])
         branches = fit_branches(rows, support, labels, cluster, alpha=alpha)
         encoded, kinds = self._halves(index)
         first, second = (module.represent(*half).cpu() for half in encoded)
@@ -379,15 +373,12 @@ class Run:
                 kmeans(shrink_length(z, plan.shrinkage), k, n_init=PUBLISHED_KMEANS_INIT, seed=seed).centers
             )
             return Placed(k, curve, self._sort_centers(z), None)
-        trained = self.module.depth(z[cells], size_factor[cells])
-        visible = shows_progress(self.where.trainer_kwargs)
-        draws = shown(self._draws(trained, index), f"Consensus of {k} clusters", total=N_DRAWS + 2, visible=visible)
         if self.known is None:
-            target, accuracy = targets(consensus(draws, k, seed=READ_OUT_SEED).to(z.device)), np.nan
+            target, accuracy = targets(self._gather(k).support(k).to(z.device)), np.nan
         else:
-            kept = list(draws)
+            kept = list(self._draws(k))
             n_new = None if given is None else given - self.n_types
-            evidence = Evidence.of(kept, k, seed=READ_OUT_SEED)
+            evidence = Evidence.of(kept, k, seed=READ_OUT_SEED, only=True)
             named = named_support(evidence, kept[:2], self.known[index], self.n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self.n_types + named.n_new, named.accuracy
             logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self.n_types)
@@ -410,9 +401,24 @@ class Run:
         labelled = np.flatnonzero(self.known.numpy() >= 0)
         return np.union1d(index, labelled[clustered_cells(len(labelled), MAX_CLUSTERED_CELLS)])
 
-    def _draws(self, trained: torch.Tensor, index: np.ndarray) -> Iterator[torch.Tensor]:
-        """Trained latent vectors of some cells, their components, and those of draws of their molecules, (n_some, n)."""
-        yield trained
+    def _gather(self, n_clusters: int) -> Evidence:
+        """Partitions of the clustered cells, made once."""
+        if self._evidence is None:
+            self._evidence = Evidence.of(self._draws(n_clusters), n_clusters, seed=READ_OUT_SEED)
+        return self._evidence
+
+    def _draws(self, n_clusters: int) -> Iterator[torch.Tensor]:
+        """Vectors of the clustered cells to partition, each (n_some, n), with a progress bar."""
+        visible = shows_progress(self.where.trainer_kwargs)
+        yield from shown(
+            self._vectors_of_draws(), f"Consensus of {n_clusters} clusters", total=N_DRAWS + 2, visible=visible
+        )
+
+    def _vectors_of_draws(self) -> Iterator[torch.Tensor]:
+        """Trained latent vectors of the clustered cells, their components, and those of draws of their molecules."""
+        index = self._clustered()
+        z = self._encode_all()[torch.from_numpy(index)]
+        yield self.module.depth(z, torch.from_numpy(self.splitter.source.size_factor[index]).to(z.device))
         yield self._components(self.splitter, index)
         for draw in range(N_DRAWS):
             scores = self._thinned(
