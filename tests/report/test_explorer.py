@@ -149,6 +149,21 @@ def test_a_click_on_a_cell_shows_its_cluster(page, cells, markers):
     page.wait("document.querySelector('.card') === null")
 
 
+def test_stability_of_a_cluster_stands_with_its_size(browser, cells, trained, markers, levels, tmp_path):
+    adata = cells.copy()
+    values = np.array([[0.91, 0.82, 0.73], [0.64, 0.55, 0.46], [0.37, 0.28, 0.19]])
+    table = pd.DataFrame(values, index=CLUSTERS[::-1], columns=["thinned", "halves", "subsampled"])
+    table["neighbor"], table["confused"] = "", 0.0
+    adata.uns[_keys.UNS] = {_keys.STABILITY: table}
+    browser.open(scgpcl.report(adata, trained[1], tmp_path / "report.html", markers=markers, levels=levels))
+    shown = "Object.fromEntries([...document.querySelectorAll('.numbers div')].map(one => [...one.children].map(of => of.textContent)))"
+    pick(browser, CLUSTERS[2])
+    facts = browser(shown)
+    assert [facts[f"Jaccard of {of}"] for of in ("thinned cells", "halves", "sub-samples")] == ["0.91", "0.82", "0.73"]
+    browser("document.querySelector('#merge').click()")  # a merged cluster was not measured
+    assert not any("Jaccard" in term for term in browser(shown))
+
+
 def test_the_mouse_over_a_cell_shows_its_values(page, cells):
     page(
         "window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#tip').innerText)).observe(document.querySelector('#tip'), {childList: true})"

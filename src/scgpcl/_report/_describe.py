@@ -26,6 +26,8 @@ FIGURES = ("umap", "confidence", "batch", "comparison", "markers", "history")
 FOLDER_FILES = (*(f"{name}.png" for name in FIGURES), "clusters.csv")
 #: Resolution of the figures.
 DPI = 150
+#: Columns of the stability of the clusters.
+STABILITY = ("thinned", "halves", "subsampled")
 
 
 def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFrame | None:
@@ -35,6 +37,13 @@ def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFra
     if len(sizes) < 2 or sizes.max() < 2:
         return None
     return tl.rank_markers(adata, key, layer=layer, key_added=None)
+
+
+def stability_of(adata: ad.AnnData, key: str) -> pd.DataFrame | None:
+    """Stored stability of the clusters that cells are in, in the order of the categories; None without one of all of them."""
+    stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
+    clusters = adata.obs[key].astype("category").cat.remove_unused_categories().cat.categories.astype(str)
+    return None if stability is None or not clusters.isin(stability.index).all() else stability.loc[clusters]
 
 
 def cluster_table(
@@ -49,10 +58,9 @@ def cluster_table(
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories()
     sizes = clusters.value_counts(sort=False)
     table = pd.DataFrame({"cluster": sizes.index.astype(str), "size": sizes.to_numpy()})
-    stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
-    if stability is not None and set(table["cluster"]) <= set(stability.index.astype(str)):
-        own = stability.loc[table["cluster"]]
-        for name in ("thinned", "halves", "subsampled"):
+    own = stability_of(adata, key)
+    if own is not None:
+        for name in STABILITY:
             table[name] = own[name].to_numpy()
         share = (100 * own["confused"].fillna(0)).round().astype(int).astype(str) + " %"
         table["confused_with"] = np.where(own["neighbor"] == "", "", own["neighbor"] + " (" + share + ")")

@@ -362,6 +362,10 @@
     const edit = (change) => { remember(); change(group.edit); refresh(); };
     const facts = [["cells", whole(group.size)], ["of all cells", percent(group.share)]];
     if (group.confidence !== null) facts.push(["mean confidence", group.confidence.toFixed(2)]);
+    const holds = data.levels[at].stability?.[group.edit.members[0]];
+    if (holds && group.parts.length === 1) {
+      ["of thinned cells", "of halves", "of sub-samples"].forEach((of, i) => facts.push([`Jaccard ${of}`, holds[i].toFixed(2)]));
+    }
     const name = make("input", { type: "text", id: "name", value: group.edit.name, placeholder: group.parts.join(" + "), maxLength: 200, autocomplete: "off" });
     name.onchange = () => edit((one) => (one.name = name.value.trim()));
     const comment = make("textarea", { id: "comment", value: group.edit.comment, maxLength: 5000 });
