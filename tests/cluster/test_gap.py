@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import gaussian_kde, norm
 
+from scgpcl.cluster import _gap
 from scgpcl.cluster._gap import critical_bandwidth, gap
 
 
@@ -39,6 +40,21 @@ def test_a_cut_through_a_gaussian_separates_as_in_theory(share):
     theory = np.log((high - low) / np.sqrt(within))
     assert found.observed == pytest.approx(theory, abs=0.05)
     assert found.null.mean() == pytest.approx(theory, abs=0.1)
+
+
+def test_draws_have_one_peak_and_the_variance_of_the_sum(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(_gap, "_log_separation", lambda first, second, side: drawn.append(first + second) or 0.0)
+    rng = np.random.default_rng(4)
+    side = rng.random(3000) < 0.4
+    scores = 2.0 * side + rng.standard_normal((2, 3000))
+    _gap.gap(*scores, side, rng, 5)
+    *null, observed = drawn
+    assert len(null) == 5
+    for each in null:
+        assert each.var() == pytest.approx(observed.var(), rel=0.1)
+        assert peaks(each, 0.3 * each.std()) == 1
+    assert peaks(observed, 0.3 * observed.std()) == 2
 
 
 def test_two_groups_are_farther_apart_than_any_cut():

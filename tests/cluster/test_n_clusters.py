@@ -128,6 +128,12 @@ def test_takes_the_best_separated_stable_number_and_of_close_ones_the_smaller():
         assert _n_clusters._choose(curve, 0.8) == wanted
 
 
+def test_groups_without_separation_give_the_smallest_stable_number():
+    curve = pd.DataFrame({"K": [2, 3, 4], "stability": [0.5, 0.9, 0.9], "silhouette": 0.0})
+    assert _n_clusters._choose(curve, 0.8) == 3
+    assert _n_clusters._silhouette(torch.eye(4), torch.zeros(4, dtype=torch.int64), 1) == 0.0
+
+
 def test_where_none_is_stable_the_most_stable_is_taken_and_of_equals_the_smallest():
     curve = pd.DataFrame({"K": [2, 3, 4, 5], "stability": [0.4, 0.5, 0.5, 0.3], "silhouette": 0.5})
     with pytest.warns(UserWarning, match="reaches 0.50 at most, 0.8 counts as stable. Taking 3"):

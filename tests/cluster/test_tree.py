@@ -91,6 +91,7 @@ def test_grafting_replaces_what_is_below(tree):
     assert grafted.names == ["0-2", "0+2", "1", "0", "2", "0.1", "0.2", "0.3"]
     assert number.tolist() == [0, 1, 2, 3, 4, -1, -1, -1, -1]
     assert grafted.numbers == [1, 2, 3, 5]
+    assert grafted.parent.tolist() == [-1, 0, 0, 1, 1, 3, 3, 3]
     assert grafted.values["size"].tolist() == [90, 60, 30, 40, 20, 20, 15, 5]
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 import scgpcl
 from scgpcl import _keys
-from scgpcl.cluster._consensus import Evidence
+from scgpcl.cluster import Evidence, named_support
 
 UNKNOWN = "Unknown"
 N_TYPES = 4
@@ -141,6 +141,18 @@ def test_bad_labels_are_refused(adata, fit, untouched):
         scgpcl.SCGPCL(adata, 2)
     with pytest.raises(ValueError, match="self_training"):
         scgpcl.SCGPCL(adata, 3).train(clustering="self_training")
+
+
+@pytest.mark.parametrize("n_labels", [1, 2, 6])
+def test_accuracy_of_left_out_labels_needs_two_of_each_type(n_labels):
+    groups = torch.arange(2).repeat_interleave(40)
+    z = 8.0 * torch.eye(5)[groups] + torch.randn(80, 5, generator=torch.Generator().manual_seed(0))
+    known = torch.full((80,), -1)
+    known[:n_labels], known[40 : 40 + n_labels] = 0, 1
+    found = named_support(Evidence.of([z], 2, seed=0), [z], known, 2, 2, n_new=0)
+    assert torch.equal(found.support.argmax(1), groups)
+    assert found.n_new == 0
+    np.testing.assert_equal(found.accuracy, np.nan if n_labels == 1 else 1.0)
 
 
 def test_memberships_count_shared_partitions():

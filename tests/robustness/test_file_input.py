@@ -16,6 +16,7 @@ import scgpcl
 from scgpcl import _files
 from scgpcl.model import _saving
 from scgpcl.model._saving import read_safe, write_safe
+from scgpcl.train._arguments import check_device
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -281,6 +282,12 @@ def test_places_of_checkpoints_are_refused(untrained, refused, tmp_path, place, 
         untrained.train(checkpoint=place(tmp_path), **QUIET)
 
 
+def test_a_folder_without_permission_for_a_checkpoint_is_refused(untrained, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with refused([untrained.adata, tmp_path], ValueError, "a folder that can be written to", str(tmp_path)):
+        untrained.train(checkpoint=tmp_path / "run.ckpt", **QUIET)
+
+
 def test_both_forms_give_the_same_model(trained, saved, cells, build, tmp_path):
     wanted = trained.predict(soft=True).to_numpy()
     for form in ("pickle", "safe"):
@@ -489,6 +496,20 @@ def test_a_gpu_that_is_not_there(saved, refused, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with refused(saved, ValueError, match="Expected a GPU.*found 0 GPUs. Pass `device='cpu'`"):
         scgpcl.SCGPCL.load(saved / "pickle", False, device=device)
+
+
+@pytest.mark.parametrize(
+    ("device", "found"), [("cuda", "auto"), ("cuda:1", [1]), (1, [1]), ("cuda:2", None), (5, None)]
+)
+def test_a_gpu_is_one_of_those_that_are_there(monkeypatch, device, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    accelerator = "gpu" if device == 5 else "auto"
+    if found is None:
+        with pytest.raises(ValueError, match=f"Expected a GPU for `device={device!r}`, found 2 GPUs"):
+            check_device(accelerator, device)
+    else:
+        assert check_device(accelerator, device)["device"] == found
 
 
 @pytest.mark.parametrize(

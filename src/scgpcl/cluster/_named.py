@@ -135,7 +135,7 @@ def _new_groups(
     types = np.stack([member[code == each].mean(0) for each in range(n_types)])
     least = max(2 - n_types, 0 if n_new is None else n_new)
     first = max(n_groups, n_types) if n_new is None else n_types + n_new
-    last = min(first + (MORE_GROUPS if least else 1), max(first + 1, n_cells // 2))
+    last = min(first + MORE_GROUPS, max(first + 1, n_cells // 2))
     best: tuple[float, np.ndarray, list[int]] | None = None
     for k in range(first, last):
         group = evidence.support(k).argmax(1).numpy()
