@@ -16,6 +16,7 @@ import torch
 
 import scgpcl
 from scgpcl import _keys
+from scgpcl.train import Run
 
 RUN = {
     "pretrain_max_epochs": 3,
@@ -100,6 +101,35 @@ def test_an_interrupted_run_annotates_nothing_and_goes_on_bit_for_bit(
     again = build(cells())
     again.train(**run, resume_from=path)
     same(again, trained_whole[clustering])
+
+
+@pytest.mark.parametrize("step", ["place_centers", "cluster"])
+@pytest.mark.parametrize("before", [False, True], ids=["the first time", "again"])
+def test_a_model_is_trained_only_once_its_clusters_are_found(cells, build, monkeypatch, refused, step, before):
+    model = build(cells())
+    if before:
+        model.train(**RUN)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, step, lambda *args, **kwargs: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            model.train(**RUN)
+    assert not model.is_trained_
+    assert model.history_
+    for act in (model.predict, model.annotate, model.get_tree, model.get_latent_representation):
+        with refused(model.adata, RuntimeError, "training has not finished", "model.train()"):
+            act()
+    model.train(**RUN)
+    assert set(model.predict()) == {"0", "1", "2"}
+
+
+def test_a_training_that_fails_before_it_begins_leaves_the_model_trained(cells, build, monkeypatch):
+    model = build(cells())
+    model.train(**RUN)
+    labels = model.predict()
+    monkeypatch.setattr(Run, "pretrain", lambda *args, **kwargs: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        model.train(**RUN)
+    np.testing.assert_array_equal(model.predict(), labels)
 
 
 @pytest.mark.parametrize("clustering", ["distillation", "self_training"])

@@ -508,7 +508,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     def reference(self) -> Reference:
         """What new cells are matched against; requires a trained model."""
         if self.gene_names_ is None or self.module.centers is None or not self.is_trained_:
-            msg = "Expected a trained model, found one that has not been trained. Call `model.train()` first."
+            found = "whose training has not finished" if self.history_ else "that has not been trained"
+            msg = f"Expected a trained model, found one {found}. Call `model.train()` first."
             raise RuntimeError(msg)
         return self._make_reference()
 

@@ -566,13 +566,13 @@ class Training:
             trainer=self.trainer,
             **kwargs,
         )
-        was_trained = self.is_trained_
         try:
             yield run
         finally:
             self._axes = None
             self.history_, self.trainer = run.history or None, run.trainer
-            self.is_trained_ = was_trained or run.fitted
+            if split:  # a model whose training failed half-way has clusters that do not belong to its network
+                self.is_trained_ = run.fitted or (self.is_trained_ and not run.begun)
             if split and run.fitted:
                 self.tree_, self.level_, self.subclusters_ = run.grown, None, None
                 self.train_indices, self.validation_indices = splitter.train_idx, splitter.val_idx

@@ -124,8 +124,8 @@ class Run:
     ----------
     history, trainer, n_clusters, curve
         As above, updated by every stage, also by one that fails.
-    fitted
-        Whether any stage has been completed.
+    begun, fitted
+        Whether a stage has begun, so the network may have changed; and whether all stages are completed.
     grown
         State of the tree over all numbers of clusters, see :class:`scgpcl.cluster.Grown`, once the clusters are found.
     """
@@ -156,7 +156,7 @@ class Run:
         self.n_clusters, self.curve = n_clusters, curve
         self.history: History = dict(history or {})
         self.trainer = trainer
-        self.fitted = False
+        self.begun = self.fitted = False
         self.grown: dict[str, Any] | None = None
         self._checkpoint = checkpoint
         self._resumed = resumed
@@ -200,6 +200,7 @@ class Run:
 
     def place_centers(self, plan: ClusterPlan | DistillationPlan) -> None:
         """Find the number of clusters and place their centres, the largest first, unless the run resumes after that."""
+        self.begun = True
         resumed = self._resumed_at(plan)
         if resumed is not None:
             curve = resumed.model["curve"]
@@ -309,6 +310,7 @@ class Run:
         self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int, splitter: BipartiteSplitter | None = None
     ) -> None:
         """Fit a stage from its start or from a checkpoint of it, and write checkpoints if asked to."""
+        self.begun = True
         first: dict[str, Any] = {}
         resumed = self._resumed_at(plan)
         if resumed is not None:
@@ -331,7 +333,6 @@ class Run:
             history=self.history,
             **first,
         )
-        self.fitted = True
 
     def _resumed_at(self, plan: StagePlan) -> RunState | None:
         return self._resumed if self._resumed is not None and self._resumed.stage == plan.stage else None
