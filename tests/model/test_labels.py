@@ -124,6 +124,14 @@ def test_resumed_training_is_bit_identical(truth, fit, tmp_path):
         assert torch.equal(value, resumed.module.state_dict()[name]), name
 
 
+def test_labels_that_were_removed_after_set_up_are_missed(truth, fit):
+    adata = labelled(truth, 3)
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    del adata.obs["label"]
+    with pytest.raises(KeyError, match="`labels_key='label'` to be a column"):
+        model.train(accelerator="cpu", enable_progress_bar=False)
+
+
 def test_bad_labels_are_refused(adata, fit, untouched):
     def refused(error, match, *, n_clusters=3, train=None, **setup):
         with untouched(adata), pytest.raises(error, match=match):

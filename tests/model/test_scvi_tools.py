@@ -193,6 +193,16 @@ def test_validation_sees_the_network_of_its_own_epoch(adata, fit):
     assert model.history_["validation_loss"].iloc[0, 0] == pytest.approx(wanted, rel=1e-4)
 
 
+def test_the_module_has_a_loss_as_every_module_of_scvi_tools(adata, fit):
+    model = fit(adata)
+    batch = next(iter(model._read(None, np.arange(50), 50)))
+    with torch.no_grad():
+        z = model.module.encode(batch).unsqueeze(1)
+        found = model.module.loss(batch, {"z": z}, None)
+        assert torch.equal(found.loss, model.module.reconstruction_loss(batch, z))
+    assert found.n_obs_minibatch == 50
+
+
 def test_settings_seed_gives_the_same_model_twice(adata, fit):
     import scvi
 
