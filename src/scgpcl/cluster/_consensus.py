@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
 POWERS = (0.0, 0.5, 1.0)
-#: Power of the support that is learnt: the similarity to other clusters counts, but less than the cluster.
-SHARPNESS = 4
+#: Power of the support that is learnt, which leaves little beside the largest, and the smallest share of it.
+SHARPNESS, LEAST_TARGET = 32, 1e-6
 #: Numbers of groups of the partitions, and the factor by which they go on for more clusters than the largest.
 NUMBERS = (2, 3, 5, 8, 12, 19, 30)
 GROWTH = 1.6
@@ -83,7 +83,13 @@ def targets(support: Tensor) -> Tensor:
     """Support as it is learnt, (n_cells, n_clusters): the largest cluster first, and sharpened; rows sum to one."""
     n_clusters = support.shape[1]
     support = support[:, torch.bincount(support.argmax(1), minlength=n_clusters).argsort(descending=True, stable=True)]
-    return support**SHARPNESS / (support**SHARPNESS).sum(1, keepdim=True)
+    return sharpened(support)
+
+
+def sharpened(support: Tensor) -> Tensor:
+    """Support (n_cells, n) raised to a power, and scaled to sum to one."""
+    power = ((support / support.amax(1, keepdim=True)) ** SHARPNESS).clamp(min=LEAST_TARGET)
+    return power / power.sum(1, keepdim=True)
 
 
 class Evidence(NamedTuple):
