@@ -533,7 +533,8 @@ class Distillation:
             draws.append(centred(self.fewer(slice(None), torch.full((N_CELLS,), 0.7), generator)))
         support = consensus(draws, N_CLUSTERS, seed=0)
         support = support[:, torch.bincount(support.argmax(1), minlength=N_CLUSTERS).argsort(descending=True)]
-        self.target = support**4 / (support**4).sum(1, keepdim=True)
+        power = (32 * (support.log() - support.max(1, keepdim=True).values.log())).exp().clamp(min=1e-6)
+        self.target = power / power.sum(1, keepdim=True)
         self.rows = self.represent(self.z, size)
 
     def misfit(self, centers):
