@@ -23,6 +23,8 @@ MARKS = {
 }
 #: Share of the cells of a cluster that go to another one from which on it is named.
 CONFUSED = 0.01
+#: Distance of the legend from the axes, in points.
+LEGEND_GAP = 34
 
 
 def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
@@ -53,6 +55,7 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
+    from matplotlib.transforms import ScaledTranslation
 
     adata: Any = model if isinstance(model, AnnData) else getattr(model, "adata", None)
     if not isinstance(model, AnnData) and not hasattr(model, "get_cluster_stability"):
@@ -91,7 +94,16 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
     ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="Jaccard index", ylabel="cluster (cells)")
     ax.set_title("confused with", fontsize=8, loc="right")
     marks = [Line2D([], [], marker=marker, color="0.4", lw=0, label=label) for marker, label in MARKS.values()]
-    ax.legend(handles=marks, frameon=False, fontsize=8, loc="lower left")
+    below = ax.transAxes + ScaledTranslation(0, -LEGEND_GAP / 72, ax.figure.dpi_scale_trans)
+    ax.legend(
+        handles=marks,
+        frameon=False,
+        fontsize=8,
+        loc="upper center",
+        ncols=3,
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=below,
+    )
     ax.grid(axis="x", color="0.9", lw=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
