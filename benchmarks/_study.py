@@ -77,3 +77,23 @@ def run_study(
             rows = [{failure: f"{type(error).__name__}: {' '.join(str(error).split())}"}]
         table.add([row | found for found in rows])
     return table.read()
+
+
+def run_on_sets(
+    arguments: argparse.Namespace,
+    run: Callable[[Path, int], list[dict[str, Any]]],
+    *,
+    columns: Sequence[str],
+    text: Sequence[str] = ("dataset",),
+    failure: str | None = None,
+) -> pd.DataFrame:
+    """:func:`run_study` of ``run(path, seed)`` for each seed and data set that the command line names."""
+    return run_study(
+        arguments,
+        ((name, seed) for seed in arguments.seeds for name in arguments.datasets),
+        lambda name, seed: run(arguments.data / f"{name}.h5ad", seed),
+        keys=("dataset", "seed"),
+        columns=columns,
+        text=text,
+        failure=failure,
+    )

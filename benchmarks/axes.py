@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 import torch
 from benchmarks._runs import defaults
-from benchmarks._study import REAL, SORTED, parser_of, run_study
+from benchmarks._study import REAL, SORTED, parser_of, run_on_sets
 from benchmarks.depth import purity
 from sklearn.metrics import adjusted_rand_score
 
@@ -69,11 +69,9 @@ def main() -> None:
     parser = parser_of(__doc__, datasets=(*REAL, *SORTED), seeds=(0,))
     parser.add_argument("--out", type=Path, default=Path("axes.csv"))
     arguments = parser.parse_args()
-    rows = run_study(
+    rows = run_on_sets(
         arguments,
-        ((name, seed) for seed in arguments.seeds for name in arguments.datasets),
-        lambda name, seed: study(arguments.data / f"{name}.h5ad", seed),
-        keys=KEYS,
+        study,
         columns=(*KEYS, "genes", "n_genes", "axes", "n_axes", "purity", "ari"),
         text=("dataset", "genes", "axes"),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-from benchmarks._study import REAL, SORTED, parser_of, run_study
+from benchmarks._study import REAL, SORTED, parser_of, run_on_sets
 from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
@@ -41,14 +41,7 @@ def main() -> None:
     parser = parser_of(__doc__, datasets=(*REAL, *SORTED), seeds=(0,))
     parser.add_argument("--out", type=Path, default=Path("cuts.csv"))
     args = parser.parse_args()
-    table = run_study(
-        args,
-        ((name, seed) for seed in args.seeds for name in args.datasets),
-        lambda name, seed: run(args.data / f"{name}.h5ad", seed),
-        keys=["dataset", "seed"],
-        columns=COLUMNS,
-        text=["dataset"],
-    )
+    table = run_on_sets(args, run, columns=COLUMNS)
     print(table.to_string(index=False))
     print(table[["between", "cut", "trained"]].mean().round(3).to_string())
 

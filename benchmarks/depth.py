@@ -21,7 +21,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 import torch
-from benchmarks._study import REAL, SORTED, parser_of, run_study
+from benchmarks._study import REAL, SORTED, parser_of, run_on_sets
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
@@ -120,14 +120,7 @@ def main() -> None:
     parser = parser_of(__doc__, datasets=ALL)
     parser.add_argument("--out", type=Path, default=Path("depth.csv"))
     arguments = parser.parse_args()
-    rows = run_study(
-        arguments,
-        ((name, seed) for seed in arguments.seeds for name in arguments.datasets),
-        lambda name, seed: study(arguments.data / f"{name}.h5ad", seed),
-        keys=("dataset", "seed"),
-        columns=COLUMNS,
-        text=("dataset",),
-    )
+    rows = run_on_sets(arguments, study, columns=COLUMNS)
     print(rows.groupby("dataset", sort=False)[list(MEASURES)].mean().round(3).to_string())
 
 

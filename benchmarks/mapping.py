@@ -25,7 +25,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from benchmarks._study import parser_of, run_study
+from benchmarks._study import parser_of, run_on_sets
 
 import scgpcl
 from scgpcl.benchmark._tables import markdown
@@ -138,15 +138,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("mapping.csv"))
     args = parser.parse_args()
-    table = run_study(
-        args,
-        ((name, seed) for seed in args.seeds for name in args.datasets),
-        lambda name, seed: run(args.data / f"{name}.h5ad", seed),
-        keys=["dataset", "seed"],
-        columns=COLUMNS,
-        text=["dataset", "arm", "error"],
-        failure="error",
-    )
+    table = run_on_sets(args, run, columns=COLUMNS, text=["dataset", "arm", "error"], failure="error")
     print(summary(table))
 
 

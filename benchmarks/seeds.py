@@ -15,7 +15,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from benchmarks._study import REAL, SORTED, best_f1, parser_of, run_study
+from benchmarks._study import REAL, SORTED, best_f1, parser_of, run_on_sets
 from benchmarks.depth import purity
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -64,13 +64,8 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder for the labels of each run")
     args = parser.parse_args()
     args.labels.mkdir(parents=True, exist_ok=True)
-    table = run_study(
-        args,
-        ((name, seed) for seed in args.seeds for name in args.datasets),
-        lambda name, seed: run(args.data / f"{name}.h5ad", seed, args.labels),
-        keys=["dataset", "seed"],
-        columns=["dataset", "seed", *SCORES, "cpu_seconds"],
-        text=["dataset"],
+    table = run_on_sets(
+        args, lambda path, seed: run(path, seed, args.labels), columns=["dataset", "seed", *SCORES, "cpu_seconds"]
     )
     found = summary(table, args.labels)
     print(pd.concat([found, found.mean().to_frame("mean").T]).round(3).to_string())

@@ -14,7 +14,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from benchmarks._study import parser_of, run_study
+from benchmarks._study import parser_of, run_on_sets
 from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
@@ -60,14 +60,7 @@ def main() -> None:
     parser = parser_of(__doc__, datasets=("pbmc3k", "zheng_facs8_2410"), seeds=(0,))
     parser.add_argument("--out", type=Path, default=Path("subclusters.csv"))
     args = parser.parse_args()
-    table = run_study(
-        args,
-        ((name, seed) for seed in args.seeds for name in args.datasets),
-        lambda name, seed: run(args.data / f"{name}.h5ad", seed),
-        keys=["dataset", "seed"],
-        columns=COLUMNS,
-        text=["dataset"],
-    )
+    table = run_on_sets(args, run, columns=COLUMNS)
     print(table.to_string(index=False))
 
 

@@ -15,6 +15,8 @@ UNS: Final = "scgpcl"
 # entries of ``uns``: other stable numbers of clusters, and the table of ``get_cluster_stability``
 ALSO_STABLE: Final = "also_stable"
 STABILITY: Final = "stability"
+#: Columns of the stability: Jaccard indices over thinned counts, halves of the molecules, and sub-samples of the cells.
+STABILITIES: Final = ("thinned", "halves", "subsampled")
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"
 #: Stem of the columns of levels of the tree, followed by the number of clusters.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from scgpcl import _keys
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,8 +37,6 @@ OPTIONS = (
 )  # fmt: skip
 
 
-#: Columns of the table of clusters with Jaccard indices.
-STABILITY = ("thinned", "halves", "subsampled")
 #: Python advice in error messages, and the option that replaces it.
 ADVICE = {
     "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
@@ -462,10 +462,10 @@ def _report(result: "Result", *, title: str, verb: str = "train") -> None:
     # as Text, because rich reads square brackets in a string as a style
     table = Table(title=Text(title), title_justify="left")
     for column in map(str, result.table):
-        right = column in ("size", "share", *STABILITY)
+        right = column in ("size", "share", *_keys.STABILITIES)
         table.add_column(column.replace("_", " "), justify="right" if right else "left")
     for row in result.table.to_dict("records"):
-        formats = {"share": ".0%", **dict.fromkeys(STABILITY, ".2f")}
+        formats = {"share": ".0%", **dict.fromkeys(_keys.STABILITIES, ".2f")}
         table.add_row(
             *(Text(format(value, formats[name]) if name in formats else str(value)) for name, value in row.items())
         )

@@ -26,8 +26,6 @@ FIGURES = ("umap", "confidence", "batch", "comparison", "markers", "history")
 FOLDER_FILES = (*(f"{name}.png" for name in FIGURES), "clusters.csv")
 #: Resolution of the figures.
 DPI = 150
-#: Columns of the stability of the clusters.
-STABILITY = ("thinned", "halves", "subsampled")
 
 
 def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFrame | None:
@@ -60,7 +58,7 @@ def cluster_table(
     table = pd.DataFrame({"cluster": sizes.index.astype(str), "size": sizes.to_numpy()})
     own = stability_of(adata, key)
     if own is not None:
-        for name in STABILITY:
+        for name in _keys.STABILITIES:
             table[name] = own[name].to_numpy()
         share = (100 * own["confused"].fillna(0)).round().astype(int).astype(str) + " %"
         table["confused_with"] = np.where(own["neighbor"] == "", "", own["neighbor"] + " (" + share + ")")

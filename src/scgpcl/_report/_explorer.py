@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from scgpcl import _input as _checks
 from scgpcl import _keys
-from scgpcl._report._describe import STABILITY, stability_of
+from scgpcl._report._describe import stability_of
 from scgpcl.data import row_blocks
 from scgpcl.pl._style import categories_of, colors_of
 from scgpcl.tl import rank_markers, top_markers
@@ -150,7 +150,8 @@ def explorer(
     member = sp.csr_matrix((np.ones(adata.n_obs), (atoms, np.arange(adata.n_obs))), shape=(n_atoms, adata.n_obs))
     sizes = np.bincount(atoms, minlength=n_atoms)
     confidence = adata.obs.get(_keys.CONFIDENCE)
-    stability = stability_of(adata, key)
+    stored = stability_of(adata, key)
+    stability = None if stored is None else stored[list(_keys.STABILITIES)].to_numpy().tolist()
 
     shown = np.arange(adata.n_obs)
     if adata.n_obs > MAX_CELLS:
@@ -184,9 +185,7 @@ def explorer(
                 "colors": level.colors,
                 "genes": [[drawn.index(name) for name in group] for group in level.genes],
                 "atoms": unions[:, number].tolist(),
-                "stability": None
-                if stability is None or level is not own
-                else stability[list(STABILITY)].to_numpy().tolist(),
+                "stability": stability if level is own else None,
             }
             for number, level in enumerate(divisions)
         ],

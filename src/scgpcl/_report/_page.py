@@ -325,7 +325,7 @@ def _cluster_rows(
             "percent": 100 * row["size"] / adata.n_obs,
             "genes": genes.get(row["cluster"], []),
             "confidence": None,
-            "stability": [row[name] for name in _describe.STABILITY] if _describe.STABILITY[0] in row else None,
+            "stability": [row[name] for name in _keys.STABILITIES] if _keys.STABILITIES[0] in row else None,
             "confused_with": row.get("confused_with"),
             "name": None,
         }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scgpcl.cluster._consensus import LEAST_TARGET, sharpened
+from scgpcl.cluster._consensus import sharpened
 from scgpcl.nn import fit_centers, fit_temperature, soft_assign
 
 
@@ -64,7 +64,7 @@ def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *,
         of, own = (cluster == number).nonzero().squeeze(1), labels == number
         if not own.any():
             continue
-        target = sharpened(support[own][:, of].clamp(min=LEAST_TARGET))
+        target = sharpened(support[own][:, of])
         means = target.t() @ z[own] / target.sum(0).unsqueeze(1)
         centers[of] = fit_centers(z[own], target, means, alpha=alpha) if len(of) > 1 else means
     return Branches(centers, cluster, 1.0)

@@ -36,7 +36,7 @@ MIN_SHARE, MIN_CELLS = 0.0025, 3
 
 
 def numbers_of_groups(n_cells: int, n_clusters: int) -> list[int]:
-    """Numbers of groups to partition cells into, from two to many; up to 30 clusters they do not depend on their number."""
+    """Numbers of groups to partition cells into; they depend on that of the clusters only where it is larger than them."""
     found = list(NUMBERS)
     while found[-1] < n_clusters:
         found.append(round(GROWTH * found[-1]))
@@ -88,6 +88,7 @@ def targets(support: Tensor) -> Tensor:
 
 def sharpened(support: Tensor) -> Tensor:
     """Support (n_cells, n) raised to a power, and scaled to sum to one."""
+    support = support.clamp(min=LEAST_TARGET)
     power = ((support / support.amax(1, keepdim=True)) ** SHARPNESS).clamp(min=LEAST_TARGET)
     return power / power.sum(1, keepdim=True)
 

@@ -159,7 +159,7 @@ class Stability:
         ]
         table["neighbor"] = np.where(moved.any(1), np.asarray(names, dtype=object)[moved.argmax(1)], "")
         table["confused"] = moved.max(1) / np.maximum(size, 1)
-        table.loc[size == 0, ["thinned", "halves", "subsampled", "confused"]] = np.nan
+        table.loc[size == 0, [*_keys.STABILITIES, "confused"]] = np.nan
         if adata is None or adata is self.adata:
             noted = self._target(None).uns.get(_keys.UNS)
             annotated = (

@@ -382,6 +382,7 @@ class Run:
             evidence = Evidence.of(kept, k, seed=READ_OUT_SEED, only=True)
             named = named_support(evidence, kept[:2], self.known[index], self.n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self.n_types + named.n_new, named.accuracy
+            self._evidence = Evidence.of(kept, k, seed=READ_OUT_SEED)
             logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self.n_types)
         self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
