@@ -34,7 +34,7 @@ __all__ = [
 
 __version__ = version("scgpcl")
 
-#: Where names live that are not modules of their own; the settings are those of scvi-tools, seed and verbosity included.
+#: Modules of the names that are not modules themselves; the settings, with seed and verbosity, are those of scvi-tools.
 _HOMES = {
     "settings": "scvi",
     "SCGPCL": "scgpcl.model",
@@ -45,7 +45,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that the command line answers at once."""
+    """Import a public name on first use, so that the command line starts quickly."""
     if name not in __all__ and name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

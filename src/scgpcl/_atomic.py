@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Iterator[Path]:
-    """Temporary name beside ``path`` that takes its place if the block succeeds, and is removed otherwise.
+    """Yield a temporary path beside ``path`` that replaces it if the block succeeds, and is removed otherwise.
 
     If several processes enter the block together, only the one with ``writes`` changes files. With ``exclusive=False``
     the temporary name is the same in every process, so a new run overwrites what a killed run left behind.
@@ -34,9 +34,9 @@ def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Ite
 
 @contextmanager
 def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Temporary folder whose files are moved to ``folder`` if the block succeeds; ``stale`` files in it are then deleted.
+    """Yield a temporary folder; if the block succeeds, its files are moved to ``folder`` and ``stale`` files deleted.
 
-    It lies in the folder if there is one, which may be the working directory, and otherwise beside its place.
+    It is created inside ``folder`` if that exists (it may be the working directory), and otherwise next to it.
     """
     folder = folder.resolve()
     there = folder.exists()
@@ -57,7 +57,7 @@ def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-#: What to do about an error number of the system.
+#: Advice for each error number of the system.
 _ADVICE = {
     "Free some space, or choose another disk.": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "Check the permissions, or choose another place.": (errno.EACCES, errno.EPERM, errno.EROFS),
@@ -69,9 +69,9 @@ _ADVICE = {
 
 
 def writing_advice(error: BaseException) -> str | None:
-    """Advice for an error of the operating system on writing; ``None`` for any other error.
+    """Advice on an operating-system error raised while writing; ``None`` for any other error.
 
-    HDF5 names the error number in its text only, and torch reports a failed write as a RuntimeError without one.
+    HDF5 gives the error number only in its message, and torch reports a failed write as a RuntimeError without one.
     """
     if isinstance(error, RuntimeError):
         failed = "PytorchStreamWriter failed" in str(error)

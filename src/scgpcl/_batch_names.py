@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Text of a whole number that was a float in between, and of a date with or without a time.
+#: Text of a whole number that was once stored as a float, and of a date with or without a time.
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
-#: Between the names of several columns.
+#: Separator between the names from several columns.
 _BETWEEN = " / "
 
 
 def batch_name(value: Any) -> str:
     """Name of a batch: the same for 1, 1.0, "1" and "1.0", and for a day as a date, a time stamp or text.
 
-    Types change when tables are joined, written and read again; text is kept but for these two forms.
+    Types change when tables are joined, written and read again; apart from these two forms, text is kept as it is.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
@@ -41,7 +41,7 @@ def _date_name(value: Any) -> str:
     """A date without the time if the time is midnight; values with a time zone are converted to UTC."""
     try:
         stamp = pd.Timestamp(value)
-    except ValueError:  # no such date, or one that pandas cannot hold
+    except ValueError:  # not a valid date, or one that pandas cannot represent
         return str(value)
     if stamp.tz is not None:
         return stamp.tz_convert("UTC").isoformat(sep=" ")
@@ -49,7 +49,7 @@ def _date_name(value: Any) -> str:
 
 
 def batch_names(column: pd.Series) -> pd.Categorical[str]:
-    """Name of each cell's batch, categorical; the categories that occur, in the order of the column's categories or values."""
+    """Name of each cell's batch; only used categories, in the order of the column's categories or values."""
     codes, values = _factorized(column)
     names = [batch_name(value) for value in values]
     unique = list(dict.fromkeys(names))
@@ -58,7 +58,7 @@ def batch_names(column: pd.Series) -> pd.Categorical[str]:
 
 
 def combined_names(obs: pd.DataFrame, columns: Sequence[str]) -> pd.Categorical[str]:
-    """Name of each cell's batch, "study 1 / donor 2" if several columns define it; the combinations that occur, in order."""
+    """Name of each cell's batch, such as "study 1 / donor 2" for several columns; existing combinations, in order."""
     own = batch_names(obs[columns[0]])
     for column in columns[1:]:
         inner = batch_names(obs[column])
@@ -86,7 +86,7 @@ def shared_names(column: pd.Series) -> list[str]:
 
 
 def _factorized(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """Position of each cell's value, and the values that occur: in the order of categories, sorted, or by their names."""
+    """Index of each cell's value, and the values that occur: in the order of categories, sorted, or sorted by name."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories().cat
         return used.codes.to_numpy(), list(np.asarray(used.categories))
@@ -95,7 +95,7 @@ def _factorized(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
         return codes, list(np.asarray(found))
     seen: dict[tuple[bool, Any], int] = {}
     codes = np.empty(len(column), dtype=np.int64)
-    for cell, value in enumerate(column):  # pandas takes True and 1 for one value
+    for cell, value in enumerate(column):  # pandas treats True and 1 as the same value
         key = value if isinstance(value, Hashable) else str(value)
         codes[cell] = seen.setdefault((isinstance(value, bool | np.bool_), key), len(seen))
     values = [value for _, value in seen]

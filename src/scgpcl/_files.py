@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Values of a sparse matrix above which the command line leaves it on disk: 160 MB in memory.
+#: Number of values above which the command line leaves a sparse matrix on disk: 160 MB in memory.
 MANY_VALUES = 20_000_000
 
 
@@ -32,7 +32,7 @@ def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
     Raises
     ------
     InputError
-        If there is no such place.
+        If the path does not meet these requirements.
     """
     _check_place(path, ".h5ad")
     if path.exists() and any(path.samefile(one) for one in input_paths):
@@ -46,7 +46,7 @@ def check_report_path(path: Path) -> None:
     Raises
     ------
     InputError
-        If there is no such place.
+        If the path does not meet these requirements.
     """
     _check_place(path, ".html")
 
@@ -57,7 +57,7 @@ def check_folder(path: Path) -> None:
     Raises
     ------
     InputError
-        If there is a file of this name, the folder around it is missing, or nothing can be written there.
+        If a file of this name exists, the parent folder is missing, or the folder is not writable.
     """
     if path.exists() and not path.is_dir():
         msg = f"Expected a folder, found a file at {path}. Choose another name."
@@ -69,12 +69,12 @@ def check_folder(path: Path) -> None:
 
 
 def check_free(paths: Iterable[Path], *, force: bool) -> None:
-    """Require that no file exists, unless files may be overwritten.
+    """Require that none of the files exists, unless files may be overwritten.
 
     Raises
     ------
     InputError
-        If there is one.
+        If one of them exists.
     """
     there = [path for path in paths if path.exists()]
     if there and not force:
@@ -112,7 +112,7 @@ def read(path: Path, *, backed: bool = False) -> ad.AnnData:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Give a temporary file that becomes ``path`` at the end; a refusal of the system is an `InputError`."""
+    """Yield a temporary file that becomes ``path`` at the end; errors of the system are raised as `InputError`."""
     try:
         with replacing(path) as temporary:
             yield temporary
@@ -128,7 +128,7 @@ def write(adata: ad.AnnData, path: Path) -> None:
     Raises
     ------
     InputError
-        If the system refuses; an older file is untouched then.
+        If the file cannot be written; an existing file is then left unchanged.
     """
     with writing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
@@ -145,14 +145,14 @@ def is_large(path: Path) -> bool:
             x = file.get("X")
             by_cells = isinstance(x, h5py.Group) and x.attrs.get("encoding-type") == "csr_matrix"
             return by_cells and x["data"].shape[0] > MANY_VALUES
-    except (KeyError, OSError):  # `read` says what is wrong with it
+    except (KeyError, OSError):  # `read` reports what is wrong with it
         return False
 
 
 def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
-    """Write a copy of the h5ad file that a backed AnnData comes from, with what it has now beside its matrices.
+    """Write a copy of the h5ad file of a backed AnnData, with its current ``obs``, ``var``, ``obsm`` and ``uns``.
 
-    The matrices are copied as bytes of the file, neither read nor compressed again. The copy appears when it is complete.
+    The matrices are copied byte for byte, without being read or compressed again. The copy appears once it is complete.
     """
     import anndata as ad
     import h5py
@@ -171,10 +171,10 @@ def write_text(text: str, path: Path) -> None:
     Raises
     ------
     InputError
-        If the system refuses; an older file is untouched then.
+        If the file cannot be written; an existing file is then left unchanged.
     """
     with writing(path) as temporary:
-        # Half a surrogate pair, which a name may have, has no place in UTF-8.
+        # A name may contain half of a surrogate pair, which UTF-8 cannot encode.
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 

@@ -37,7 +37,7 @@ FINGERPRINT_ROWS = 8
 
 def check_is_adata(adata: Any, argument: str = "adata") -> None:
     """Require an AnnData."""
-    if not issubclass(type(adata), AnnData):  # scvi-tools' adapter of collections passes for an instance
+    if not issubclass(type(adata), AnnData):  # scvi-tools' adapter for collections passes as an instance
         hint = "Read one with `anndata.read_h5ad(path)`, or create one from counts with `anndata.AnnData(counts)`."
         if "Collection" in type(adata).__name__:
             hint = (
@@ -133,7 +133,7 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
 
 
 def holds_counts(block: sp.csr_matrix) -> bool:
-    """Fast test of float32 rows: True means that they pass `check_counts`, False that it has to be called."""
+    """Fast test of float32 rows: True means that they pass `check_counts`, False that it must be called."""
     values = block.data
     # negative numbers, NaN and infinity have larger bit patterns than the largest count
     bits = values.view(np.uint32)

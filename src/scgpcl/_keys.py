@@ -1,4 +1,4 @@
-"""Every AnnData, registry and metric name the package uses, once."""
+"""Every AnnData, registry and metric name that the package uses, each defined once."""
 
 from typing import Final
 
@@ -22,11 +22,11 @@ NAME: Final = "scgpcl_name"
 #: Stem of the columns of levels of the tree, followed by the number of clusters.
 LEVEL: Final = "scgpcl_level_"
 
-# maps by scanpy, under its own names
+# scanpy's maps, under the names that scanpy uses
 UMAP: Final = "X_umap"
 TSNE: Final = "X_tsne"
 
-# name of cells whose confidence is too low, where a least confidence is asked for
+# name of cells whose confidence is below the minimum, if one is given
 UNASSIGNED: Final = "unassigned"
 #: Stem of the names of clusters that fit none of the labelled types.
 NEW: Final = "new"

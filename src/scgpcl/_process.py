@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def held() -> Iterator[None]:
     """Use the number of threads set by the user and single precision in torch, and restore both settings at the end.
 
-    Where numba shares torch's OpenMP library, its first parallel loop raises the threads of torch to all processors. On a
-    busy machine steps then take several times as long, and sums are rounded differently from one call to the next.
-    A lower limit, such as one of threadpoolctl, stays. Also a decorator.
+    If numba shares torch's OpenMP library, its first parallel loop lets torch use all processors. On a busy machine,
+    steps then take several times as long, and sums are rounded differently from one call to the next.
+    A lower limit, such as one set by threadpoolctl, is kept. Can also be used as a decorator.
     """
     threads = min(torch.get_num_threads(), _threads_set())
     dtype = torch.get_default_dtype()
@@ -32,6 +32,6 @@ def held() -> Iterator[None]:
 
 
 def _threads_set() -> int:
-    """Number of threads last set through torch: a new thread starts with it, whatever others did to this one."""
+    """Number of threads last set through torch: a new thread starts with it, whatever the setting of this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(torch.get_num_threads).result()

@@ -27,8 +27,8 @@ def cpu_generator(seed: int, *stream: int) -> torch.Generator:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global state inside the block, and restore the user's state afterwards.
 
-    For code that draws from the global state and takes no generator: the initialisation of layers, and libraries that
-    draw where they need not.
+    For code that draws from the global state and takes no generator, such as the initialisation of layers, and
+    libraries that draw without need.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

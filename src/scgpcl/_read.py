@@ -25,21 +25,21 @@ logger = logging.getLogger(__name__)
 
 #: What can be read, for messages.
 FORMATS = "an h5ad, zarr, loom, 10x .h5, csv or tsv file, or a folder with matrix.mtx"
-#: Layer that is looked at first, and where values go that gave way to counts.
+#: Layer that is checked first, and layer to which values are moved if counts replace them.
 COUNTS, FORMER = "counts", "X"
 #: Column of ``obs`` with the file that a cell comes from.
 BATCH = "batch"
-#: Rows of a matrix that are looked at.
+#: Number of rows of a matrix that are checked.
 SAMPLED_ROWS = 1000
-#: Rows of a table that are read at a time.
+#: Number of rows of a table that are read at a time.
 TABLE_ROWS = 500
-#: Folders of Cell Ranger that do not name a sample.
+#: Names of Cell Ranger folders that do not identify a sample.
 CELL_RANGER = re.compile(
     r"outs|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces)|count|GRCh38|hg19|mm10", re.IGNORECASE
 )
 TABLE = re.compile(r"\.(csv|tsv|tab|txt)(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
 MATRIX = re.compile(r"^(.*)matrix\.mtx(\.gz)?$")
-#: Names that tell genes from cells: accession numbers, genes of the mitochondria and the ribosome, a few found in most cells.
+#: Names that distinguish genes from cells: accessions, mitochondrial and ribosomal genes, a few found in most cells.
 GENE = re.compile(
     r"(ENS[A-Z]*G\d{6,}.*|FBGN\d{7}|WBGENE\d{8}|MT-[A-Z0-9]+|RP[LS]\d+[AXYL]?\d*"
     r"|ACTB|GAPDH|B2M|MALAT1|TMSB4X|EEF1A1|FTL1?|FTH1|UBC|TPT1|HSPA8|CD74|VIM)",
@@ -57,9 +57,9 @@ def read(
 ) -> AnnData:
     """Read counts from a file or folder in any common format; ``X`` of the result holds the counts.
 
-    Supported formats are h5ad, zarr, loom, the HDF5 files and ``matrix.mtx`` folders of Cell Ranger (version 2 or 3, compressed
-    or not), and csv or tsv tables. Features other than genes are not read. Repeated names of genes or cells are made unique with
-    a number.
+    Supported formats are h5ad, zarr, loom, the HDF5 files and ``matrix.mtx`` folders of Cell Ranger (version 2 or 3,
+    compressed or not), and csv or tsv tables. Features other than genes are not read. Repeated names of genes or cells
+    are made unique by appending a number.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def read(
     Returns
     -------
     The cells. Without ``layer`` and ``raw``, the counts are taken from the first of ``layers["counts"]``, ``X`` and ``raw``
-    that holds whole numbers of zero or more, and the choice is logged at level INFO. If ``X`` held other values,
+    that holds non-negative whole numbers, and the choice is logged at level INFO. If ``X`` held other values,
     they are moved to ``layers["X"]``, or dropped if ``raw`` has other genes.
 
     Raises
@@ -84,7 +84,7 @@ def read(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, has another format or holds no counts, or if it is unclear where its genes are.
+        If the file is damaged, is in another format or holds no counts, or if it is unclear where its genes are.
 
     Examples
     --------
@@ -114,18 +114,18 @@ def read_files(
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
 ) -> Found:
-    """Read files or folders that exist, with unique names; of several, the counts are joined.
+    """Read existing files or folders and make names unique; the counts of several inputs are joined.
 
     Raises
     ------
     InputError
-        If one cannot be read or has no counts, or they have no gene in common.
+        If an input cannot be read or has no counts, or if the inputs have no gene in common.
     """
     import anndata as ad
 
     parts: dict[str, AnnData] = {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* names are not unique")  # they are made so
+        warnings.filterwarnings("ignore", message=".* names are not unique")  # they are made unique here
         for path in paths:
             for name, adata in _samples(path, genes=genes):
                 unique = name if name not in parts else f"{name} ({len(parts) + 1})"
@@ -182,7 +182,7 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
         yield path.name.split(".")[0], _read_zarr(path)
     else:
         files = sorted(file for file in path.glob("**/*matrix.mtx*") if MATRIX.match(file.name))
-        # Cell Ranger's folder of a whole run has the unfiltered matrix beside the filtered one
+        # Cell Ranger's folder for a whole run contains the unfiltered matrix beside the filtered one
         files = [file for file in files if "raw" not in file.parent.name.lower()] or files
         if not files:
             msg = f"Expected {FORMATS}, found a folder without any at {path}."
@@ -223,7 +223,7 @@ def _read_file(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnDa
 
 @contextmanager
 def _reading(what: str, path: Path) -> Iterator[None]:
-    """Convert any error of a reader about a damaged or unsupported file to a single kind of error."""
+    """Convert any error that a reader raises for a damaged or unsupported file to a single type of error."""
     try:
         yield
     except InputError:
@@ -301,7 +301,7 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
     with _reading("a table of counts", path):
         lines = pd.read_csv(path, header=None, sep="\x00", nrows=2, dtype=str, quoting=3, engine="python")[0].tolist()
         separator = Counter(char for char in lines[0] if char in ",\t; ").most_common(1)[0][0]
-        # R leaves the corner out, which pandas understands when no column is named as index
+        # R leaves out the corner, which pandas handles if no index column is given
         corner = len(lines) > 1 and lines[0].count(separator) == lines[1].count(separator)
         blocks, rows = [], []
         with pd.read_csv(path, sep=separator, index_col=0 if corner else None, chunksize=TABLE_ROWS) as reader:
@@ -349,7 +349,7 @@ def _with_unique_names(adata: AnnData, name: str) -> AnnData:
         names = getattr(adata, f"{axis}_names")
         if not names.is_unique:
             logger.info(
-                "%d names of %s in %s occur more than once and got a number.", names.duplicated().sum(), what, name
+                "%d names of %s in %s occur more than once and were numbered.", names.duplicated().sum(), what, name
             )
             getattr(adata, f"{axis}_names_make_unique")()
     return adata
@@ -364,15 +364,15 @@ class Counts(NamedTuple):
 
 
 def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> Counts:
-    """Counts of an AnnData: where the caller says, or the first of ``layers["counts"]``, ``X`` and ``raw`` with whole numbers.
+    """Find the counts: as specified, or the first of ``layers["counts"]``, ``X`` and ``raw`` with whole numbers.
 
-    Counts in ``raw`` go to ``layers["counts"]`` of the AnnData if it has the same genes; otherwise those of ``raw`` take the
-    place of its genes.
+    Counts in ``raw`` are stored in ``layers["counts"]`` of the AnnData if it has the same genes; otherwise its genes
+    are replaced by those of ``raw``.
 
     Raises
     ------
     InputError
-        If they are nowhere, or a place that was named does not exist.
+        If there are no counts, or a specified place does not exist.
     """
     if layer is not None and raw:
         msg = "Expected `layer` or `raw`, found both. Choose one."

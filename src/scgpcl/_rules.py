@@ -10,14 +10,14 @@ import numpy as np
 
 Rule = Callable[[Any, str], Any]
 
-#: Names listed in a message before it is cut.
+#: Maximum number of names listed in a message.
 MAX_NAMES = 5
 #: Largest seed that numpy, torch and scanpy all accept.
 MAX_SEED = 2**32 - 1
 
 
 def listed(names: Any) -> str:
-    """Join names to text; if there are many, give the first ones and the total number."""
+    """Join names into text; if there are many, give the first ones and the total number."""
     names = [str(name) for name in names]
     text = ", ".join(repr(name) for name in names[:MAX_NAMES])
     return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
@@ -70,7 +70,7 @@ def either(word: str | None, rule: Rule) -> Rule:
 
 
 def several(rule: Rule, example: str) -> Rule:
-    """A tuple or list of at least one value, all with the same rule."""
+    """A tuple or list of at least one value, all subject to the same rule."""
 
     def check_each(value: Any, shown: str) -> tuple[Any, ...]:
         if not isinstance(value, tuple | list) or not value:

@@ -42,7 +42,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PRESETS = {"default": {"model": {}, "train": {}}, "paper": presets.PAPER}
-#: Cells of which a UMAP is computed although no figure is requested.
+#: Maximum number of cells for which a UMAP is computed if no figure is requested.
 MAX_MAP_CELLS = 100_000
 COUNTS = "counts"
 CELL_TYPE = "cell_type"
@@ -81,7 +81,7 @@ def cluster_file(
 
     Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
     are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
-    requested. Nothing is written if a path, the file or an option is refused (``InputError``). If only the cells are
+    requested. Nothing is written if a path, the file or an option is invalid (``InputError``). If only the cells are
     written, large counts in ``X`` of a single h5ad file stay on disk.
     """
     check_output_path(output_path, input_paths)
@@ -177,7 +177,7 @@ def map_file(
 ) -> Result:
     """Label the cells of files with a saved model and write them, with the results, to an h5ad file.
 
-    Options are those of ``scgpcl map``. Nothing is written if a path, the model, the files or an option is refused
+    Options are those of ``scgpcl map``. Nothing is written if a path, the model, the files or an option is invalid
     (``InputError``).
     """
     check_output_path(output_path, input_paths)
@@ -202,8 +202,8 @@ def cut_file(
 ) -> Result:
     """Label cells with another level of the tree of a saved model, and write them to an h5ad file.
 
-    Options are those of ``scgpcl cut``. Without files, the cells are those that were saved with the model. The model stays as it is.
-    Nothing is written if a path, the model, the files or an option is refused (``InputError``).
+    Options are those of ``scgpcl cut``. Without files, the cells saved with the model are used. The model is not
+    changed. Nothing is written if a path, the model, the files or an option is invalid (``InputError``).
     """
     if (n_clusters is None) == (support is None):
         msg = "Expected either --n-clusters or --support, found {}. Pass one of them.".format(
@@ -226,10 +226,10 @@ def subcluster_file(
     min_confidence: float | None = None,
     force: bool = False,
 ) -> Result:
-    """Divide one cluster of a saved model on genes of its own, and write the labelled cells to an h5ad file.
+    """Divide one cluster of a saved model using its own genes, and write the labelled cells to an h5ad file.
 
-    Options are those of ``scgpcl subcluster``. Without files, the cells are those that were saved with the model, which stays as it is.
-    Nothing is written if a path, the model, the files, the cluster or an option is refused (``InputError``).
+    Options are those of ``scgpcl subcluster``. Without files, the cells saved with the model are used. The model is not
+    changed. Nothing is written if a path, the model, the files, the cluster or an option is invalid (``InputError``).
     """
     model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
     divide = lambda query: model.subcluster(cluster, n, adata=query, min_confidence=min_confidence)
@@ -239,7 +239,7 @@ def subcluster_file(
 def _model_and_cells(
     model_path: Path, input_paths: Sequence[Path], output_path: Path, *, layer: str | None, force: bool
 ) -> tuple[SCGPCL, Found]:
-    """A saved model, and the cells of files, or those that were saved with it."""
+    """A saved model, and the cells from files or those saved with the model."""
     own = model_path / DATA_NAME
     check_output_path(output_path, input_paths or [path for path in (own,) if path.exists()])
     check_free([output_path], force=force)
@@ -263,7 +263,7 @@ def _loaded(path: Path) -> SCGPCL:
 
 
 def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.AnnData], None]) -> Result:
-    """Let a function label the cells of files, as its model expects them, and write them."""
+    """Label the cells of files with a function, in the form that the model expects, and write them."""
     whole, (adata, layer, _), _ = found
     counts, own = counts_of(adata, layer), model.registration.layer
     query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
@@ -280,7 +280,7 @@ def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.A
 
 
 def _refused(call: Callable[[], T]) -> T:
-    """Result of a call whose errors are those of the input."""
+    """Result of a call; its errors are attributed to the input."""
     try:
         return call()
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -289,7 +289,7 @@ def _refused(call: Callable[[], T]) -> T:
 
 
 def _with_names(table: pd.DataFrame, named: pd.Series | None) -> pd.DataFrame:
-    """The table of clusters with their names after the clusters, if they were named."""
+    """The table of clusters, with their names in the second column if they were named."""
     if named is not None:
         table.insert(1, "name", named.loc[table["cluster"]].to_numpy())
     return table
@@ -307,7 +307,7 @@ def _store_map(adata: ad.AnnData, *, seed: int, most: int | None = None) -> None
 
 
 def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
-    """Copy what clustering has added to ``source``, which has the genes of ``raw``, to the AnnData that ``raw`` is of."""
+    """Copy what clustering added to ``source``, with the genes of ``raw``, to the AnnData that ``raw`` belongs to."""
     for name in ("obs", "obsm", "uns"):
         mine, theirs = getattr(source, name), getattr(target, name)
         for key in [key for key in mine if key not in theirs or str(key).startswith((_keys.STEM, _keys.LATENT))]:
@@ -342,7 +342,7 @@ def demo(out_dir: Path, *, seed: int = 0, force: bool = False, progress: bool = 
 def _described(
     adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
-    """Table of clusters, marker genes and figures, for the folder and the page alike."""
+    """Table of clusters, marker genes and figures, for both the folder and the page."""
     logger.info("Ranking marker genes; mitochondrial and ribosomal genes are not shown.")
     markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
     genes = {} if markers is None else tl.top_markers(markers, skip_mt_ribo=True)
@@ -365,7 +365,7 @@ def _fit(
     preset: str,
     progress: bool,
 ) -> tuple[SCGPCL, float]:
-    """Train a model, which annotates ``adata``, also with levels of its tree and stability; also returns the seconds this took."""
+    """Train a model and annotate ``adata``, also with levels and stability; returns the model and the seconds taken."""
     _check_options(adata, n_clusters, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
@@ -395,7 +395,7 @@ def _forget_registration(adata: ad.AnnData, *, kept: Collection[str] = ()) -> No
 
 
 def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> None:
-    """Write a column of obs for each level that the tree has; the other levels are only warned of, after the training."""
+    """Write a column of obs for each level that the tree has; only warn about the others, because training is done."""
     tree = cast("pd.DataFrame", model.get_tree())
     known = set(tree["n_clusters"])
     missing = [level for level in levels if level not in known]
@@ -406,13 +406,13 @@ def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> No
             max(known),
         )
     for name in {f"{_keys.LEVEL}{level}" for level in missing} & set(adata.obs):
-        del adata.obs[name]  # of an earlier run
+        del adata.obs[name]  # from an earlier run
     for level, labels in model.get_levels([level for level in levels if level in known]).items():
         adata.obs[f"{_keys.LEVEL}{level}"] = labels
 
 
 def _check_levels(levels: Sequence[int]) -> None:
-    """Refuse levels that no tree has."""
+    """Reject levels that no tree can have."""
     if any(level < 1 for level in levels):
         msg = (
             f"Expected --levels of at least 1, found {min(levels)}. Pass numbers of clusters, such as --levels 5,10,20."
@@ -421,7 +421,7 @@ def _check_levels(levels: Sequence[int]) -> None:
 
 
 def _check_options(adata: ad.AnnData, n_clusters: int | None, *, batch_key: str | None) -> None:
-    """Refuse options that do not fit the file; the model would refuse them too, in terms of Python arguments."""
+    """Reject options that do not fit the file; the model would reject them too, but in terms of Python arguments."""
     if batch_key is not None and batch_key not in adata.obs:
         names = ", ".join(repr(str(name)) for name in adata.obs) or "none"
         msg = f"Expected --batch-key {batch_key!r} to be a column of obs, found columns {names}. Name one of these."

@@ -121,7 +121,7 @@ def cluster(
     ] = None,
     stability: Annotated[
         bool,
-        typer.Option("--stability", help="Also say how well each cluster holds when molecules or cells are left out."),
+        typer.Option("--stability", help="Also report how stable clusters are when molecules or cells are left out."),
     ] = False,
     preset: Annotated[Preset, typer.Option(help="Configuration: default, or as published.")] = Preset.default,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
@@ -220,18 +220,18 @@ def cut(
     n_clusters: Annotated[int | None, typer.Option("--n-clusters", "--n", help="Number of clusters.")] = None,
     support: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Make every split with at least this support, in place of a number."),
+        typer.Option(min=0, max=1, help="Make every split with at least this support, instead of giving a number."),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
     min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Label cells with another number of clusters of a saved model, without training, and write them to an h5ad file.
 
-    Takes a level of the tree of clusters that training makes. Load only models you trust, or those saved with safe=True.
+    Uses a level of the tree of clusters built by training. Load only models you trust, or those saved with safe=True.
     """
     _check_inputs(inputs or [])
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -265,16 +265,16 @@ def subcluster(
         ),
     ] = None,
     n: Annotated[int | None, typer.Option(help="Number of parts; estimated by default.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; found by their values by default.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
     min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Name cells of less confidence unassigned.")
+        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Divide one cluster of a saved model on genes chosen from its cells, and write the cells to an h5ad file.
+    """Divide one cluster of a saved model using genes chosen from its cells, and write the cells to an h5ad file.
 
-    The other clusters stay as they are, and so does the model. Load only models you trust, or those saved with safe=True.
+    The other clusters and the model are not changed. Load only models you trust, or those saved with safe=True.
     """
     _check_inputs(inputs or [])
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -351,7 +351,7 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str | None) -> list[int]:
-    """Whole numbers of a list with commas, each once."""
+    """Distinct whole numbers of a comma-separated list."""
     words = [] if text is None else _words(text)
     if text is not None and not (words and all(word.isdecimal() for word in words)):
         _refuse(
@@ -390,7 +390,7 @@ def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def _check_inputs(paths: list[Path]) -> None:
-    """Refuse a missing file or folder before anything heavy is imported."""
+    """Reject a missing file or folder before anything heavy is imported."""
     from scgpcl._read import FORMATS
 
     for path in paths:
@@ -405,7 +405,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _for_shell(message: str) -> str:
-    """Replace Python arguments by options: "Pass ``layer=None``" becomes "Leave out --layer"."""
+    """Replace Python arguments with options: "Pass ``layer=None``" becomes "Leave out --layer"."""
 
     def option(match: re.Match[str]) -> str:
         name, value = match[1], match[2] or ""
@@ -429,7 +429,7 @@ def _command() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     # turn SIGTERM into an exception, so that unfinished files are removed
     before = signal.signal(signal.SIGTERM, _end) if main else None
-    # Lightning talks of devices, and scvi-tools of a file that need not be downloaded
+    # Lightning reports devices, and scvi-tools a file that need not be downloaded
     levels = {one: one.level for one in map(logging.getLogger, ("lightning.pytorch", "scvi.data._download"))}
     for one in levels:
         one.setLevel(logging.ERROR)

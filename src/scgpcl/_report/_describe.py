@@ -38,7 +38,7 @@ def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFra
 
 
 def stability_of(adata: ad.AnnData, key: str) -> pd.DataFrame | None:
-    """Stored stability of the clusters that cells are in, in the order of the categories; None without one of all of them."""
+    """Stored stability of the non-empty clusters, in the order of the categories; None unless it covers all of them."""
     stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories().cat.categories.astype(str)
     return None if stability is None or not clusters.isin(stability.index).all() else stability.loc[clusters]
@@ -89,9 +89,9 @@ def figures(
     names: Collection[str] = FIGURES,
     positions: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """PNG files of those of ``names`` that apply; ``adata`` and the user's matplotlib state are not changed.
+    """PNG files of the figures in ``names`` that apply; ``adata`` and the user's matplotlib state are not changed.
 
-    ``positions`` (n_cells, 2) are those of the map, if it has been made already.
+    ``positions`` (n_cells, 2) are those of the map, if it already exists.
     """
     import matplotlib.pyplot as plt
 

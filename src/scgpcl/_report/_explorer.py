@@ -1,4 +1,4 @@
-"""What the page's map works on: positions, values and names of cells, and sums over groups of them, packed for a browser."""
+"""Data of the page's map: positions, values and names of cells, and sums over groups of cells, packed for a browser."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Cells on the map; of more, a random part is drawn.
+#: Maximum number of cells on the map; larger data sets are sampled at random.
 MAX_CELLS = 200_000
-#: Marker genes of a cluster that can be drawn, and that are listed for it; fewer where all cells and genes of the page would
+#: Number of marker genes of a cluster that are listed and can be drawn; fewer if all cells and genes of the page would
 #: give more values than this.
 N_MARKERS, MAX_VALUES = 8, 25_000_000
-#: Groups of a column of ``obs`` that can be told apart.
+#: Maximum number of groups of a column of ``obs`` that can be told apart.
 MAX_GROUPS = 100
-#: Neighbours of a cell, cells whose neighbours are searched, and cells among which they are searched.
+#: Neighbours of a cell, cells whose neighbours are searched for, and cells among which they are searched for.
 N_NEIGHBORS, N_ASKED, N_SEARCHED = 15, 4000, 40_000
 #: Counts per cell after normalisation, as in the ranking of markers.
 TARGET_SUM = 1e4
-#: Steps of a colour scale, and of a gene.
+#: Number of steps of a colour scale, and of the values of a gene.
 N_COLORS = 64
 DOUBLET_SCORE = "doublet_score"
 
 
 class Level(NamedTuple):
-    """One division of the cells: name, groups of text, code of each cell (-1: none), colours and markers of the groups."""
+    """One division of the cells: name, groups as text, code of each cell (-1: none), colours and markers of groups."""
 
     name: str
     groups: list[str]
@@ -278,7 +278,7 @@ def _listed(markers: pd.DataFrame | None, groups: list[str], n_markers: int) -> 
 
 
 def _inherited(pairs: pd.Series, colors: list[str], n_groups: int) -> list[str]:
-    """Colour of each group of a level: that of the cluster most of its cells are in, paler for each further group of it."""
+    """Colour of each group of a level: that of the cluster with most of its cells, paler for each further group."""
     most = pairs.reset_index(name="n").sort_values(["n", "level"], ascending=[False, True]).drop_duplicates("level")
     most = most[most["own"] >= 0]
     result = ["#808080"] * n_groups
@@ -312,7 +312,7 @@ def _links(adata: ad.AnnData, atoms: np.ndarray, n_atoms: int, rng: np.random.Ge
     for atom, cells in enumerate(asked):
         near = searched[index.kneighbors(latent[cells], return_distance=False)]
         others = near != cells[:, None]
-        others[others.all(1), -1] = False  # the cell itself was not among those searched, or behind its copies
+        others[others.all(1), -1] = False  # the cell itself was not among those searched, or came after its copies
         links[atom] = np.bincount(atoms[near[others]], minlength=n_atoms) * sizes[atom] / len(cells)
     return links
 
@@ -367,7 +367,7 @@ def _number(
 
 
 def _groups(adata: ad.AnnData, column: str, caption: str, shown: np.ndarray, member: sp.csr_matrix) -> dict[str, Any]:
-    """Groups of the drawn cells, 0 for cells without one, and cells of each in ``member``; of very many, the largest only."""
+    """Groups of the drawn cells, 0 for cells without one, and cells of each in ``member``; the largest if very many."""
     groups = categories_of(adata, column)
     names = list(groups.cat.categories)
     colors = [to_hex(color) for color in (colors_of(adata, column)[name] for name in names)]
@@ -401,7 +401,7 @@ def _columns(matrix: sp.csc_matrix) -> Iterable[tuple[np.ndarray, np.ndarray, in
 
 
 def _dense(column: tuple[np.ndarray, np.ndarray, int]) -> tuple[float, np.ndarray]:
-    """Largest value of a gene, and the gene in a few steps of it; a value above zero is never 0. Zeros compress to little."""
+    """Largest value of a gene, and its values in a few steps, with 0 only for zeros. Zeros compress well."""
     rows, values, n_cells = column
     result = np.zeros(n_cells, dtype=np.uint8)
     high = float(values.max()) if len(values) else 0.0
@@ -419,5 +419,5 @@ def _packed(values: np.ndarray | str) -> str:
 
 
 def _scale(name: str, low: float, high: float) -> list[str]:
-    """Colours of a scale of matplotlib, between two places on it."""
+    """Colours of a matplotlib scale, between two points on it."""
     return [to_hex(color) for color in colormaps[name](np.linspace(low, high, N_COLORS))]

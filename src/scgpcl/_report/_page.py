@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Characters of a name on the page.
+#: Maximum number of characters of a name on the page.
 MAX_LENGTH = 80
 #: Packages whose versions are listed.
 SOFTWARE = ("scgpcl", "scvi-tools", "scanpy", "anndata", "torch", "numpy")
-#: Figures on the page; the explorer stands for the other maps.
+#: Figures on the page; the explorer replaces the other maps.
 ON_PAGE = ("umap", "comparison", "markers", "history")
 #: CSS pixels per inch.
 CSS_DPI = 96

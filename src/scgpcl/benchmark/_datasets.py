@@ -68,7 +68,7 @@ def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
 
 
 def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
-    """Column of ``obs`` as text, shape (n_cells,); refused if it is missing or has missing values."""
+    """Column of ``obs`` as text, shape (n_cells,); an error if it is missing or has missing values."""
     if key not in obs:
         msg = f"Expected {what} in `obs[{key!r}]`, found the columns {list(map(str, obs.columns))}."
         raise InputError(msg)

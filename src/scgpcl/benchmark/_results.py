@@ -30,7 +30,7 @@ class Table:
     """A CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
 
     ``keys`` are the columns that identify a task; all rows of a task are added together. Columns in ``text`` have no missing values,
-    those in ``whole`` are whole numbers, other keys too; all others are float64.
+    those in ``whole`` and the other keys are whole numbers; all others are float64.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Table:
         self.types |= dict.fromkeys(whole, "Int64") | dict.fromkeys(self.text, "str")
 
     def read(self) -> pd.DataFrame:
-        """All rows, in the order of their addition; any other file is refused."""
+        """All rows, in the order in which they were added; any other file is rejected."""
         if not self.path.exists():
             return self._typed(pd.DataFrame(columns=self.columns))
         try:
@@ -110,7 +110,7 @@ class Folder:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 
     def read(self) -> pd.DataFrame:
-        """The table of runs, in the order in which they finished; any other file is refused."""
+        """The table of runs, in the order in which they finished; any other file is rejected."""
         return self.table.read()
 
     def add(self, row: Mapping[str, Any]) -> None:

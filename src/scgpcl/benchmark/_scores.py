@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Cells whose silhouette is computed; more would need too much time.
+#: Maximum number of cells for which the silhouette is computed; more would take too long.
 MAX_CELLS = 5000
 BIO = ["silhouette_label", "clisi", "kmeans_nmi", "kmeans_ari", "leiden_nmi", "leiden_ari"]
 BATCH = ["isolated_labels", "silhouette_batch", "ilisi", "kbet", "graph_connectivity", "pcr_comparison"]
@@ -45,8 +45,8 @@ def score(types: np.ndarray, outcome: Outcome) -> dict[str, float]:
 def silhouette(latent: np.ndarray | None, types: np.ndarray) -> float:
     """Mean Euclidean silhouette of the types in the latent space (n_cells, n_latent).
 
-    Larger data sets are subsampled to the same 5000 random cells. NaN without a latent space, or if there is one type or every
-    cell has its own.
+    Larger data sets are subsampled to the same 5000 random cells. NaN without a latent space, or if there is only one
+    type or every cell has its own.
     """
     if latent is None:
         return float("nan")

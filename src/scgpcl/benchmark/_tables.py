@@ -33,10 +33,10 @@ def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame
 def method_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per method, over the data sets for which it has a result.
 
-    Columns: ``sets``; ``ari``, ``nmi``, ``acc`` (means over data sets of the means over seeds); ``seed_sd`` (mean over data sets of
-    the standard deviation of ARI over seeds); ``wins`` (data sets on which no method has a higher mean ARI; ties all count);
-    ``worst`` and ``worst_set`` (lowest difference in mean ARI from ``pca-kmeans`` on one data set); ``seconds`` and ``memory_mb``
-    (means over data sets); ``failed`` (number of runs).
+    Columns: ``sets``; ``ari``, ``nmi``, ``acc`` (means over data sets of the means over seeds); ``seed_sd`` (mean over
+    data sets of the standard deviation of ARI over seeds); ``wins`` (data sets on which no method has a higher mean
+    ARI; all ties count); ``worst`` and ``worst_set`` (lowest difference in mean ARI from ``pca-kmeans`` on one data
+    set); ``seconds`` and ``memory_mb`` (means over data sets); ``failed`` (number of runs).
     """
     mean, std = by_set(table, "ari")
     result = pd.DataFrame(index=pd.Index(list(dict.fromkeys(table["method"])), name="method"))

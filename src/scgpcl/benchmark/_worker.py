@@ -68,7 +68,7 @@ def serve(link: Connection, job: Job) -> None:
 
 
 def _run(job: Job) -> Outcome:
-    """Call the method between two readings of clock and memory."""
+    """Call the method between two readings of the clock and the memory."""
     warnings.simplefilter("ignore")
     _limit_threads(job.threads)
     method = load(job.source)

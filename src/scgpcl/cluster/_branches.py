@@ -19,7 +19,7 @@ class Branches(NamedTuple):
     centers
         Shape (n_leaves, n).
     cluster
-        Cluster that each lies in, int64, shape (n_leaves,).
+        Cluster that each leaf belongs to, int64, shape (n_leaves,).
     temperature
         See :func:`scgpcl.nn.soft_assign`.
     """
@@ -29,10 +29,10 @@ class Branches(NamedTuple):
     temperature: float
 
     def probability(self, q: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """Probabilities of the leaves, (n_cells, n_leaves): those of the clusters (n_cells, n_clusters), shared out.
+        """Probabilities of the leaves, (n_cells, n_leaves): those of the clusters (n_cells, n_clusters), divided up.
 
-        The vectors are of shape (n_cells, n). In double precision, so that the result does not depend on which other
-        cells are assigned along with a cell.
+        The vectors have shape (n_cells, n). In double precision, so that the result for a cell does not depend on which
+        other cells are assigned with it.
         """
         found = torch.zeros(len(z), len(self.centers), dtype=torch.float64)
         for cluster in self.cluster.unique().tolist():
@@ -73,7 +73,7 @@ def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *,
 def calibrated(branches: Branches, first: Tensor, second: Tensor, labels: Tensor, *, alpha: float) -> Branches:
     """Return a copy with the temperature at which one half of a cell's molecules predicts the leaf found from the other half.
 
-    Vectors of both halves (n_cells, n), and the cluster of each cell (n_cells,), which is taken as known.
+    Takes the vectors of both halves (n_cells, n), and the cluster of each cell (n_cells,), which is taken as known.
     """
     q = torch.nn.functional.one_hot(labels, int(branches.cluster.max()) + 1)
     both = [branches.probability(q, z, alpha) for z in (first, second)]

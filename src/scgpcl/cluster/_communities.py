@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 #: Neighbours of a cell in the graph, as in scanpy.
 N_NEIGHBORS = 15
-#: Partitions tried on the way to each number, and the range of resolutions.
+#: Number of partitions tried to reach each number of communities, and the range of resolutions.
 N_STEPS = 4
 LOW, HIGH = 1e-3, 20.0
 #: Iterations of one Leiden run, as scanpy recommends.
 N_ITERATIONS = 2
-#: Cosines in memory at a time.
+#: Number of cosines in memory at a time.
 BLOCK_COSINES = 4_000_000
 
 
 def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
-    """Positions of the cells with the largest cosine to each cell, without itself, (n_cells, n_neighbors)."""
+    """Positions of the cells with the largest cosine to each cell, excluding itself, (n_cells, n_neighbors)."""
     unit = normalize(x, dim=1)
     transpose = unit.t().contiguous()
     found = []
@@ -55,7 +55,7 @@ def communities(graph: igraph.Graph, numbers: Sequence[int], *, seed: int) -> np
     """Leiden partitions with given numbers of communities, int64, shape (n_numbers, n_cells).
 
     The logarithm of the resolution is bisected, for each number between the closest resolutions tried before. If the number
-    is not hit, the closest partition is returned.
+    is not reached, the closest partition is returned.
     """
     found: dict[float, np.ndarray] = {}
     sizes: dict[float, int] = {}

@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 #: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
 POWERS = (0.0, 0.5, 1.0)
-#: Power of the support that is learnt, which leaves little beside the largest, and the smallest share of it.
+#: Power of the support that is learned, which leaves little besides the largest entry, and the smallest share of it.
 SHARPNESS, LEAST_TARGET = 32, 1e-6
-#: Numbers of groups of the partitions, and the factor by which they go on for more clusters than the largest.
+#: Numbers of groups of the partitions, and the factor by which they continue if the number of clusters is larger.
 NUMBERS = (2, 3, 5, 8, 12, 19, 30)
 GROWTH = 1.6
-#: Cells that a group of a partition must have on average, so that few cells are not torn to pieces.
+#: Minimum number of cells in a group of a partition, on average, so that small data sets are not divided too finely.
 CELLS_PER_GROUP = 15
-#: Restarts of each k-means where all partitions have the same number of groups.
+#: Restarts of each k-means if all partitions have the same number of groups.
 N_INIT = 5
-#: Cells that the tree is built on; the others follow the clusters they agree with most.
+#: Maximum number of cells from which the tree is built; the others join the clusters they agree with most.
 MAX_LINKED = 2000
-#: Smallest share of the linked cells that makes a cluster of its own, and the smallest number.
+#: Smallest share of the linked cells that forms a separate cluster, and the smallest number.
 MIN_SHARE, MIN_CELLS = 0.0025, 3
 
 
 def numbers_of_groups(n_cells: int, n_clusters: int) -> list[int]:
-    """Numbers of groups to partition cells into; they depend on that of the clusters only where it is larger than them."""
+    """Numbers of groups to partition cells into; they depend on the number of clusters only if it exceeds them."""
     found = list(NUMBERS)
     while found[-1] < n_clusters:
         found.append(round(GROWTH * found[-1]))
@@ -57,7 +57,7 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
     r"""Cluster by evidence accumulation (Fred and Jain 2005).
 
     Two cells are as similar as the share of the partitions that put them together. The cells of each draw are partitioned
-    into two groups, into many, and into numbers between these, so the evidence does not depend on the number of clusters.
+    into two groups, into many, and into numbers in between, so the evidence does not depend on the number of clusters.
     The clusters are found by average linkage of this similarity, cut so that ``n_clusters`` clusters with more than a
     handful of cells remain. A split that is found by only one method or in only one draw of the molecules is outvoted,
     regardless of the size of the group.
@@ -80,7 +80,7 @@ def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
 
 
 def targets(support: Tensor) -> Tensor:
-    """Support as it is learnt, (n_cells, n_clusters): the largest cluster first, and sharpened; rows sum to one."""
+    """Support as it is learned, (n_cells, n_clusters): sharpened, with the largest cluster first; rows sum to one."""
     n_clusters = support.shape[1]
     support = support[:, torch.bincount(support.argmax(1), minlength=n_clusters).argsort(descending=True, stable=True)]
     return sharpened(support)
@@ -94,7 +94,7 @@ def sharpened(support: Tensor) -> Tensor:
 
 
 class Evidence(NamedTuple):
-    """Partitions of the same cells (n_partitions, n_cells), the linked ones, and the share that separates two of these."""
+    """Partitions of the same cells (n_partitions, n_cells), linked cells, and the share that separates two of these."""
 
     labels: Tensor
     linked: Tensor
@@ -128,7 +128,7 @@ class Evidence(NamedTuple):
             table = torch.zeros(int(each.max()) + 1, n_clusters)
             table.index_put_((each[self.linked], clusters), torch.ones(()), accumulate=True)
             support += (table / size)[each]
-        support[support.sum(1) == 0] = 1.0  # a cell whose companions were never linked supports all clusters alike
+        support[support.sum(1) == 0] = 1.0  # a cell whose companions were never linked supports all clusters equally
         return support / support.sum(1, keepdim=True)
 
     def memberships(self) -> np.ndarray:
@@ -146,7 +146,7 @@ def distances(labels: Tensor) -> np.ndarray:
 
 
 def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
-    """Cut the tree where ``n_clusters`` groups are large enough; smaller ones join the nearest of these, int64."""
+    """Cut the tree so that ``n_clusters`` groups are large enough; smaller ones join the nearest of these, int64."""
     merges = average(distance)
     n_cells = len(merges) + 1
     least = min(smallest_group(n_cells), n_cells // n_clusters)
@@ -172,7 +172,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
 
 
 def smallest_group(n_cells: int) -> int:
-    """Fewest linked cells that make a group of their own."""
+    """Minimum number of linked cells that form a separate group."""
     return max(MIN_CELLS, round(MIN_SHARE * n_cells))
 
 

@@ -1,4 +1,4 @@
-"""Whether two groups are apart along an axis, or a cut through one continuous group."""
+"""Whether two groups are apart along an axis, or result from a cut through one continuous group."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Points of the grid on which densities are counted for peaks, and steps of the search for a bandwidth.
+#: Number of grid points on which the peaks of densities are counted, and steps of the search for a bandwidth.
 N_GRID, N_STEPS = 512, 30
-#: Share of the highest density below which a peak is rounding, and the smallest separation that is told from none.
+#: Share of the highest density below which a peak is a rounding error, and the smallest separation told from none.
 PEAK, LEAST = 1e-6, 0.05
 
 
@@ -26,7 +26,7 @@ def gap(first: np.ndarray, second: np.ndarray, side: np.ndarray, rng: np.random.
     scores that share no genes; the logarithms are averaged. The groups may have been found in the same counts. The comparison
     is therefore with the cut that separates best: cells are drawn from the density of the sum of the scores, smoothed with the
     smallest bandwidth that leaves a single peak (Silverman 1981) and scaled to the same variance, and as many as in the first
-    group are cut off at one end. Both scores of a draw follow from the sum by regression and residuals of the cells.
+    group are cut off at one end. Both scores of a draw follow from the sum by regression, with residuals of the cells.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def gap(first: np.ndarray, second: np.ndarray, side: np.ndarray, rng: np.random.
     variance = max(float(total.var()), np.finfo(float).tiny)
     deviation = total - total.mean()
     slope = float(deviation @ first) / n_cells / variance
-    residual = first - first.mean() - slope * deviation  # what the second score has less
+    residual = first - first.mean() - slope * deviation  # what the second score lacks
     width = critical_bandwidth(total)
     null = np.empty(n_null)
     for draw in range(n_null):

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, one_hot
 
 #: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
 MAX_FIT_CELLS = 100_000
-#: Rows that are compared with centres at a time.
+#: Number of rows that are compared with centres at a time.
 NEAREST_ROWS = 1 << 16
 
 
@@ -59,11 +59,11 @@ def kmeans(
     max_iter
         Largest number of iterations.
     tol
-        A run has ended when the squared shift of its centres is below this times the mean variance of the columns.
+        A run ends when the squared shift of its centres is below this value times the mean variance of the columns.
     seed
         Seed of the starts; the same seed gives the same result.
     directions
-        Scale each row to length 1 where it is read, which needs no scaled copy of many rows.
+        Scale each row to length 1 when it is read, which avoids a scaled copy of many rows.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def nearest(x: Tensor, centers: Tensor, *, directions: bool = False) -> tuple[Te
     centers
         Shape (n_clusters, n).
     directions
-        Scale each row to length 1 where it is read.
+        Scale each row to length 1 when it is read.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generat
     n_trials = 2 + int(math.log(n_clusters))
     norm = x.square().sum(1)
     chosen = torch.randint(n_rows, (n_runs,), generator=generator).to(x.device)
-    # one block for all centres: small ones between the large ones of the loop would keep the allocator from reusing these
+    # one block for all centres: small ones between the loop's large ones would keep the allocator from reusing these
     centers = x.new_empty(n_runs, n_clusters, x.shape[1])
     centers[:, 0] = x[chosen]
     closest = _squared_distance(x, norm, x[chosen])  # (n_rows, n_runs)
@@ -214,9 +214,9 @@ def _scatter_rows(x: Tensor, label: Tensor, n_runs: int, n_clusters: int) -> Ten
 
 
 def add_rows(total: Tensor, label: Tensor, x: Tensor) -> None:
-    """Add each row of x (n_rows, n) to the row of the total (n_groups, n) that its label (n_rows,) names.
+    """Add each row of x (n_rows, n) to the row of the total (n_groups, n) given by its label (n_rows,).
 
-    In one order on every device: ``index_add_`` on a GPU adds in any.
+    The order is the same on every device, whereas ``index_add_`` on a GPU adds in any order.
     """
     if x.device.type == "cpu":
         total.index_add_(0, label, x)

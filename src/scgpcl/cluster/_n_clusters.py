@@ -21,20 +21,20 @@ from scgpcl.nn import shrink_length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Cells that the estimate looks at; more are sampled.
+#: Maximum number of cells used for the estimate; larger data sets are sampled.
 MAX_CELLS = 3000
-#: Sub-samples that are clustered, and the share of the cells in each.
+#: Number of sub-samples that are clustered, and the share of the cells in each.
 N_SUBSAMPLES = 10
 SHARE = 0.8
-#: Numbers that are tried by default, as far as there are cells for them.
+#: Range of numbers that are tried by default, as far as there are enough cells.
 K_MIN, K_MAX = 2, 30
-#: Stability of the weakest cluster from which on a number counts as stable.
+#: Minimum stability of the weakest cluster for a number to count as stable.
 STABLE = 0.8
-#: Power by which lengths are reduced: the square root of each length is left.
+#: Power by which lengths are reduced, which leaves the square root of each length.
 POWER = 0.5
 #: Relative difference below which two numbers are equally good.
 CLOSE = 0.01
-#: Most runners-up that are named.
+#: Maximum number of runners-up that are named.
 MAX_RUNNERS_UP = 3
 
 
@@ -195,12 +195,12 @@ def _row(z: Tensor, k: int, labels: Tensor) -> dict[str, float]:
 
 
 def _silhouette(z: Tensor, labels: Tensor, k: int) -> float:
-    """Mean cosine silhouette; 0, as of a lone cell, where all cells share one cluster."""
+    """Mean cosine silhouette; 0, as for a single cell, if all cells are in one cluster."""
     return cosine_silhouette(z, labels, k) if len(labels.unique()) > 1 else 0.0
 
 
 def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
-    """Stability of the weakest cluster of each clustering; 0 where a cluster is empty.
+    """Stability of the weakest cluster of each clustering; 0 if a cluster is empty.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _weakest_cluster(labels: Tensor, k: int) -> Tensor:
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int, *, threshold: float = STABLE) -> list[int]:
-    """Other stable numbers that are better than the stable ones one below and one above; at most three, the best first."""
+    """Other stable numbers that are better than stable ones directly below and above; at most three, best first."""
     stable = curve[curve["stability"] >= threshold]
     value = dict(zip(stable["K"].astype(int), _value(stable), strict=True))
     peaks = [k for k in value if value[k] > max(value.get(k - 1, -np.inf), value.get(k + 1, -np.inf))]
@@ -237,7 +237,7 @@ def runners_up(curve: pd.DataFrame, n_clusters: int, *, threshold: float = STABL
 
 
 def also_stable(numbers: Sequence[int]) -> str:
-    """Words for runners-up: "6 and 12 are stable too: model.cut(6)", and nothing without any."""
+    """Text about runners-up: "6 and 12 are stable too: model.cut(6)"; empty if there are none."""
     if not numbers:
         return ""
     named = [str(number) for number in numbers]
@@ -246,7 +246,7 @@ def also_stable(numbers: Sequence[int]) -> str:
 
 
 def _value(curve: pd.DataFrame) -> pd.Series:
-    """What the chosen number is the largest of, for each number of a curve."""
+    """Value that the chosen number maximises, for each number of a curve."""
     return curve["silhouette"] * np.log(curve["K"])
 
 

@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
     from scgpcl.cluster._consensus import Evidence
 
-#: Weight of the partitions beside each space of unit vectors, and inverse strength of the ridge of the regression.
+#: Weight of the partitions relative to each space of unit vectors, and inverse strength of the ridge penalty.
 PARTITION_WEIGHT = 3.0
 INVERSE_RIDGE = 1.0
 MAX_ITERATIONS = 500
-#: Mean largest support that is learnt, and powers of the probabilities that are searched, as logarithms.
+#: Mean largest support that is learned, and the range in which the logarithm of the power of probabilities is searched.
 CONFIDENCE = 0.95
 LOG_POWERS = (0.0, 6.0)
-#: Parts in which labels are left out to estimate the accuracy.
+#: Number of folds in which labels are left out to estimate the accuracy.
 N_FOLDS = 5
-#: A group is new if its cells are together with the labelled cells of every type in less than this share of the partitions.
+#: A group is new if its cells are grouped with the labelled cells of every type in less than this share of partitions.
 MAX_CLAIM = 0.2
-#: How many more groups are tried where a new group may hide in that of a type.
+#: Number of additional groups that are tried if a new group may be hidden in that of a type.
 MORE_GROUPS = 10
 
 
 class NamedSupport(NamedTuple):
     """Support of each type and new group, float32 (n_cells, n_types + n_new), the number of new groups, and the accuracy.
 
-    The accuracy is that of cells whose labels were left out, NaN where there are too few labels to tell.
+    The accuracy is that for cells whose labels were left out, NaN if there are too few labels to estimate it.
     """
 
     support: Tensor
@@ -47,11 +47,11 @@ class NamedSupport(NamedTuple):
 def named_support(
     evidence: Evidence, spaces: Sequence[Tensor], known: Tensor, n_types: int, n_groups: int, *, n_new: int | None
 ) -> NamedSupport:
-    """Spread the labels of some cells over all, and find groups that no label reaches.
+    """Propagate the labels of some cells to all cells, and find groups that no label reaches.
 
-    Multinomial regression on what is known of each cell without labels: its direction in some spaces, and its memberships in
-    many partitions. Few labels are thus spread along clusters, and many draw borders inside them. Groups of
-    the consensus of which no type has labelled cells enter with names of their own, each with the weight of a type.
+    Multinomial regression on what is known about each cell without labels: its direction in some spaces, and its
+    memberships in many partitions. Few labels are thus propagated along clusters, and many draw borders inside them.
+    Groups of the consensus without labelled cells of any type are added with new names, each with the weight of a type.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ def named_support(
     n_types
         Number of types.
     n_groups
-        Number of groups in which new ones are looked for.
+        Number of groups among which new ones are searched for.
     n_new
-        Number of new groups; ``None`` takes those that are hardly ever together with labelled cells.
+        Number of new groups; ``None`` takes those that are hardly ever grouped with labelled cells.
     """
     member = evidence.memberships()
     units = [shrink_length(z, 1.0).cpu().numpy() / z.shape[1] ** 0.5 for z in spaces]
@@ -87,7 +87,7 @@ def named_support(
 
 
 def _sharpened(probability: np.ndarray) -> np.ndarray:
-    """Sharpen probabilities, which few labels make flat: raise them to a power so that the mean maximum is ``CONFIDENCE``."""
+    """Sharpen probabilities, which are flat with few labels, by a power that makes the mean maximum ``CONFIDENCE``."""
     logits = np.log(np.maximum(probability, np.finfo(float).tiny))
 
     def powered(log_power: float) -> np.ndarray:
@@ -104,7 +104,7 @@ def _sharpened(probability: np.ndarray) -> np.ndarray:
 def _held_out(
     x: np.ndarray, y: np.ndarray, used: np.ndarray, weight: np.ndarray, support: np.ndarray, n_types: int
 ) -> float:
-    """Share of labelled cells that are named right without their labels, each type counting as often as it is predicted."""
+    """Share of labelled cells named correctly without their labels, with types weighted by predicted frequency."""
     labelled = np.flatnonzero(used & (y < n_types))
     counts = np.bincount(y[labelled], minlength=n_types)
     if counts.min() < 2 or n_types < 2:

@@ -26,8 +26,8 @@ def cosine_silhouette(z: Tensor, labels: Tensor, n_clusters: int) -> float:
     """Mean silhouette with cosine distance (Rousseeuw 1987), exact and linear in the number of cells.
 
     The mean cosine distance of a cell to a cluster is one minus its product with the cluster's mean unit vector, so
-    that no distances between cells are needed.
-    Latent vectors (n_cells, n), int64 labels (n_cells,); empty clusters are left out.
+    no distances between cells are needed.
+    Takes latent vectors (n_cells, n) and int64 labels (n_cells,); empty clusters are left out.
     """
     unit = normalize(z, dim=1)
     size = torch.bincount(labels, minlength=n_clusters).to(z)

@@ -16,16 +16,16 @@ from scgpcl.nn import shrink_length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Draws of the null distribution, and iterations of 2-means.
+#: Number of draws from the null distribution, and iterations of 2-means.
 N_NULL = 16
 N_STEPS = 10
-#: Fewest cells of each side of a split, and of all for a test of whether there are groups.
+#: Minimum number of cells on each side of a split, and in total to test whether there are groups.
 MIN_SIDE, MIN_TESTED = 5, 20
-#: Separation from which on two groups count as apart, and the probability of a wrong answer for all splits together.
+#: Minimum separation for two groups to count as apart, and the probability of a false split over all splits together.
 APART, FALSE_SPLITS = 2.0, 0.01
 #: Power by which lengths are reduced before the groups are found, and restarts.
 POWER, N_INIT = 0.5, 10
-#: Logarithm of the largest separation that is told from larger ones: small groups can have hardly any variance.
+#: Logarithm at which separations are capped, because small groups can have hardly any variance.
 MAX_LOG_SEPARATION = 3.0
 
 
@@ -35,10 +35,10 @@ class SplitTest(NamedTuple):
     Parameters
     ----------
     separation
-        Distance of the means over the standard deviation within, over what cutting one continuous group gives: 1 means no
-        gap, and well separated groups have 2 and more.
+        Distance between the means over the standard deviation within groups, relative to that from cutting one
+        continuous group: 1 means no gap, and well separated groups have 2 or more.
     p_value
-        Probability of such a separation, or of a larger one, in one continuous group.
+        Probability of such a separation, or a larger one, in one continuous group.
     """
 
     separation: float
@@ -55,10 +55,10 @@ def split_test(
 ) -> SplitTest:
     """Test whether two groups of cells are apart, or are two ends of one continuous group.
 
-    The split is made again with one half of the molecules of each cell, by 2-means from the two groups, and measured with
-    the other half, along the direction in which the first half put the means. Whatever the molecules of one half had by
-    chance is not in the other (count splitting, Neufeld et al. 2022). Cells along one line are separated by any cut
-    through them too, so the separation is compared to that of a Gaussian group, cut in the same way, with the covariance
+    The split is repeated with one half of the molecules of each cell, by 2-means starting from the two groups, and
+    measured with the other half, along the direction between the means of the first half. Chance differences in one
+    half are absent from the other (count splitting, Neufeld et al. 2022). Since any cut also separates the cells of a
+    continuous group, the separation is compared with that of a Gaussian group, cut in the same way, with the covariance
     of these cells: that between the halves, which has no sampling noise, and the noise of each.
 
     Parameters
@@ -88,10 +88,10 @@ def split_test(
 
 
 def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, seed: int) -> bool:
-    """Whether any groups of cells are apart; otherwise they are one group, with all the variation that a group may have.
+    """Whether any groups of cells are apart; otherwise the cells form one group, however much it may vary.
 
-    Looks at two groups, and at the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
-    Splits are tested on molecules that are set aside, see :func:`split_test`. Of too few cells for a test, it is taken for granted.
+    Considers two groups, and the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
+    Splits are tested on held-out molecules, see :func:`split_test`. With too few cells for a test, returns True.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_cluste
     halves
         The same from both halves of the molecules.
     n_clusters
-        Number of groups to look at, besides two.
+        Number of groups to consider, besides two.
     seed
         Seed of the groups and of the test.
     """
@@ -148,7 +148,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def _log_separation(a: np.ndarray, b: np.ndarray, means: np.ndarray) -> float:
-    """Split vectors (n_cells, n) by 2-means from two means (2, n), and measure the gap in others of the same cells."""
+    """Split vectors (n_cells, n) by 2-means from two means (2, n), and measure the gap in other vectors of cells."""
     for _ in range(N_STEPS):
         side = a @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
         if not MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Name of a node, or of a part of one, of a tree whose clusters are numbered: "3", "3.1", "3.a", "2+5", "0-2+5", "(2+5).a".
 NUMBERED = re.compile(r"\(*\d+\)*([.+-]\(*(\d+|[a-z]+)\)*)*")
-#: Leaves of the tree, and as a multiple of the number of clusters where that is more.
+#: Number of leaves of the tree, and the same as a multiple of the number of clusters if that is larger.
 N_LEAVES = 32
 LEAVES_PER_CLUSTER = 2
 
@@ -39,7 +39,7 @@ class Grown(NamedTuple):
     nodes: np.ndarray
 
     def state(self) -> dict[str, Any]:
-        """The same as arrays and numbers."""
+        """State of the object as arrays and numbers."""
         tree, branches = self.tree, self.branches
         return {
             "parent": tree.parent,
@@ -54,7 +54,7 @@ class Grown(NamedTuple):
 
     @classmethod
     def of(cls, state: Mapping[str, Any], called: Iterable[str] | None = None) -> Grown:
-        """What :meth:`state` was taken from, with names of the clusters."""
+        """Restore the object from its :meth:`state`, with names of the clusters."""
         names = None if called is None else tuple(str(name) for name in called)
         tree = Tree(state["parent"], state["height"], state["clusters"], dict(state["values"]), names)
         centers, cluster = (torch.from_numpy(np.asarray(state[name])) for name in ("centers", "cluster"))
@@ -62,7 +62,7 @@ class Grown(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A group of cells (positions) and, if it falls into two, the share of the partitions that separate these."""
+    """A group of cells (positions) and, if it is split in two, the share of the partitions that separate the parts."""
 
     cells: np.ndarray
     height: float = 0.0
@@ -131,7 +131,7 @@ class Tree:
         return found
 
     def paths(self, probability: np.ndarray) -> np.ndarray:
-        """Leaf of each cell by the probabilities of the leaves (n_cells, n_leaves), int64, shape (n_cells,).
+        """Leaf of each cell, given the probabilities of the leaves (n_cells, n_leaves), int64, shape (n_cells,).
 
         A cell goes to its most probable cluster and, below it, to the more probable child at each split, so its
         group at one level follows from its group at any finer level.
@@ -172,7 +172,7 @@ class Tree:
         return self.split(self.splits[: self.numbers.index(n_clusters)])
 
     def split(self, nodes: Iterable[int]) -> list[int]:
-        """Nodes that are left when the root, and each of these nodes whose parent is among them, falls into its children."""
+        """Nodes that remain if the given nodes are split into their children, from the root down."""
         wanted, found, stack = set(nodes), [], [0]
         while stack:
             node = stack.pop()
@@ -183,7 +183,7 @@ class Tree:
         return sorted(found, key=lambda node: name_order(self.names[node]))
 
     def held(self, holds: np.ndarray) -> list[int]:
-        """Nodes whose split holds, or that have one below them that does; ``holds`` is of shape (n_nodes,)."""
+        """Nodes whose split holds, or that have such a split below them; ``holds`` has shape (n_nodes,)."""
         return [node for node in self.splits if (self.below[node] & holds).any()]
 
     def newick(self) -> str:
@@ -198,7 +198,7 @@ class Tree:
         return text(0) + ";"
 
     def grafted(self, node: int, n_parts: int, height: float, values: dict[str, np.ndarray]) -> tuple[Tree, np.ndarray]:
-        """The tree with new children in place of what is below a node; and the new number of each old node, -1 of none.
+        """The tree with new children replacing all nodes below a node, and new numbers of the old nodes, -1 if removed.
 
         ``values`` are those of the children, in their order, each of shape (n_parts,).
         """
@@ -219,7 +219,7 @@ class Tree:
 
 
 def merged_name(names: Sequence[str]) -> str:
-    """Name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, and "B cells + T cells" where they have names."""
+    """Name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, "B cells + T cells" if they have names."""
     if not all(map(NUMBERED.fullmatch, names)):
         return " + ".join(sorted(names, key=name_order))
     runs = [part.split("-") for name in names for part in ([name] if "(" in name else name.split("+"))]
@@ -259,8 +259,8 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
     """Build the tree above the clusters and, below each cluster, the groups that most partitions keep together.
 
     Cells are as similar as the share of the partitions that put them together. Average linkage joins the clusters, and is
-    followed within each cluster down to ``n_leaves`` leaves in all, the clearest split first; groups of a handful of cells
-    stay where they are.
+    followed within each cluster down to ``n_leaves`` leaves in total, the clearest split first; groups of a handful of
+    cells are not split off.
 
     Parameters
     ----------
@@ -275,9 +275,9 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
 
     Returns
     -------
-    The tree, and for each of its nodes the linked cells that made it, as positions among these. The value ``"overlap"`` of
-    a split is the share of the partitions that put cells of both sides together, over that of those that put two cells of
-    one side together.
+    The tree, and for each of its nodes the linked cells in it, as positions among all linked cells. The value
+    ``"overlap"`` of a split is the share of the partitions that put cells from both sides together, over the share that
+    put two cells from one side together.
     """
     apart = squareform(evidence.distance) if len(clusters) > 1 else np.zeros((1, 1))
     least = smallest_group(len(clusters))
@@ -290,7 +290,7 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
     heap: list[tuple[bool, float, int, int | Branch]] = []
 
     def reach(node: int, what: int | Branch, most: float) -> None:
-        """Note what a node is: a cluster or merge by its number, or a branch below a cluster."""
+        """Record what a node is: a cluster or merge by its number, or a branch below a cluster."""
         if isinstance(what, int) and what < n_clusters:
             order[what], own = node, members[what]
             what = condensed(apart[np.ix_(own, own)], least, own)
@@ -323,7 +323,7 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
 
 
 def _merges(apart: np.ndarray, members: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
-    """Average linkage of groups of cells by the distances of cells (n_cells, n_cells): two groups, and their distance, each.
+    """Average linkage of groups of cells from distances (n_cells, n_cells): two groups and their distance per merge.
 
     The group of the first merge has the number ``len(members)``, and so on, as in scipy; empty groups are far from all.
     """
@@ -350,7 +350,7 @@ def _merges(apart: np.ndarray, members: Sequence[np.ndarray]) -> list[tuple[int,
 
 
 def _overlap(apart: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
-    """How often two groups are together, over how often the cells of each are; ``apart`` is of shape (n_cells, n_cells)."""
+    """How often two groups are together, over how often the cells of each are; ``apart`` is (n_cells, n_cells)."""
     if min(len(left), len(right)) < 2:
         return 1.0
     within = [1.0 - apart[np.ix_(own, own)].sum() / (len(own) * (len(own) - 1)) for own in (left, right)]
@@ -368,9 +368,9 @@ def support_of(labels: Tensor, groups: Sequence[np.ndarray]) -> Tensor:
 
 
 def condensed(distance: np.ndarray, least: int, cells: np.ndarray) -> Branch:
-    """Average linkage of cells (n_cells,) by their distances (n_cells, n_cells), both sides of a split of ``least`` or more.
+    """Average linkage of cells (n_cells,) by distances (n_cells, n_cells); each side of a split has ``least`` or more.
 
-    Fewer cells stay in the group that they were joined to.
+    Smaller groups of cells stay in the group that they were joined to.
     """
     n_cells = len(cells)
     if n_cells < 2 * least:

@@ -1,4 +1,4 @@
-"""One form of counts, whatever stores them: each entry once, in the order of the genes, in the machine's byte order."""
+"""One form of counts for all storage formats: each entry once, in the order of the genes, in native byte order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import scipy.sparse as sp
 
 
 def canonical(x: Any) -> Any:
-    """A numpy array, or a CSR matrix without repeated entries, of the same numbers; ``x`` itself if it is one already.
+    """The same numbers as a numpy array or as a CSR matrix without repeated entries; ``x`` itself if it already is one.
 
-    Entries stored in parts are summed on a copy. What is neither an array nor a sparse matrix is given back.
+    Entries stored in parts are summed in a copy. Anything but an array or a sparse matrix is returned unchanged.
     """
     if not (isinstance(x, np.ndarray) or sp.issparse(x)):
         return x
@@ -28,5 +28,5 @@ def canonical(x: Any) -> Any:
 
 
 def _widened(x: Any) -> Any:
-    """The parts of an entry may add up to more than a small type holds."""
+    """Integers as float64, because the sum of the parts of an entry may overflow a small type."""
     return x.astype(np.float64) if x.dtype.kind in "bui" else x

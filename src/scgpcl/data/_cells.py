@@ -1,4 +1,4 @@
-"""Cells: counts of any storage with size factor and batch, and the mini-batches that the network takes."""
+"""Cells: counts in any storage with size factors and batches, and the mini-batches that the network takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scgpcl.nn import Moments
 
-#: Rows read at a time where the whole matrix is passed over.
+#: Number of rows read at a time in a pass over the whole matrix.
 BLOCK_ROWS = 4096
 
 
@@ -65,7 +65,7 @@ def bipartite_batch(
     counts.sum_duplicates()
     counts.eliminate_zeros()
     order = np.arange(counts.nnz, dtype=np.int64)
-    # scipy transposes the pattern in linear time; the positions ride along as its values
+    # scipy transposes the pattern in linear time, with the positions as its values
     transposed = sp.csr_matrix((order, counts.indices, counts.indptr), shape=counts.shape, copy=False).tocsc()
     graph = Bipartite(
         indptr=torch.from_numpy(counts.indptr.astype(np.int32, copy=False)),
@@ -84,12 +84,12 @@ def bipartite_batch(
 
 
 def thinned(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> BipartiteBatch:
-    """The batch had each molecule been seen with a probability, that of its cell (n_cells,); drawn on the CPU."""
+    """The batch with each molecule kept with the probability ``share`` of its cell (n_cells,); drawn on the CPU."""
     return _with_counts(batch, _drawn(batch, share, generator), share)
 
 
 def halves(batch: BipartiteBatch, generator: torch.Generator) -> tuple[BipartiteBatch, BipartiteBatch]:
-    """The batch had each molecule been seen in one of two runs of half the depth; drawn on the CPU.
+    """Two batches of half the depth, with each molecule randomly in one of them; drawn on the CPU.
 
     The two parts of a Poisson count are independent (Neufeld et al. 2022).
     """
@@ -104,17 +104,17 @@ def _drawn(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> 
 
 
 def _with_counts(batch: BipartiteBatch, counts: Tensor, share: Tensor) -> BipartiteBatch:
-    """The batch on the CPU with other counts of its edges, and shares (n_cells,) of its size factors."""
+    """The batch on the CPU with new counts of its edges, and size factors multiplied by shares (n_cells,)."""
     batch = batch.to("cpu")
     n_cells, n_genes = len(batch.size_factor), len(batch.graph.t_indptr) - 1
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
-    block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes), copy=True)  # edges go from it in place
+    block = sp.csr_matrix((counts.numpy(), *pattern), shape=(n_cells, n_genes), copy=True)  # edges dropped in place
     fewer = bipartite_batch(block, (batch.size_factor * share).numpy(), batch.cell_index.numpy())
     return fewer._replace(batch_index=batch.batch_index, measured=batch.measured)
 
 
 def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
-    """The batch with only the genes at some positions, in their order (n_columns,); on the CPU."""
+    """The batch with only the genes at the given positions, in that order (n_columns,); on the CPU."""
     batch = batch.to("cpu")
     shape = len(batch.size_factor), len(batch.graph.t_indptr) - 1
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
@@ -125,7 +125,7 @@ def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
 
 
 def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
-    """Pass over counts of any storage, shape (n_cells, n_genes), in blocks of rows; a data module has its own blocks."""
+    """Iterate over counts in any storage, (n_cells, n_genes), by blocks of rows; a data module has its own blocks."""
     if isinstance(x, DataModuleCounts):
         yield from x.row_blocks()
         return
@@ -135,7 +135,7 @@ def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
 
 
 def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> sp.csr_matrix:
-    """Some rows of counts in memory or on disk in the order asked for, a new float32 matrix with sorted columns."""
+    """Some rows of counts in memory or on disk, in the requested order, as a new float32 matrix with sorted columns."""
     if isinstance(x, np.ndarray) or sp.issparse(x):
         block = sp.csr_matrix(x[index]) if columns is None else sp.csr_matrix(x[index][:, columns])
         block = block.astype(np.float32, copy=False)
@@ -146,11 +146,11 @@ def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> s
         block = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
         if not np.array_equal(back, np.arange(len(index))):
             block = block[back]
-    return canonical(block)  # sums in one order, whatever that of the file
+    return canonical(block)  # sums are in one order, regardless of that in the file
 
 
 def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_matrix:
-    """Ascending rows of a file; all their genes are in memory meanwhile."""
+    """Read ascending rows of a file; all their genes are temporarily in memory."""
     in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
     wanted = slice(rows[0], rows[-1] + 1) if in_a_row else rows  # one read instead of one per row
     block = sp.csr_matrix(x[wanted], dtype=np.float32)
@@ -158,10 +158,10 @@ def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_
 
 
 class Cells:
-    """Counts of the model's genes of some cells, with the size factor and the batch of each, whatever the storage.
+    """Counts of the model's genes in some cells, with the size factor and the batch of each, in any storage.
 
-    In memory and from a data module the genes are selected once, here; on disk they are selected from each block of rows
-    as it is read.
+    In memory and from a data module, the genes are selected once, here; on disk, they are selected from each block of
+    rows as it is read.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Cells:
     size_factor
         Shape (n_cells,).
     columns
-        Positions of the measured genes of the model in its order, shape (n_measured,); ``None`` takes all as they are.
+        Positions of the model's measured genes, in its order, shape (n_measured,); ``None`` takes all as they are.
     batch_index
         Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
     label_index
@@ -210,7 +210,7 @@ class Cells:
         return self._x.shape[0]
 
     def of_batch(self, code: int) -> Cells:
-        """The same cells as of another batch."""
+        """The same cells, treated as cells of another batch."""
         other = copy(self)
         other.batch_index = np.full(len(self), code, dtype=np.int64)
         return other
@@ -222,7 +222,7 @@ class Cells:
         return np.isin(np.arange(self._n_genes), self._places)
 
     def rows(self, index: np.ndarray) -> sp.csr_matrix:
-        """Counts of some cells in the order asked for, a new float32 matrix of shape (len(index), n_genes)."""
+        """Counts of some cells in the requested order, a new float32 matrix of shape (len(index), n_genes)."""
         block = read_rows(self._x, index, self._columns)
         if self._places is None:
             return block
@@ -236,7 +236,7 @@ class Cells:
         return Cells(self.rows(index), self.size_factor[index], batch_index=batch, label_index=label)
 
     def features(self, moments: Moments, index: np.ndarray) -> sp.csr_matrix:
-        """Standardised features of some cells less those of a zero count, shape (len(index), n_genes)."""
+        """Standardised features of some cells minus those of a zero count, shape (len(index), n_genes)."""
         known = None if self.batch_index is None else self.batch_index[index]
         return moments.sparse_features(self.rows(index), self.size_factor[index], known)
 
@@ -253,10 +253,10 @@ class Cells:
 
 
 class GeneMatch(NamedTuple):
-    """Where the genes of a model are among those of some cells.
+    """Positions of the genes of a model among those of some cells.
 
-    Genes that count for the library size (``None``: all) and their share in the training library; the measured genes of
-    the model in its order, their positions among the model's genes (``None``: all were measured), and its number of genes.
+    Genes that count towards the library size (``None``: all) and their share in the training library; measured genes in
+    the model's order, their positions among the model's genes (``None``: all were measured), and its number of genes.
     """
 
     library: np.ndarray | None
@@ -288,7 +288,7 @@ def read_cells(
     batch_size
         Cells read at a time.
     match
-        Where the genes of the model are.
+        Positions of the genes of the model.
     unit_size
         Library size of a cell whose size factor is 1.
     size

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from anndata.experimental import AnnCollection
 
-#: Rows of a collection that are read at a time.
+#: Number of rows of a collection that are read at a time.
 READ_ROWS = 4096
-#: Below this are the weights of genes whose sums tell cells apart; those of ten million molecules are exact.
+#: Upper bound of the gene weights whose sums identify cells; the sums over ten million molecules are exact.
 MAX_WEIGHT = 1 << 29
 
 
@@ -61,12 +61,12 @@ class DataModuleCounts:
         self.shape = (int(datamodule.n_obs), int(datamodule.n_vars))
         self.library: np.ndarray | None = None
         self.batch_index: np.ndarray | None = None
-        #: What tells cells apart: whole weights of the genes, under which the counts of a cell have an exact sum.
+        #: Integer weights of the genes, whose exact sum over the counts of a cell identifies the cell.
         self._weights = np.random.default_rng(0).integers(1, MAX_WEIGHT, self.shape[1]).astype(np.float64)
         self._sums: np.ndarray | None = None
 
     def row_blocks(self) -> Iterator[sp.csr_matrix]:
-        """Pass over the cells; their number must be that of the data module, their order that of the first pass."""
+        """Iterate over the cells; their number must be that of the data module, their order that of the first pass."""
         n_cells, n_genes = self.shape
         totals: list[np.ndarray] = []
         batches: list[np.ndarray] = []

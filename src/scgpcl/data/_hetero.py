@@ -1,4 +1,4 @@
-"""The cell-gene graph in PyG's own form, for work outside this package."""
+"""The cell-gene graph in PyG's own format, for use outside this package."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     index
         Cells to draw from, shape (n_cells,).
     batch_size
-        Largest size of a batch, exceeded by one rather than leaving a single cell over.
+        Largest size of a batch, exceeded by one if a single cell would otherwise be left over.
     seed
         With a seed the cells are reshuffled in every epoch; without one they keep their order.
     rank, n_ranks
-        Number of this process and how many share the batches: each gets as many batches as the others, and each cell
-        is in one batch of one process.
+        Rank of this process, and the number of processes that share the batches: each gets the same number of batches,
+        and each cell is in one batch of one process.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def bipartite_loader(
     n_ranks: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Loader of mini-batches of nearly equal size of the cells in ``index``; without worker processes a thread runs ahead.
+    """Loader of mini-batches of nearly equal size for the cells in ``index``; without workers, a thread loads ahead.
 
     Pinned memory lets batches be copied to a CUDA device without the host waiting.
     """

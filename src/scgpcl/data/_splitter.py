@@ -28,7 +28,7 @@ class BipartiteSplitter(DataSplitter):
 
     def __init__(self, source: Cells, *, seed: int, batch_size: int, **kwargs: Any) -> None:
         num_workers = kwargs.pop("num_workers", 0)
-        # the base class only asks a manager for the number of cells, and warns of a small last mini-batch, which is never made
+        # the base class asks a manager only for the number of cells, and warns about small last batches; none occur
         manager = cast("AnnDataManager", SimpleNamespace(adata=SimpleNamespace(n_obs=len(source))))
         super().__init__(manager, batch_size=len(source) + 1, **kwargs)
         self.source = source
@@ -84,7 +84,7 @@ class BipartiteSplitter(DataSplitter):
     def sampled(self, n_cells: int, *, seed: int) -> BipartiteSplitter:
         """Splitter of at most ``n_cells`` cells to train on and as many to validate on, drawn uniformly and kept in memory.
 
-        Up to half of them are labelled cells, the types in turn, so that every type stays in.
+        Up to half of them are labelled cells, taken from the types in turn, so that every type is represented.
         """
         rng = np.random.default_rng(seed)
         parts = [np.sort(self._drawn(rng.permutation(each), n_cells)) for each in (self.train_idx, self.val_idx)]
@@ -96,7 +96,7 @@ class BipartiteSplitter(DataSplitter):
         return part
 
     def _drawn(self, order: np.ndarray, n_cells: int) -> np.ndarray:
-        """First cells of an order, labelled ones before, (at most n_cells,)."""
+        """First cells of an order, preceded by labelled ones, (at most n_cells,)."""
         codes = self.source.label_index
         if codes is None:
             return order[:n_cells]

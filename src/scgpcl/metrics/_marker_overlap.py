@@ -158,7 +158,7 @@ def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> Ann
 
 
 def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str, set[str]]:
-    """Marker genes of each group that has at least two cells, but not all."""
+    """Marker genes of each group that has at least two cells, but not all cells."""
     import scanpy as sc
 
     sizes = pd.Series(groups).value_counts()

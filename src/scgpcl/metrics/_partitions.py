@@ -174,7 +174,7 @@ def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """``encode`` for labels and clusters of the same cells; two series that name the same cells are aligned by these names."""
+    """``encode`` for labels and clusters of the same cells; two series with the same cell names are aligned by them."""
     if isinstance(labels, pd.Series) and isinstance(clusters, pd.Series):
         clusters = aligned(clusters, labels.index)
     encoded = encode(labels, name="labels"), encode(clusters, name="clusters")
@@ -189,7 +189,7 @@ def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarra
 
 
 def aligned(values: pd.Series, cells: pd.Index) -> pd.Series:
-    """A series in the order of some cells, if it is one of these cells in another order; otherwise as it is."""
+    """A series in the order of ``cells`` if it has the same cells in another order; otherwise the series itself."""
     index = values.index
     if index.equals(cells) or len(index) != len(cells) or not (index.is_unique and cells.is_unique):
         return values

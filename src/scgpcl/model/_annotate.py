@@ -43,7 +43,7 @@ class Assigned(NamedTuple):
 
 
 def cluster_names(assigned: Assigned, min_confidence: float | None) -> pd.Categorical[str]:
-    """Name of each cell's cluster; below ``min_confidence`` ``"unassigned"``, the last."""
+    """Name of each cell's cluster, or ``"unassigned"``, the last category, if below ``min_confidence``."""
     codes, categories = assigned.codes, assigned.probability.columns
     if min_confidence is not None:
         codes = np.where(assigned.confidence < min_confidence, len(categories), codes).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Why a cell is in one cluster and not in another: the exact part of every gene."""
+"""Why a cell is in one cluster and not in another: the exact contribution of every gene."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def gene_parts(module: SCGPCLModule, batch: BipartiteBatch, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Parts of the genes in the product of the cells' vectors with a direction (n_latent,), in double precision.
+    r"""Contributions of genes to the product of the cells' vectors with a direction (n_latent,), in double precision.
 
     A cell's encoded vector is affine in its features and in its shares of the genes' messages. The correction for depth is
     affine given the size factor, and the length is reduced by one factor, so that with :math:`t = \min(\log s, 0)`
@@ -23,7 +23,7 @@ def gene_parts(module: SCGPCLModule, batch: BipartiteBatch, direction: Tensor) -
 
     Returns
     -------
-    Parts by expression and by messages, each of shape (n_cells, n_genes), and the rest (n_cells,).
+    Contributions by expression and by messages, each of shape (n_cells, n_genes), and the rest (n_cells,).
     """
     encoder = module.encoder
     features = module.features(batch)

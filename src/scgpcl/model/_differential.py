@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Name of the other cells, as in scvi-tools.
 REST = "Rest"
-#: Fewest cells of a group.
+#: Minimum number of cells in a group.
 MIN_CELLS = 2
 
 
@@ -31,7 +31,7 @@ class Differential:
 
     tree_: dict[str, Any] | None
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def reference(self) -> Reference: ...
@@ -51,7 +51,7 @@ class Differential:
         *,
         method: Literal["wilcoxon", "pseudobulk"] = "wilcoxon",
     ) -> pd.DataFrame:
-        """Genes that differ between two groups of cells, by a test on the measured counts.
+        """Find genes that differ between two groups of cells, by a test on the measured counts.
 
         **All** genes are tested, not only those of the model. Denoised expression is never tested, since its values are
         not independent observations. The AnnData is not changed.
@@ -112,7 +112,7 @@ class Differential:
         >>> table = model.differential_expression(group1="3.1", group2="3.2")  # doctest: +SKIP
         >>> table[(table["lfc_mean"] > 1) & (table["non_zeros_proportion1"] > 0.1)].head()  # doctest: +SKIP
         """
-        _ = self.reference  # a model that is not trained is refused first
+        _ = self.reference  # first, raise an error if the model is not trained
         method = check("differential_expression", method=method)["method"]
         registered = self.registration
         if method == "pseudobulk" and not registered.batch_columns:
@@ -140,7 +140,7 @@ class Differential:
             raise ValueError(msg)
         cells = self._cells_of(adata, groups, [*(names or []), *([] if other is None else [other])])
         if names is None:
-            # like a group that no one asked for, one of a single cell is passed over
+            # groups with a single cell are skipped, because they were not requested by name
             large = [name for name, size in groups.value_counts(sort=False).items() if size >= MIN_CELLS]
             names = [str(name) for name in large if name != other]
             cells |= {name: (groups == name).to_numpy() for name in names}
@@ -178,7 +178,7 @@ class Differential:
 
 
 def _check(compared: Comparison) -> None:
-    """Require enough cells in both groups, and none in both."""
+    """Require enough cells in each group, and no cell in both."""
     for name, cells in ((compared.group1, compared.first), (compared.group2, compared.second)):
         if cells.sum() < MIN_CELLS:
             msg = f"Expected at least {MIN_CELLS} cells in each group, found {cells.sum()} in {name!r}. Pass a larger group."

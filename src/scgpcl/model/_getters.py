@@ -1,4 +1,4 @@
-"""Getters: arrays for any cells, and nothing written to the AnnData."""
+"""Getters, which return arrays for any cells and write nothing to the AnnData."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from scgpcl.model._subclusters import Subclusters
     from scgpcl.module import SCGPCLModule
 
-#: Cells encoded at a time.
+#: Number of cells encoded at a time.
 ENCODE_BATCH = 2048
-#: Cells decoded at a time: the result is dense over genes.
+#: Number of cells decoded at a time; the result is dense over genes.
 DECODE_BATCH = 512
 
 
 class Encoded(NamedTuple):
-    """Latent vectors of cells, (n_cells, n_latent), their names, and for sub-clusters the probabilities of their parts."""
+    """Latent vectors of cells, (n_cells, n_latent), cell names, and the probabilities of the parts of sub-clusters."""
 
     z: np.ndarray
     cells: pd.Index
@@ -57,7 +57,7 @@ class Getters:
     seed_: int
     cluster_names_: np.ndarray | None
     statistics_: dict[str, np.ndarray] | None
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def reference(self) -> Reference: ...
@@ -129,7 +129,7 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
         max_missing: float = MAX_MISSING,
     ) -> np.ndarray | pd.DataFrame:
-        """Cluster of cells.
+        """Predict the cluster of each cell.
 
         Parameters
         ----------
@@ -145,13 +145,13 @@ class Getters:
             Cells whose confidence is below this are named ``"unassigned"``; ``None`` gives every cell the name of its
             cluster.
         max_novelty
-            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1, this is
+            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1, these are
             about one percent of cells like those in training. ``None`` gives every cell the name of its cluster.
 
         Returns
         -------
-        Names of the clusters (labelled types, and ``"new 0"``, ...; without labels "0" is the largest in training), shape (n_cells,); with ``soft`` a table of
-        probabilities of shape (n_cells, n_clusters), indexed by cell, whose rows sum to one.
+        Names of clusters (labelled types and ``"new 0"``, ...; without labels, "0" is the largest in training), shape
+        (n_cells,); with ``soft``, a table of probabilities (n_cells, n_clusters), indexed by cell; its rows sum to one.
 
         Raises
         ------
@@ -228,9 +228,9 @@ class Getters:
     ) -> np.ndarray | pd.DataFrame:
         """Denoised expression: the mean of the fitted distribution, without dropout.
 
-        Call :meth:`train_decoder` first: :meth:`train` ends when the clusters have settled, when the decoder is hardly trained
-        if the data set is small. Cells are decoded at their own library size. Genes that are missing in new cells are
-        estimated like all other genes.
+        Call :meth:`train_decoder` first: :meth:`train` ends when the clusters have settled, at which point the decoder
+        is hardly trained on a small data set. Cells are decoded at their own library size. Genes that are missing in
+        new cells are estimated like all other genes.
 
         Parameters
         ----------
@@ -459,7 +459,7 @@ class Getters:
         return names.index(name)
 
     def _target(self, adata: AnnData | None) -> AnnData:
-        """The AnnData asked for: another one, or the registered one."""
+        """The requested AnnData: the given one, or the registered one."""
         target = self.adata if adata is None else adata
         if target is None:
             msg = "Expected an AnnData, found none: this model was loaded without data. Pass `adata=`."
@@ -479,7 +479,7 @@ class Getters:
         unseen: bool = False,
         reference: Reference | None = None,
     ) -> Iterator[BipartiteBatch]:
-        """Mini-batches of the cells asked for, matched to the model or another reference, and checked before any work."""
+        """Mini-batches of the requested cells, matched to the model or another reference, and checked beforehand."""
         reference = reference or self.reference
         if dataloader is not None:
             if adata is not None or indices is not None:
@@ -502,7 +502,7 @@ class Getters:
         max_missing: float = MAX_MISSING,
         parts: Sequence[Subclusters] = (),
     ) -> Encoded:
-        """Encode cells, and share them out to the parts of sub-clusters."""
+        """Encode cells, and compute the probabilities of the parts of sub-clusters."""
         size = batch_size or ENCODE_BATCH
         empty: list[np.ndarray] = [np.empty((0, self.module.n_latent), dtype=np.float32)]
         empty += [np.empty((0, len(each.names))) for each in parts]

@@ -1,4 +1,4 @@
-"""Levels: the tree of clusters, other numbers of clusters than that of the training, and merged clusters."""
+"""Levels: the tree of clusters, numbers of clusters other than that from training, and merged clusters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Cells whose way down the tree is followed at a time.
+#: Number of cells whose paths down the tree are followed at a time.
 COUNTED_CELLS = 1 << 16
 
 
@@ -42,12 +42,12 @@ class Levels:
     cluster_names_: np.ndarray | None
     #: State of the tree, see :meth:`scgpcl.cluster.Grown.state`; ``None`` before training.
     tree_: dict[str, Any] | None = None
-    #: Clusters and the nodes of the tree that each consists of, by name; ``None`` for the clusters of the training.
+    #: Clusters and the nodes of the tree that each consists of, by name; ``None`` for the clusters from training.
     level_: pd.DataFrame | None = None
-    #: State of the parts of clusters that were looked into, by number, see ``Subclusters.state``.
+    #: State of the parts of clusters divided by ``subcluster``, by number, see ``Subclusters.state``.
     subclusters_: dict[str, dict[str, Any]] | None = None
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def reference(self) -> Reference: ...
@@ -82,18 +82,18 @@ class Levels:
 
         - ``parent``: name of the parent, empty for the root;
         - ``size``: number of registered cells, NaN for a model that was trained on a data module;
-        - ``n_clusters``: smallest number of clusters to :meth:`cut` into that the node is one of;
+        - ``n_clusters``: smallest number of clusters at which the node is one of the clusters, see :meth:`cut`;
         - ``height`` of the split below a node, 0 for a leaf: the share of many partitions that separate the two sides;
-        - ``separation`` of that split on molecules set aside: the gap between the sides over what cutting one continuous
-          group would give, so that 1 means no gap;
+        - ``separation`` of that split on held-out molecules: the gap between the sides, relative to that from cutting
+          one continuous group, so that 1 means no gap;
         - ``support``: 1 minus the probability of such a gap in one continuous group. Nearly every split of real data has a
           support near 1, because types also vary within themselves;
-        - ``stability`` of the node: Jaccard index of the cells that each half of the molecules puts in it.
+        - ``stability`` of the node: Jaccard index of the cells assigned to it from either half of the molecules.
 
         Raises
         ------
         RuntimeError
-            If the model is not trained, or comes from a file without a tree.
+            If the model is not trained, or was loaded from a file without a tree.
         """
         newick = check(newick=newick)["newick"]
         tree = self._grown().tree
@@ -133,13 +133,13 @@ class Levels:
         Parameters
         ----------
         levels
-            Numbers of clusters; ``None`` takes all that the tree has.
+            Numbers of clusters; ``None`` takes all levels of the tree.
         adata, indices, batch_size, transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
         Returns
         -------
-        A table with a row per cell and a column per level, whose name is the number of clusters. Each column is
+        A table with one row per cell and one column per level, named by the number of clusters. Each column is
         categorical, and its categories are nodes of :meth:`get_tree`.
 
         Raises
@@ -180,8 +180,8 @@ class Levels:
         n_clusters
             Number of clusters.
         support
-            In place of a number: make every split that has at least this support, see :meth:`get_tree`, or a split below
-            it that has.
+            Instead of a number: make every split that has at least this support, see :meth:`get_tree`, or that has such
+            a split below it.
         adata, key_added, min_confidence
             Cells to annotate, see :meth:`annotate`; ``None`` is the registered AnnData, if there is one.
 
@@ -219,8 +219,8 @@ class Levels:
     ) -> None:
         """Merge several clusters into one; the other clusters do not change.
 
-        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them; all parts
-        of :meth:`subcluster` together are the cluster that they come from. :meth:`cut` undoes it.
+        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them.
+        Merging all parts from :meth:`subcluster` restores the cluster that they come from. :meth:`cut` undoes a merge.
 
         Parameters
         ----------
@@ -247,7 +247,7 @@ class Levels:
         merged = level["cluster"].isin(names)
         found = list(level["node"][merged])
         parts = self._parts(level)
-        for each in reversed(parts):  # all parts of a cluster together are the cluster
+        for each in reversed(parts):  # all parts of a cluster together form the cluster
             if set(each.names) <= set(found):
                 found = [*(node for node in found if node not in each.names), *each.whole]
         name = merged_name(list(dict.fromkeys(found)))
@@ -265,8 +265,8 @@ class Levels:
         self._take_level(None if trained else level, adata, key_added, min_confidence, parts)
 
     def _grown(self) -> Grown:
-        """The tree, of a trained model."""
-        _ = self.reference  # a model that is not trained is refused first
+        """The tree of a trained model."""
+        _ = self.reference  # first, raise an error if the model is not trained
         if self.tree_ is None:
             msg = (
                 "Expected a model with a tree of clusters, found one whose training made none: it comes from an older "
@@ -276,7 +276,7 @@ class Levels:
         return Grown.of(self.tree_, self.cluster_names_)
 
     def _known_level(self, level: Any, argument: str = "level") -> int:
-        """A number of clusters that the tree has."""
+        """Require a number of clusters that the tree has, and return it."""
         numbers = self._grown().tree.numbers
         if isinstance(level, bool) or not isinstance(level, int | np.integer) or level not in numbers:
             whole = numbers == list(range(1, len(numbers) + 1))
@@ -289,7 +289,7 @@ class Levels:
         return int(level)
 
     def _known_clusters(self, clusters: Any, level: pd.DataFrame) -> list[str]:
-        """Names of present clusters, each given once."""
+        """Require names of current clusters, each given once, and return them."""
         if isinstance(clusters, str) or not hasattr(clusters, "__iter__"):
             msg = f"Expected `clusters` to be a list of names, found {clusters!r}. Pass a list, such as `['2', '5']`."
             raise TypeError(msg)
@@ -311,7 +311,7 @@ class Levels:
         return pd.DataFrame({"cluster": names, "node": names})
 
     def _present(self, tree: Tree) -> pd.DataFrame:
-        """The present partition, also that of the training, as a table."""
+        """The current partition as a table, including that from training."""
         names = self._names_of_training(tree)
         return pd.DataFrame({"cluster": names, "node": names}) if self.level_ is None else self.level_
 
@@ -319,7 +319,7 @@ class Levels:
         return [tree.names[node] for node in tree.clusters]
 
     def _partition(self, level: int | None = None) -> pd.DataFrame | None:
-        """The partition of a level, or the present one."""
+        """The partition of a level, or the current one."""
         if level is None:
             return self.level_
         tree = self._grown().tree
@@ -333,7 +333,7 @@ class Levels:
         min_confidence: float | None,
         parts: Sequence[Subclusters] = (),
     ) -> None:
-        """Change the present partition and annotate, or change nothing on an error; of the ``parts`` those in use are kept."""
+        """Change the current partition and annotate, or change nothing on error; only the ``parts`` in use are kept."""
         values = check(min_confidence=min_confidence, key_added=key_added)
         kept = [] if level is None else in_use(parts, level["node"])
         before = self.level_, self.subclusters_
@@ -347,7 +347,7 @@ class Levels:
             raise
 
     def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]:
-        """What assigns cells to the parts of clusters, where a partition has any; what others come from is first."""
+        """Sub-clusters that a partition uses, if any; those that divide a part of others come after them."""
         if partition is None or self.subclusters_ is None:
             return []
         states = (self.subclusters_[key] for key in sorted(self.subclusters_, key=int))
@@ -389,7 +389,7 @@ class Levels:
         return grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing))), cells
 
     def _count_cells(self, z: np.ndarray) -> None:
-        """Note how many cells of the training are in each node, from their latent vectors (n_cells, n_latent)."""
+        """Record how many training cells are in each node, from their latent vectors (n_cells, n_latent)."""
         if self.tree_ is None or "size" in self.tree_["values"]:
             return
         grown = self._grown()

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from scgpcl.model._reference import Reference
     from scgpcl.module import SCGPCLModule
 
-#: Fewest cells of a new batch whose moments are measured, and the pseudo-cells of the nearest known batch beside them.
+#: Minimum number of cells to measure the moments of a new batch, and pseudo-cells added from the nearest known batch.
 MIN_CELLS = 100
 PRIOR_CELLS = 10.0
-#: How often the composition of the batch and its moments are found in turn.
+#: Number of rounds in which the composition of the batch and its moments are computed in turn.
 ROUNDS = 3
-#: Cells read at a time, and those that the nearest batch is found by.
+#: Number of cells read at a time, and maximum number of cells used to find the nearest batch.
 READ_CELLS = 2048
 MAX_NEAREST_CELLS = 500
 
@@ -51,7 +51,7 @@ def with_new_batches(
     adata: AnnData,
     names: list[str],
 ) -> tuple[Reference, list[NewBatch]]:
-    """The reference with the batches ``names`` of an AnnData behind its own, and their moments."""
+    """The reference with the batches ``names`` of an AnnData added after its own, and their moments."""
     registered = reference.registered
     _input.check_counts(_input.counts_of(adata, registered.layer), registered.layer, min_cells=1)
     own = registered.names_of(adata)
@@ -107,7 +107,7 @@ def _distances(module: SCGPCLModule, cells: Cells, statistics: Mapping[str, np.n
 
 
 def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str, np.ndarray], nearest: int) -> NewBatch:
-    """Moments of a batch at its own composition: what its cells show beyond what their clusters show on average."""
+    """Moments of a batch at its own composition: means of its cells, minus what is expected from their clusters."""
     std = module.gene_std[nearest].cpu().numpy().astype(np.float64)
     prior = [each[nearest].cpu().numpy().astype(np.float64) for each in (module.gene_mean, module.link_share)]  # type: ignore[index]
     counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
@@ -134,7 +134,7 @@ def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str,
 
 @contextmanager
 def extended(module: SCGPCLModule, moments: list[NewBatch]) -> Iterator[None]:
-    """Let the network know further batches, numbered behind its own, in the block."""
+    """Add further batches to the network, numbered after its own, inside the block."""
     if not moments:
         yield
         return

@@ -1,4 +1,4 @@
-"""Partitions of the cells into nodes of the tree, merged ones, and parts of clusters that were looked into."""
+"""Partitions of the cells into nodes of the tree, merged nodes, and parts of sub-divided clusters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shared_out(
     partition
         Columns ``cluster`` and ``node``: the nodes of the tree, or parts, that each cluster consists of.
     parts, shares
-        Clusters that were looked into, and for each the probabilities of its parts within it, shape (n_cells, n_parts).
+        Sub-divided clusters, and for each the probabilities of its parts within it, shape (n_cells, n_parts).
 
     Returns
     -------
@@ -66,7 +66,7 @@ def shared_out(
 
 
 def in_use(parts: Sequence[Subclusters], nodes: Iterable[str]) -> list[Subclusters]:
-    """Those that a partition into ``nodes`` needs, in their order: a part of a part needs the cluster that it comes from."""
+    """The ``parts`` that a partition into ``nodes`` needs, in order: a part of a part needs the one it comes from."""
     wanted, found = set(nodes), []
     for each in reversed(parts):
         if wanted & set(each.names):
@@ -76,7 +76,7 @@ def in_use(parts: Sequence[Subclusters], nodes: Iterable[str]) -> list[Subcluste
 
 
 def in_order(level: pd.DataFrame) -> pd.DataFrame:
-    """A partition in the order of the names of its clusters."""
+    """A partition sorted by the names of its clusters."""
     order = sorted(range(len(level)), key=lambda row: name_order(level["cluster"].iloc[row]))
     return level.iloc[order].reset_index(drop=True)
 

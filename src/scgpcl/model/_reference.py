@@ -43,7 +43,7 @@ class Registration:
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
 
     def label_index(self, adata: AnnData) -> np.ndarray | None:
-        """Index of each labelled cell's type in those of the model, -1 for the others, int64 (n_cells,); ``None`` without labels."""
+        """Index of each cell's labelled type in the model, -1 for others, int64 (n_cells,); ``None`` without labels."""
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
@@ -53,7 +53,7 @@ class Registration:
     def batch_index(
         self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
     ) -> np.ndarray | None:
-        """Index of each cell's batch in those of the model, int64 (n_cells,); ``None`` with fewer than two batches.
+        """Index of each cell's batch among the model's, int64 (n_cells,); ``None`` with fewer than two batches.
 
         With ``transform_batch``, all cells get that batch and the column is not read. With ``unseen``, cells of unknown
         batches, or all cells if there is no such column, get -1.
@@ -98,7 +98,7 @@ class Registration:
         return adata.obs[key].to_numpy(dtype=np.float64)
 
     def batch_code(self, name: Any) -> int:
-        """Index of a batch, given by name, in the batches of the model."""
+        """Index of a batch, given by name, among the batches of the model."""
         if not self.batch_columns:
             msg = (
                 "Expected no `transform_batch` for a model without batches, "
@@ -218,8 +218,8 @@ class Reference:
     ) -> Iterator[Cells]:
         """Match and check all cells first, then read the requested ones in their order, ``batch_size`` at a time.
 
-        The counts of ``registered`` cells were checked before, so this only verifies that they have not changed. ``quiet`` is
-        for cells that are read a second time and skips the checks. See :meth:`Registration.batch_index` for the rest.
+        The counts of ``registered`` cells were checked before, so this only verifies that they have not changed.
+        ``quiet`` skips the checks for cells read a second time. See :meth:`Registration.batch_index` for the rest.
         """
         layer = self.registered.layer
         index = as_index(indices, adata.obs_names)

@@ -51,7 +51,7 @@ def save_model(
     save_kwargs: Any,
     **anndata_kwargs: Any,
 ) -> None:
-    """Write a model through the base class's ``save``, and its AnnData if asked to."""
+    """Write a model through the base class's ``save``, and its AnnData if requested."""
     if folder.exists() and not (overwrite and folder.is_dir()):
         msg = (
             f"Expected a new folder for the model, found {folder}, which already exists. "

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-#: Arguments that act in a stage of training, and where they are passed.
+#: Arguments that belong to a stage of training, and the argument through which they are passed.
 MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "pretrain_plan_kwargs")
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
@@ -74,7 +74,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         and the weight of the few genes with the largest variance compared to 0.
     feature_total
         If the median library size is above this value, counts are scaled down to it before the log transform of the
-        features; otherwise noise in low counts dominates the variance after the log transform. ``None`` never scales, as published.
+        features; otherwise noise in low counts would dominate their variance. ``None`` never scales, as published.
     n_hidden
         Width of the hidden layers of encoder and decoder.
     n_latent
@@ -82,7 +82,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     dispersion
         Inverse dispersion per ``"gene"``, or per ``"gene-cell"`` as published.
     use_graph
-        Without it genes send no messages: an ablation.
+        If ``False``, genes send no messages (an ablation).
     start
         Initial encoder: the axes that best separate small groups of cells, relative to the spread within groups
         (``"discriminant"``), the leading principal axes of the features (``"pca"``), or random weights (``"random"``,
@@ -257,7 +257,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         return self.summary_string
 
     def __dir__(self) -> list[str]:
-        # scvi-tools has methods for every model that only models with variational posteriors can run
+        # scvi-tools gives every model methods that only work for models with variational posteriors
         return [name for name in super().__dir__() if name != "differential_abundance"]
 
     @classmethod
@@ -289,12 +289,12 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         labels_key
             Column of ``adata.obs`` with the types of some cells, or of all. Clusters are then named after the types, and
             cells that fit none of them form clusters ``"new 0"``, ``"new 1"``, .... Wrong labels are outvoted if they are few.
-            New cells need no labels. Types are named as batches are.
+            New cells need no labels. Types are named in the same way as batches.
         unlabeled_category
             Value that marks cells without a label in that column.
         categorical_covariate_keys
             Columns of ``adata.obs`` that divide the batches further, such as donors within studies. Every combination with
-            ``batch_key`` that occurs is a batch of its own, named like ``"study 1 / donor 2"`` in ``transform_batch``.
+            ``batch_key`` that occurs is a separate batch, named like ``"study 1 / donor 2"`` in ``transform_batch``.
 
         Raises
         ------
@@ -303,7 +303,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         TypeError
             If the storage of the counts is not supported; the message says how to convert them.
         ValueError
-            If the counts are not whole numbers of zero or more, if a cell has no counts, if names are repeated, or if
+            If the counts are not non-negative whole numbers, if a cell has no counts, if names are repeated, or if
             ``adata`` is a view.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -339,7 +339,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
         ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
         """
-        _ = self.reference  # a model that is not trained is refused first
+        _ = self.reference  # first, raise an error if the model is not trained
         values = check(min_confidence=min_confidence, key_added=key_added)
         values |= check("get", max_missing=max_missing)
         target = self._target(adata)
@@ -523,13 +523,13 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         return pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
 
     def _check_registered(self) -> None:
-        """Require what loading will: counts, and the registered genes."""
+        """Check what loading requires: counts, and the registered genes."""
         adata = self._target(None)
         check_same_genes(adata.var_names, self._names_at_setup())
         _input.check_counts(_input.counts_of(adata, self.registration.layer), self.registration.layer)
 
     def _note_counts(self) -> None:
-        """Remember the registered counts, which have just been checked."""
+        """Store the fingerprint of the registered counts, which have just been checked."""
         if self.adata is not None:
             self._seen = _input.fingerprint(_input.counts_of(self.adata, self.registration.layer))
 

@@ -1,4 +1,4 @@
-"""Registration: of an AnnData with scvi-tools' fields, or of a data module by a stand-in AnnData."""
+"""Registration of an AnnData with scvi-tools' fields, or of a data module through a stand-in AnnData."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from scgpcl.model._annotate import Names, names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What scvi-tools passes to ``setup_anndata`` when it registers other data as the first.
+#: Arguments that scvi-tools passes to ``setup_anndata`` to register other data in the same way as the first.
 TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_labels")
-#: How scvi-tools names the registration of a data module.
+#: Name that scvi-tools gives to the registration of a data module.
 DATAMODULE_SETUP = "setup_datamodule"
 
 
 def batch_columns(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns that define the batches by the arguments of ``setup_anndata``: ``batch_key``, then the covariates."""
+    """Columns that define the batches, from the arguments of ``setup_anndata``: ``batch_key``, then the covariates."""
     key = arguments.get("batch_key")
     covariates = check(categorical_covariate_keys=arguments.get("categorical_covariate_keys"))
     return (() if key is None else (key,)) + covariates["categorical_covariate_keys"]
@@ -49,20 +49,20 @@ def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
 
 
 def check_batch_columns(adata: AnnData, columns: Sequence[str], key: str | None) -> None:
-    """Require the columns that define the batches, with a value for every cell; ``key`` is the one of ``batch_key``."""
+    """Require the columns that define the batches, with a value for every cell; ``key`` is that of ``batch_key``."""
     for column in columns:
         _input.check_obs_key(adata, column, "batch_key" if column == key else "categorical_covariate_keys")
 
 
 class BatchField(CategoricalObsField):
-    """Batches by the names of :func:`~scgpcl._batch_names.combined_names`, whatever the types of their columns."""
+    """Batches named by :func:`~scgpcl._batch_names.combined_names`, regardless of the types of their columns."""
 
     def __init__(self, registry_key: str, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
         super().__init__(registry_key, self._columns[0] if columns else None)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Store the code of each cell's batch; the names in the order of the columns' categories or values."""
+        """Store the code of each cell's batch; names are in the order of the columns' categories or values."""
         if not self._columns:
             return super().register_field(adata)
         return self._store(adata, self._names(adata))
@@ -95,7 +95,7 @@ class BatchField(CategoricalObsField):
 
 
 class LabelField(BatchField):
-    """Types by the same names, the one of unlabelled cells behind all others."""
+    """Types named in the same way, with that of unlabelled cells after all others."""
 
     def __init__(self, registry_key: str, column: str, unlabeled: Any) -> None:
         super().__init__(registry_key, (column,))
@@ -116,7 +116,7 @@ class LabelField(BatchField):
 
 
 def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
-    """Register the fields of an AnnData with a manager of its own, if everything is in order."""
+    """Register the fields of an AnnData with a new manager, if all checks pass."""
     check_replaced(kwargs, "setup_anndata")
     check_known(kwargs, TRANSFER_ARGUMENTS, "setup_anndata")
     arguments = setup_method_args["setup_args"]
@@ -136,7 +136,7 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     _input.check_counts(_input.counts_of(adata, layer), layer)
     _input.warn_of_other_features(adata.var)
     fields = [
-        # the counts have been checked, all of them, and are read in any format
+        # all counts have been checked, and they can be read in any format
         LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
         BatchField(REGISTRY_KEYS.BATCH_KEY, of_batch),
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
@@ -149,7 +149,7 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
 
 
 def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
-    """Require different columns, and batches whose names differ."""
+    """Require distinct columns, and batches with distinct names."""
     if len(set(columns)) < len(columns):
         msg = (
             f"Expected covariates beside `batch_key`, found {columns[0]!r} in both. "
@@ -168,7 +168,7 @@ def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
 
 
 def _check_spelling(adata: AnnData, key: str) -> None:
-    """Require values whose names differ, because batches and types are matched by name."""
+    """Require values with distinct names, because batches and types are matched by name."""
     twice = shared_names(adata.obs[key])
     if twice:
         msg = (
@@ -179,7 +179,7 @@ def _check_spelling(adata: AnnData, key: str) -> None:
 
 
 def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
-    """Require at least one labelled cell, and names of types that are not those of new clusters or unassigned cells."""
+    """Require at least one labelled cell, and names of types other than those of new clusters and unassigned cells."""
     _input.check_obs_key(adata, key, "labels_key")
     if key is None:
         return
@@ -208,7 +208,7 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
 
 
 def check_not_overwritten(written: Names, **columns: str | Sequence[str] | None) -> None:
-    """Require that annotation under some names leaves the columns of the input as they are."""
+    """Require that annotation under the given names does not overwrite the columns of the input."""
     each = [(argument, (found,) if isinstance(found, str) else found or ()) for argument, found in columns.items()]
     for argument, column in ((argument, column) for argument, found in each for column in found):
         if column in (written.cluster, written.confidence):
@@ -235,7 +235,7 @@ class _Content(NamedTuple):
 
 
 def _content(registry: Mapping[str, Any]) -> _Content:
-    """What the registry of a data module says of its cells."""
+    """What the registry of a data module says about its cells."""
     try:
         fields, arguments = registry["field_registries"], registry["setup_args"]
         x, batch = (fields[key]["state_registry"] for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY))
@@ -251,12 +251,12 @@ def _content(registry: Mapping[str, Any]) -> _Content:
 
 
 def own_registry(cls: type[Any], registry: dict | None) -> dict | None:
-    """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others."""
+    """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others unchanged."""
     if registry is None or registry.get("setup_method_name") != DATAMODULE_SETUP:
         return registry
     content = _content(registry)
     _input.check_names(content.genes, "var_names")
-    n_cells = 3 * max(1, len(content.batches))  # scvi-tools warns of fewer
+    n_cells = 3 * max(1, len(content.batches))  # scvi-tools warns about fewer
     counts = sp.csr_matrix(np.ones((n_cells, len(content.genes)), dtype=np.float32))
     obs = pd.DataFrame(index=[str(cell) for cell in range(n_cells)])
     if content.batch_key is not None:

@@ -1,4 +1,4 @@
-"""How well each cluster holds when molecules or cells are left out."""
+"""Stability of each cluster when molecules or cells are left out."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from scgpcl.model._reference import Reference
     from scgpcl.model._subclusters import Subclusters
 
-#: Share of the molecules that a draw keeps, and share of the cells of a sub-sample.
+#: Share of the molecules kept in a draw, and share of the cells in a sub-sample.
 MOLECULES = 0.7
 CELLS = 0.8
-#: Cells encoded at a time.
+#: Number of cells encoded at a time.
 ENCODE_BATCH = 2048
 
 
@@ -42,7 +42,7 @@ class Stability:
     seed_: int
     adata: AnnData | None
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
         def _target(self, adata: AnnData | None) -> AnnData: ...
@@ -67,18 +67,18 @@ class Stability:
         seed: int | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """How well each cluster holds when molecules or cells are left out, and the cluster that it is confused with.
+        """Stability of each cluster when molecules or cells are left out, and the cluster that it is confused with.
 
-        The model is not trained again. A cluster that holds is not one of its own for certain: the model has seen all the
-        molecules. ``support`` of :meth:`get_tree` tests its splits.
-        Where the counts are reads, not molecules, a molecule has many, and draws of them leave hardly any cluster uncertain.
+        The model is not retrained. A stable cluster is not necessarily a distinct one, because the model has seen all
+        the molecules; ``support`` of :meth:`get_tree` tests its splits. If the counts are reads instead of molecules,
+        each molecule has many reads, so hardly any cluster is uncertain in draws of them.
 
         Parameters
         ----------
         adata
             Cells to cluster; ``None`` is the registered AnnData.
         level
-            Number of clusters of the tree, see :meth:`get_tree`; ``None`` is the present partition.
+            Number of clusters of the tree, see :meth:`get_tree`; ``None`` uses the current clusters.
         n_draws
             Number of draws of each kind.
         seed
@@ -91,13 +91,13 @@ class Stability:
         One row per cluster, indexed by its name; a cluster without cells has NaN from ``thinned`` on:
 
         - ``size``: number of cells;
-        - ``thinned``: Jaccard index of the cluster's cells and those that are put in it when each molecule is kept with a
+        - ``thinned``: Jaccard index of the cluster's cells and those assigned to it when each molecule is kept with a
           probability of 0.7, averaged over the draws;
         - ``halves``: the same between two halves of the molecules of each cell;
         - ``subsampled``: Jaccard index with the most similar group that k-means of the latent vectors finds in random 80 %
-          of the cells from a new start (Hennig 2007), averaged over the draws. k-means tends to miss small clusters that the
-          training, which joins many partitions, finds, and the parts of :meth:`subcluster`, which have genes of their own;
-        - ``neighbor``: cluster to which most of the cells go that leave the cluster in the thinned draws, empty if none leaves;
+          of the cells from a new start (Hennig 2007), averaged over the draws. k-means tends to miss small clusters,
+          which training finds with many partitions, and parts from :meth:`subcluster`, which have their own genes;
+        - ``neighbor``: cluster that receives most of the cells leaving this one in the thinned draws, empty if none do;
         - ``confused``: share of the cluster's cells that go there.
 
         Raises
@@ -109,8 +109,8 @@ class Stability:
 
         Notes
         -----
-        For the present clusters of the registered AnnData, the table is also kept in ``uns["scgpcl"]["stability"]``, where
-        :func:`scgpcl.pl.stability` and the report find it, until the cells are annotated again. Nothing else is written.
+        For the current clusters of the registered AnnData, the table is also kept in ``uns["scgpcl"]["stability"]`` for
+        :func:`scgpcl.pl.stability` and the report, until the cells are annotated again. Nothing else is written.
         """
         seed = self.seed_ if seed is None else seed
         n_draws, seed = check("get_cluster_stability", n_draws=n_draws, seed=seed).values()

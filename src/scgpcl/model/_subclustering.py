@@ -1,4 +1,4 @@
-"""Look into one cluster: genes and axes chosen anew from its cells."""
+"""Sub-clustering of one cluster, with genes and axes chosen anew from its cells."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
 
-#: Fewest cells of a cluster to look into, and of a part on average.
+#: Minimum number of cells of a cluster that is divided, and of a part on average.
 MIN_CELLS, PART_CELLS = 20, 5
-#: Cells that the parts are found in; of more, a sample.
+#: Maximum number of cells in which the parts are found; larger clusters are sampled.
 MAX_CELLS = 10_000
-#: Cells read at a time.
+#: Number of cells read at a time.
 READ_CELLS = 2048
 
 
@@ -48,7 +48,7 @@ class Subclustering:
     gene_scaling: float
     feature_total: float | None
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def reference(self) -> Reference: ...
@@ -79,22 +79,22 @@ class Subclustering:
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
     ) -> None:
-        """Divide one cluster on genes that are chosen anew from its cells; the other clusters do not change.
+        """Divide one cluster using genes that are chosen anew from its cells; the other clusters do not change.
 
-        The parts of cluster "3" are called "3.a", "3.b", ..., the largest first, so that they are not mistaken for the nodes
-        "3.1" and "3.2" of the tree, which is made on the genes and the space of all cells and does not change. The parts of a
-        merged cluster "2+5" are called "(2+5).a" and so on. From then on, :meth:`predict` and :meth:`annotate` return the parts,
-        also for new cells and after saving and loading. :meth:`merge` joins parts again, and :meth:`cut` undoes everything.
+        The parts of cluster "3" are called "3.a", "3.b", ..., the largest first, unlike the nodes "3.1" and "3.2" of
+        the tree, which is built on the genes and the space of all cells and does not change. The parts of a merged
+        cluster "2+5" are called "(2+5).a" and so on. From then on, :meth:`predict` and :meth:`annotate` return the
+        parts, also for new cells and after saving and loading. :meth:`merge` joins parts; :meth:`cut` undoes it all.
 
         Parameters
         ----------
         cluster
             Name of one of the current clusters, which can itself be a part.
         n
-            Number of parts; ``None`` estimates it, see :func:`scgpcl.cluster.estimate_n_clusters`. This is at least 2:
-            whether the parts differ in more than noise is for :meth:`test_clusters` to say.
+            Number of parts; ``None`` estimates it, see :func:`scgpcl.cluster.estimate_n_clusters`. The estimate is at
+            least 2; use :meth:`test_clusters` to test whether the parts differ by more than noise.
         adata
-            Cells to look into and to annotate; ``None`` is the registered AnnData.
+            Cells to divide and annotate; ``None`` is the registered AnnData.
         key_added, min_confidence
             See :meth:`annotate`.
 
@@ -110,12 +110,12 @@ class Subclustering:
 
         Notes
         -----
-        The network is not trained again. Genes are chosen among all registered genes as for the model, and discriminant axes are
-        computed from these cells. On these axes the parts are the consensus of many partitions of several draws of the
-        molecules, as in training, and cells are assigned to them by the same Student-t assignment with a correction for
-        depth; its confidence is calibrated on halves of the molecules. The probability of a part is that of the cluster times
-        that of the part within the cluster. Of more than 10,000 cells in the cluster, a sample is used. Cells of a batch that the
-        model does not know are standardised by the mean over the known batches.
+        The network is not retrained. Genes are chosen among all registered genes as for the model, and discriminant
+        axes are computed from these cells. On these axes, the parts are the consensus of many partitions of several
+        draws of the molecules, as in training, and cells are assigned to them by the same Student-t assignment with a
+        correction for depth; its confidence is calibrated on halves of the molecules. The probability of a part is that
+        of the cluster times that of the part within the cluster. Clusters of more than 10,000 cells are sampled. Cells
+        of a batch that the model does not know are standardised by the mean over the known batches.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Parts of one cluster: found on genes and axes that are chosen from its own cells, and assigned without the network."""
+"""Parts of one cluster, found with genes and axes chosen from its own cells, and assigned without the network."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Smallest share of the molecules in the draws that the correction for depth and the centres are fitted on.
+#: Smallest share of the molecules in the draws to which the correction for depth and the centres are fitted.
 LEAST_SHARE = 0.05
-#: Seed of everything random: calls agree, whatever the seed of the model.
+#: Seed of everything random: repeated calls agree, regardless of the model's seed.
 SEED = 0
-#: Cells read at a time.
+#: Number of cells read at a time.
 READ_CELLS = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Subclusters:
-    """What assigns cells to the parts of one cluster.
+    """Assignment of cells to the parts of one cluster.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Subclusters:
     genes
         Names of the genes that are used.
     unit
-        Size factor of the model that stands for a size factor of 1 here.
+        Size factor of the model that corresponds to a size factor of 1 here.
     moments
         Moments of the features of these genes in the cells of the cluster.
     axes, origin
@@ -82,7 +82,7 @@ class Subclusters:
     temperature: float = 1.0
 
     def size_factor(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Size factors of cells among those of the cluster, (n_cells,)."""
+        """Size factors of cells relative to those of the cluster, (n_cells,)."""
         return batch.size_factor / self.unit
 
     def scores(self, batch: BipartiteBatch) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Subclusters:
         return features.project(torch.from_numpy(self.axes))[:, 0] - torch.from_numpy(self.origin)
 
     def vectors(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Scores as they are clustered: corrected for depth and of reduced length, float64, (n_cells, n_axes)."""
+        """Scores as used for clustering: corrected for depth, with reduced length, float64, (n_cells, n_axes)."""
         correction = DepthCorrection(len(self.axes))
         correction.weight.copy_(torch.from_numpy(self.depth))
         z = correction(self.scores(batch), self.size_factor(batch))
@@ -123,7 +123,7 @@ class Subclusters:
         return soft_assign(self.vectors(batch), centers, alpha=self.alpha, temperature=self.temperature)
 
     def state(self) -> dict[str, Any]:
-        """The same as arrays and numbers."""
+        """State of the object as arrays and numbers."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moments = values.pop("moments")
         texts = {name: np.array(values[name], dtype=object) for name in ("whole", "names", "genes")}
@@ -131,7 +131,7 @@ class Subclusters:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Subclusters:
-        """What :meth:`state` was taken from."""
+        """Restore the object from its :meth:`state`."""
         values = dict(state)
         moments = Moments(*(values.pop(name) for name in ("mean", "std", "scale")))
         texts = {name: tuple(str(each) for each in values[name]) for name in ("whole", "names")}
@@ -150,7 +150,7 @@ def fit_subclusters(
     alpha: float,
     shrinkage: float,
 ) -> Subclusters | None:
-    """Find the parts of a cluster, by the read-out of the training on discriminant axes; None if all cells are alike.
+    """Find the parts of a cluster as training finds clusters, on discriminant axes; None if all cells are alike.
 
     Parameters
     ----------
@@ -182,10 +182,10 @@ def fit_subclusters(
     }
     parts = Subclusters(whole, (), genes, unit, moments, **values, alpha=alpha, shrinkage=shrinkage)
     batches = [cells.batch(rows) for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // READ_CELLS))]
-    batches = [batch._replace(size_factor=batch.size_factor * unit) for batch in batches]  # those of the model
+    batches = [batch._replace(size_factor=batch.size_factor * unit) for batch in batches]  # size factors of the model
 
     def thin(stream: int, low: float, high: float) -> list[BipartiteBatch]:
-        """The cells with log-uniform shares of their molecules."""
+        """The cells, thinned to log-uniform shares of their molecules."""
         generator = cpu_generator(SEED, stream)
         share = [high * (low / high) ** torch.rand(len(batch.cell_index), generator=generator) for batch in batches]
         return [thinned(batch, own, generator) for batch, own in zip(batches, share, strict=True)]
@@ -223,7 +223,7 @@ def _gathered(values: Callable[[BipartiteBatch], torch.Tensor], batches: Iterabl
 
 
 class Widened(NamedTuple):
-    """A reference that reads the genes of sub-clusters beside those of the model, which come first."""
+    """A reference that also reads the genes of sub-clusters, after those of the model."""
 
     reference: Reference
     n_own: int

@@ -1,4 +1,4 @@
-"""Test which groups of any labelling are told apart."""
+"""Test which groups of any labelling can be told apart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scgpcl.model._reference import Registration
 
-#: Fewest cells of a group that is tested, and the cells of a group that are looked at; of more, a sample.
+#: Minimum number of cells of a tested group, and maximum number used per group; larger groups are sampled.
 MIN_CELLS, MAX_CELLS = 20, 500
 
 
@@ -32,7 +32,7 @@ class Testing:
 
     seed_: int
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def registration(self) -> Registration: ...
@@ -48,11 +48,11 @@ class Testing:
         alpha: float = 0.05,
         seed: int | None = None,
     ) -> pd.DataFrame:
-        """Which pairs of groups of any labelling are told apart by cells and genes that were not used to find a difference.
+        """Test which pairs of groups of any labelling are told apart by cells and genes not used to find a difference.
 
-        Half of the cells of a pair choose genes and fit an axis between the two groups, and the other half is tested along it.
-        The test uses all registered genes and nothing of the network, so it judges a Leiden run or an author's
-        annotation like the model's own clusters.
+        One half of the cells of a pair is used to choose genes and fit an axis between the two groups, and the other
+        half is tested along this axis. The test uses all registered genes but not the network, so it treats a Leiden
+        run or an author's annotation like the model's own clusters.
 
         Parameters
         ----------
@@ -62,9 +62,9 @@ class Testing:
         adata
             The cells; ``None`` is the registered AnnData, which is not changed.
         clustered
-            Whether the labels were found in these counts, as those of any clustering are, and annotations made from one. Any
-            cut through a continuous group gives two groups that differ, so a difference proves nothing here: two groups
-            are told apart if the gap between them is larger than cutting one continuous group gives. ``False`` is for labels from
+            Whether the labels come from these counts, as in a clustering or an annotation based on one. Any cut of a
+            continuous group gives two groups that differ, so a difference proves nothing: two groups are told apart if
+            the gap between them is larger than that from cutting a continuous group. ``False`` is for labels from
             elsewhere, such as sorted cells, genotypes or treatments: two groups are told apart if they differ at all.
         alpha
             False-split rate: probability that any pair of a labelling is told apart although it is one group, with
@@ -74,17 +74,17 @@ class Testing:
 
         Returns
         -------
-        One row per pair of groups, those least apart first:
+        One row per pair of groups, with the pairs that are least apart first:
 
         - ``group1``, ``group2``, ``size1`` and ``size2``: names and numbers of cells;
         - ``auc``: probability that a held-out cell of one group has a larger score than one of the other, 0.5 by chance;
-        - ``separation``: distance of the means over the standard deviation within, in held-out cells, relative to the cut
-          through one continuous group that separates best: above 1 there is a gap;
+        - ``separation``: distance between the means over the standard deviation within groups, in held-out cells,
+          relative to the cut through one continuous group that separates best; values above 1 indicate a gap;
         - ``p_value``, and ``p_adjusted`` for the number of pairs (Holm 1979);
         - ``apart``: whether ``p_adjusted`` is at most ``alpha``.
 
-        A group of fewer than 20 cells is not tested: its rows have NaN, and ``apart`` is False. Of more than 500 cells in a
-        group, a sample is used.
+        A group of fewer than 20 cells is not tested: its rows have NaN, and ``apart`` is False. Groups of more than 500
+        cells are sampled.
 
         Raises
         ------
@@ -95,14 +95,14 @@ class Testing:
 
         Notes
         -----
-        The genes that differ most are dealt to two linear discriminants, so that a gap must show in both sets of genes: two
-        states of a single gene are no clusters. With ``clustered``, the separation is compared with cuts at the best place through
-        draws with the same variance from the closest density with one peak (Silverman 1981). Whatever the clustering
-        found in noise or in a gradient, it could not cut better than there. Without, ranks are compared, which are
-        exchangeable if the labels owe nothing to the counts. With a ``batch_key``, differences between batches are removed.
+        The genes that differ most are divided between two linear discriminants, so that a gap must appear in both sets
+        of genes: two states of a single gene are not clusters. With ``clustered``, the separation is compared with the
+        best cuts through draws, with the same variance, from the closest density with one peak (Silverman 1981). No
+        clustering of noise or a gradient could cut better. Otherwise ranks are compared, which are exchangeable if
+        labels do not depend on the counts. With a ``batch_key``, differences between batches are removed.
 
-        Two ends of a gradient are apart when the cells between them are in other groups: look at
-        neighbours. A pair that is not told apart is not shown to be one group, in particular if it is small.
+        Two ends of a gradient are apart if the cells between them are in other groups, so look at neighbouring groups.
+        If a pair is not told apart, this does not show that it is one group, in particular if it is small.
 
         Examples
         --------

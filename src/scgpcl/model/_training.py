@@ -1,4 +1,4 @@
-"""Training: both stages, the decoder alone, and with new cells."""
+"""Training of both stages, of the decoder alone, and with new cells."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
 
-#: Fewest cells to hold out from.
+#: Minimum number of cells from which some are held out.
 MIN_DECODER_CELLS = 20
-#: Cells of a query read at a time.
+#: Number of cells of a query read at a time.
 READ_CELLS = 2048
 #: Arguments of the clustering plan that an update cannot change.
 FIXED_BY_TRAIN = {"alpha", "shrinkage"}
@@ -73,7 +73,7 @@ class Training:
     tree_: dict[str, Any] | None
     level_: pd.DataFrame | None
     subclusters_: dict[str, dict[str, Any]] | None
-    #: What is known of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` for models saved before.
+    #: Statistics of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` in models of old versions.
     statistics_: dict[str, np.ndarray] | None = None
     seed_: int
     gene_flavor: GeneFlavor
@@ -88,12 +88,12 @@ class Training:
     selected_genes_: np.ndarray | None
     unit_size_: float | None
     gene_shares_: np.ndarray | None
-    #: Data module of the last training, of a model without an AnnData.
+    #: Data module of the last training, for a model without an AnnData.
     _datamodule: Any = None
-    #: Cells in training and the axes found of them.
+    #: Cells in training, and the axes computed from them.
     _axes: tuple[Cells, np.ndarray | None] | None = None
 
-    if TYPE_CHECKING:  # what the model itself has
+    if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def registered_genes(self) -> pd.Index: ...
@@ -147,9 +147,9 @@ class Training:
             epochs, at least 6 and at most 20. Without clustering epochs, cells are assigned to the nearest centre of the
             consensus of many partitions, or of k-means with ``"self_training"``.
         pretrain_max_cells
-            Maximum number of cells to pre-train on. If there are more, a uniform sample is drawn once and kept in memory, so that
-            the number of steps stops growing with the data; ``None`` uses all cells. The statistics and gene states of inference are computed from
-            all training cells, and all cells are encoded and labelled.
+            Maximum number of cells to pre-train on. If there are more, a uniform sample is drawn once and kept in
+            memory, so that the number of steps stops growing with the data; ``None`` uses all cells. The statistics and
+            gene states for inference are computed from all training cells, and all cells are encoded and labelled.
         accelerator, devices
             See :class:`lightning.pytorch.Trainer`. ``"mps"`` is not supported because PyTorch has no
             sparse matrices on it.
@@ -351,7 +351,7 @@ class Training:
         _input.check_is_adata(query, "query")
         missing = ~reference.selected.isin(query.var_names)
         if missing.any():
-            reference.match(query.var_names)  # too many missing genes have an error of their own
+            reference.match(query.var_names)  # raises a separate error if too many genes are missing
             msg = (
                 f"Expected all {len(missing)} genes that the model uses in `adata.var_names` to learn from, found "
                 f"{missing.sum()} missing. Cells that lack some can be mapped, see `model.predict`."
@@ -428,7 +428,7 @@ class Training:
             If an argument is out of range, if there are fewer than 20 cells, or if the model was loaded without
             its cells.
         """
-        _ = self.reference  # a model that is not trained is refused first
+        _ = self.reference  # first, raise an error if the model is not trained
         values = check(
             "train_decoder",
             max_epochs=max_epochs,
@@ -467,14 +467,14 @@ class Training:
             self.module.decoder.fit_statistics(z.to(device), None if known is None else known.to(device))
 
     def _name_clusters(self, run: Run) -> None:
-        """Take over the number of clusters of a run, and name them after the labelled types, if there are any."""
+        """Adopt the number of clusters of a run, and name them after the labelled types, if there are any."""
         self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
         types, k = self.registration.types, cast("int", run.n_clusters)
         new = [f"{_keys.NEW} {i}" for i in range(k - len(types))]
         self.cluster_names_ = np.array([*types, *new] if len(types) else [str(i) for i in range(k)], dtype=object)
 
     def _check_cells(self, datamodule: Any = None) -> int:
-        """Require cells to train on that suit the model; give their number."""
+        """Require cells to train on that suit the model, and return their number."""
         if datamodule is not None:
             if self.adata is not None:
                 msg = (
@@ -552,7 +552,7 @@ class Training:
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
-        """A run whose results the model takes over, also when it fails; with its ``split`` of the cells if wanted."""
+        """A run whose results the model adopts, even if it fails, including its ``split`` of the cells if wanted."""
         run = Run(
             self.module,
             splitter,
@@ -571,7 +571,7 @@ class Training:
         finally:
             self._axes = None
             self.history_, self.trainer = run.history or None, run.trainer
-            if split:  # a model whose training failed half-way has clusters that do not belong to its network
+            if split:  # a model whose training failed halfway has clusters that do not belong to its network
                 self.is_trained_ = run.fitted or (self.is_trained_ and not run.begun)
             if split and run.fitted:
                 self.tree_, self.level_, self.subclusters_ = run.grown, None, None

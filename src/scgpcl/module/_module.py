@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scgpcl.nn import Dispersion
 
 
-#: Latent vectors that are assigned to clusters at a time.
+#: Number of latent vectors that are assigned to clusters at a time.
 ASSIGNED_ROWS = 1 << 16
 
 
@@ -101,7 +101,7 @@ class SCGPCLModule(BaseModuleClass):
         return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy(), self.feature_scale.item())
 
     def set_moments(self, moments: Moments, link_share: Any = None) -> None:
-        """Set the moments to standardise features by and, with batches, the shares to centre messages at, (n_batch, n_genes)."""
+        """Set the moments of the features and, with batches, the shares that centre messages, (n_batch, n_genes)."""
         self.feature_scale.fill_(moments.scale)
         self.gene_mean.copy_(torch.from_numpy(moments.mean))
         self.gene_std.copy_(torch.from_numpy(moments.std))
@@ -137,7 +137,7 @@ class SCGPCLModule(BaseModuleClass):
 
     def represent(self, z: Tensor, size_factor: Tensor) -> Tensor:
         """Latent vectors as used for clustering and returned to the user: corrected for depth (n_cells,), with reduced length."""
-        # in double precision, so that the result does not depend on which other cells are shortened along with a cell
+        # in double precision, so that the result for a cell does not depend on which other cells are shortened with it
         return shrink_length(self.depth(z, size_factor).double(), self.shrinkage).to(z)
 
     def soft_assign(self, z: Tensor) -> Tensor:
@@ -156,19 +156,19 @@ class SCGPCLModule(BaseModuleClass):
         """Assignment probabilities of any number of represented cells, on the CPU, (n_cells, n_clusters)."""
         centers = cast("Tensor", self.centers).double()
         values = {"alpha": self.alpha, "temperature": self.temperature}
-        # in double precision, so that the result does not depend on which other cells are assigned along with a cell
+        # in double precision, so that the result for a cell does not depend on which other cells are assigned with it
         parts = [soft_assign(rows.to(centers), centers, **values).float().cpu() for rows in z.split(ASSIGNED_ROWS)]
         return torch.cat(parts)
 
     @auto_move_data
     @torch.no_grad()
     def encode(self, batch: BipartiteBatch) -> Tensor:
-        """Exact latent vectors of any cells, of whole length, shape (n_cells, n_latent)."""
+        """Exact latent vectors of any cells, at full length, shape (n_cells, n_latent)."""
         return self.encoder.encode(self.features(batch))
 
     @torch.no_grad()
     def refresh(self, batches: Callable[[], Iterable[BipartiteBatch]]) -> Tensor:
-        """Compute the statistics and gene states of inference from all training cells.
+        """Compute the statistics and gene states for inference from all training cells.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class SCGPCLModule(BaseModuleClass):
 
         Returns
         -------
-        Latent vectors of the training cells, of whole length, shape (n_cells, n_latent).
+        Latent vectors of the training cells, at full length, shape (n_cells, n_latent).
         """
         features = lambda: (self.features(batch) for batch in batches())
         n_cells = self.encoder.fit_states(features)

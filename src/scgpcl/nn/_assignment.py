@@ -1,4 +1,4 @@
-"""Student-t clustering of shortened latent vectors with a target derived from itself (DEC, Xie et al. 2016; Lee et al. 2023)."""
+"""Student-t clustering of shortened vectors with self-derived targets (DEC: Xie et al. 2016; Lee et al. 2023)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-#: Steps of the fit of centres to targets, and the weight that keeps them near their start, as large as that of a cell.
+#: Steps of fitting centres to targets, and the weight that keeps centres near their start, equal to that of one cell.
 FIT_STEPS = 60
 FIT_RIDGE = 1.0
-#: Logarithms of temperatures that are searched.
+#: Range in which the logarithm of a temperature is searched.
 LOG_TEMPERATURES = (-2.0, 3.0)
 
 
@@ -56,7 +56,7 @@ def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor, temperatur
 
 @torch.no_grad()
 def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
-    """Centres (n_clusters, n) from which cells (n_cells, n) get their targets (n_cells, n_clusters) most nearly."""
+    """Centres (n_clusters, n) whose assignments of cells (n_cells, n) are closest to targets (n_cells, n_clusters)."""
     found = centers.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([found], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
 
@@ -81,7 +81,7 @@ def fit_temperature(q: Tensor, labels: Tensor) -> float:
 
 
 def matched_temperature(q: Tensor, accuracy: float) -> float:
-    """Temperature at which the mean largest probability of assignments (n_cells, n_clusters) is an accuracy."""
+    """Temperature at which the mean largest probability of assignments (n_cells, n_clusters) equals an accuracy."""
     logits = q.double().clamp(min=torch.finfo(q.dtype).tiny).log()
     gap = lambda log: float((logits / np.exp(log)).softmax(1).amax(1).mean()) - accuracy
     low, high = LOG_TEMPERATURES

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Cosines over a smaller temperature may all underflow beside the largest cosine there can be, which is 1.
+#: With a smaller temperature, all exponentials may underflow relative to that of the largest possible cosine, 1.
 MIN_FUSED_TAU = 0.05
 
-#: Cells among which neighbours are counted; more are sampled.
+#: Maximum number of cells among which neighbours are counted; larger data sets are sampled.
 MAX_NEIGHBOR_CELLS = 10_000
 #: Tolerance of a radius, so that rounding does not decide whether the farthest neighbour counts.
 SLACK = 1e-5
-#: Cosines that are in memory at a time.
+#: Number of cosines in memory at a time.
 BLOCK_COSINES = 20_000_000
 
 
@@ -62,7 +62,7 @@ def draw_view(
     generator
         Source of randomness, on the CPU, so that a seed gives the same views on every device.
     device
-        Where the masks are wanted.
+        Device of the masks.
     """
     n_keep = max(1, round(neighbor_keep * n_genes))
     order = torch.rand(n_genes, n_views, generator=generator).argsort(0)
@@ -71,12 +71,12 @@ def draw_view(
     embedding = (torch.rand(n_embed, n_views, generator=generator) >= feature_drop).float()
     masks: tuple[Tensor, ...] = (neighbor, feature, embedding)
     if torch.device(device).type == "cuda":
-        masks = tuple(mask.pin_memory() for mask in masks)  # from other memory the copy makes the host wait
+        masks = tuple(mask.pin_memory() for mask in masks)  # a copy from other memory would make the host wait
     return View(*(mask.to(device, non_blocking=True) for mask in masks))
 
 
 class Neighborhood(NamedTuple):
-    """Which cells are each other's nearest, without a list of them: a direction and a radius for each cell.
+    """Nearest cells of each cell, without an explicit list: a direction and a radius for each cell.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Neighborhood(NamedTuple):
     radius: Tensor
 
     def among(self, index: Tensor) -> Tensor:
-        """1 where one of two cells has the other among its nearest, else 0; zero diagonal.
+        """1 if either of two cells has the other among its nearest cells, else 0; zero diagonal.
 
         Parameters
         ----------
@@ -110,8 +110,8 @@ class Neighborhood(NamedTuple):
 def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
     """Directions of the cells and the radii within which their nearest cells lie.
 
-    Beyond ``MAX_NEIGHBOR_CELLS`` cells, neighbours are counted in a sample: a radius then holds the same share of all
-    cells as of the sample, and at least one cell of it.
+    Beyond ``MAX_NEIGHBOR_CELLS`` cells, neighbours are counted in a sample: a radius then contains the same share of
+    all cells as of the sample, and at least one cell of the sample.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
         generator = torch.Generator().manual_seed(seed)  # on the CPU, so that the sample is the same on every device
         others = unit[torch.randperm(n_cells, generator=generator)[:MAX_NEIGHBOR_CELLS].to(x.device)]
         rank = max(1, round(n_neighbors * len(others) / n_cells))
-    # a cell is nearest to itself; beyond the sample's size few are in the sample
+    # a cell is nearest to itself, but if neighbours are counted in a sample, few cells are in it
     rank += n_cells <= MAX_NEIGHBOR_CELLS
     turned = others.t().contiguous()
     step = max(1, BLOCK_COSINES // len(others))
@@ -138,9 +138,9 @@ def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
 
 
 class _Positives(NamedTuple):
-    """Rows that each row is pulled to: its other view, and both views of its cell's neighbours, all with one weight.
+    """Rows that each row is pulled towards: its other view, and both views of its cell's neighbours, equally weighted.
 
-    The matrix T of the weights is never made: a row of T sums to one and has at most 1 + 2 d equal entries, where
+    The matrix T of the weights is never formed: a row of T sums to one and has at most 1 + 2 d equal entries, where
     d is the number of neighbours.
     """
 
@@ -195,8 +195,8 @@ def instance_loss(
     """InfoNCE between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
 
     For each of the 2B rows, the positive is the other view of the same cell, and the denominator includes all rows except
-    the row itself. With neighbours, a row has several positives, whose log-probabilities are averaged (as the outer
-    form of Khosla et al. 2020; neighbours as positives as in Wan, Chen and Deng 2022).
+    the row itself. With neighbours, a row has several positives, whose log-probabilities are averaged (as in the outer
+    form of Khosla et al. 2020; neighbours are positives as in Wan, Chen and Deng 2022).
 
     Parameters
     ----------
@@ -205,8 +205,8 @@ def instance_loss(
     tau
         Temperature.
     batch_index
-        Experimental batch of each cell, shape (n_cells,). With it only cells of the same batch are each other's
-        negatives: what tells batches apart then helps no row to find its positive.
+        Experimental batch of each cell, shape (n_cells,). If given, only cells of the same batch are negatives of each
+        other, so that differences between batches do not help a row to find its positive.
     neighbors
         1 for two cells that are positives of each other, else 0; symmetric, zero diagonal, shape (n_cells, n_cells).
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Dispersion = Literal["gene", "gene-cell"]
 
 
-#: Rows whose moments are taken in float64 at a time.
+#: Number of rows whose moments are computed in float64 at a time.
 MOMENT_ROWS = 1 << 16
-#: Smallest mean and dropout logit that the decoder starts at where it starts at the data's means.
+#: Smallest mean, and the dropout logit, at which the decoder starts if it starts at the means of the data.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0
 
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
     n_genes, n_latent, n_hidden
         Widths.
     dispersion
-        One inverse dispersion per gene, or one per cell and gene (the paper's).
+        One inverse dispersion per gene, or one per cell and gene (as in the paper).
     n_batch
         Experimental batches, 0 for none. Their one-hot vectors are concatenated to the input of either layer, as in
         scvi-tools.
@@ -162,8 +162,8 @@ class Decoder(nn.Module):
         batch_index
             Batch of each cell, shape (n_cells,), if the decoder knows batches.
         genes
-            Ascending positions of the genes to decode, int64, shape (n_some,); ``None`` decodes all. Over random genes
-            the expectation of the loss and of its gradients is that over all.
+            Ascending positions of the genes to decode, int64, shape (n_some,); ``None`` decodes all. For random genes,
+            the loss and its gradients have the same expectation as for all genes.
         """
         hidden = self.with_batch(self.hidden(self.with_batch(z, batch_index)), batch_index)
         weight: Tensor = self.heads.weight

@@ -17,13 +17,13 @@ RIDGE = 1e-3
 class DepthCorrection(nn.Module):
     r"""Expected latent vector of a cell had it been sequenced to typical depth.
 
-    Few molecules move latent vectors in two ways: noise is added, and the logarithm of normalised counts shifts their mean.
-    Both depend on the size factor s. With :math:`t = \min(\log s, 0)`,
+    A low number of molecules has two effects on latent vectors: it adds noise, and the logarithm of normalised counts
+    shifts their mean. Both depend on the size factor s. With :math:`t = \min(\log s, 0)`,
 
     .. math:: z' = z + t (A_1 z + b_1) + t^2 (A_2 z + b_2),
 
-    fitted by ridge regression of whole cells on thinned ones. As a linear predictor it shrinks what is mostly noise at the
-    cell's depth. A cell of typical depth or deeper is not changed, nor is any cell before the fit.
+    fitted by ridge regression of whole cells on thinned ones. As a linear predictor, it shrinks components that are
+    mostly noise at the cell's depth. A cell of typical or greater depth is not changed, nor is any cell before the fit.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ class DepthCorrection(nn.Module):
     def forward(self, z: Tensor, size_factor: Tensor) -> Tensor:
         """Correct latent vectors (n_cells, n_latent) of cells with size factors (n_cells,).
 
-        In double precision, so that the result does not depend on which other cells are corrected along with a cell.
+        In double precision, so that the result for a cell does not depend on which other cells are corrected with it.
         """
         return z + (_regressors(z.double(), size_factor) @ self.weight.double()).to(z)
 
     @torch.no_grad()
     def fit(self, draws: Iterable[tuple[Tensor, Tensor]], whole: Tensor) -> None:
-        """Learn from thinned cells, their latent vectors and size factors, and the vectors of the whole cells."""
+        """Fit to the latent vectors and size factors of thinned cells, and the vectors of the whole cells."""
         n = len(self.weight)
         gram = torch.zeros(n, n, dtype=torch.float64, device=whole.device)
         moment = torch.zeros(n, whole.shape[1], dtype=torch.float64, device=whole.device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scgpcl.nn._contrast import View
     from scgpcl.nn._features import StandardizedCounts
 
-#: Shrinks the weights of the graph messages when the cells' own weights start at given axes.
+#: Factor that shrinks the weights of the graph messages if the cells' own weights start at given axes.
 MESSAGE_START = 0.1
 
 
@@ -45,7 +45,7 @@ class BipartiteEncoder(nn.Module):
         g^1 = BN(\mathrm{mean}_i(F V_2) + E U_2), \quad
         z = BN(\mathrm{mean}_g(g^1 U_3) + c^1 V_3).
 
-    Where the features carry batches, :math:`\mathrm{mean}_g` is reduced by its typical value in the batch of the cell,
+    If the features have batches, the typical value in the batch of the cell is subtracted from :math:`\mathrm{mean}_g`,
     see :class:`~scgpcl.nn.BatchLinks`; F is standardised per batch, so the messages to genes carry no batch effect.
 
     There is no activation between the layers, so in inference, where the statistics of BN are constants, a cell is
@@ -60,7 +60,7 @@ class BipartiteEncoder(nn.Module):
     n_latent
         Width of the latent cell vector and of the gene embedding.
     use_graph
-        Without it genes send no messages: an ablation.
+        If ``False``, genes send no messages (an ablation).
     """
 
     state_message: Tensor
@@ -111,7 +111,7 @@ class BipartiteEncoder(nn.Module):
         return self.cell2_norm(self.cell2((gene1, cell1), graph, keep, links))
 
     def unused_parameters(self) -> list[nn.Parameter]:
-        """Parameters that only messages use, where there are none."""
+        """Parameters that are only used for messages, if genes send none."""
         if self.use_graph:
             return []
         senders = self.gene_embedding, self.cell1.lin_l.weight, self.cell2.lin_l.weight
@@ -128,7 +128,7 @@ class BipartiteEncoder(nn.Module):
         Parameters
         ----------
         batches
-            Called once per layer; gives the features of all training cells, in mini-batches.
+            Called once per layer; returns the features of all training cells, in mini-batches.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class BipartiteEncoder(nn.Module):
 
     @torch.no_grad()
     def start_at_axes(self, axes: Tensor, generator: torch.Generator) -> None:
-        """Let the cells' own path begin as a rotation of given feature axes.
+        """Initialise the cells' own path as a rotation of given feature axes.
 
         The rotation has entries of equal size (signed Hadamard columns), so that every latent dimension carries the
         same variance and batch normalisation keeps all distances of the projection. Messages start small.
@@ -225,7 +225,7 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
 def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:
     """Random matrix of shape (n, n_axes) with orthonormal columns whose rows have nearly equal norms in every block.
 
-    A Sylvester-Hadamard matrix where ``n`` is a power of two, else the orthonormal cosine basis.
+    A Sylvester-Hadamard matrix if ``n`` is a power of two, otherwise the orthonormal cosine basis.
     """
     n_axes = min(n, n_axes)
     if n & (n - 1) == 0:

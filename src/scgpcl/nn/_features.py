@@ -22,22 +22,22 @@ CLIP = 10.0
 class BatchLinks(NamedTuple):
     """What the cells of each experimental batch typically receive from the genes.
 
-    Which genes a cell is joined to depends on its batch as the counts do, so messages from genes would bring the batch
-    back into standardised cells. The message to a cell is therefore centred on the typical one of its batch.
+    Which genes a cell is linked to depends on its batch, as do its counts, so messages from genes would reintroduce the
+    batch into standardised cells. The message to a cell is therefore centred on the typical message in its batch.
 
     Parameters
     ----------
     batch
         Batch of each cell, int64, shape (n_cells,).
     share
-        Mean share of each gene in the neighbours of a cell of each batch, shape (n_batch, n_genes).
+        Mean share of each gene among the neighbours of a cell in each batch, shape (n_batch, n_genes).
     """
 
     batch: Tensor
     share: Tensor
 
     def typical_mean(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Mean over the neighbours of a typical cell of each cell's batch.
+        """Mean over the neighbours of a typical cell in the batch of each cell.
 
         Parameters
         ----------
@@ -59,10 +59,10 @@ class BatchLinks(NamedTuple):
 
 
 class StandardizedCounts(NamedTuple):
-    """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never made.
+    """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never formed.
 
     With ``L = log1p(scale x / s)`` centred and scaled per gene and clipped at the top, the entry of a zero count is
-    ``o = -mean / sd`` whatever the cell, so ``S = F - o`` has the sparsity of the counts. If moments differ
+    ``o = -mean / sd`` in every cell, so ``S = F - o`` has the sparsity of the counts. If moments differ
     between batches, ``F = S + B O^T`` with one offset per batch and the one-hot batches B.
 
     Parameters
@@ -76,7 +76,7 @@ class StandardizedCounts(NamedTuple):
     mask
         0/1 weight of each feature column in each view, shape (n_genes, n_views); ``None`` is one view of all.
     links
-        Batches of the cells; ``None`` where there are none.
+        Batches of the cells; ``None`` if there are none.
     """
 
     graph: Bipartite
@@ -109,7 +109,7 @@ class StandardizedCounts(NamedTuple):
 
 
 def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
-    """Multiply dense or sparse node features with the weight of a ``Linear``, shape (n, n_in)."""
+    """Multiply dense or sparse node features by the weight of a ``Linear``, shape (n, n_in)."""
     if isinstance(x, StandardizedCounts):
         return x.project(weight)
     return functional.linear(x, weight)
@@ -144,7 +144,7 @@ def standardized_counts(
     size_factor
         Library size over the median library size, shape (n_cells,).
     mean, std
-        Mean of ``log1p(scale x / s)`` over the training cells, and what its distance from the mean is divided by, shape
+        Mean of ``log1p(scale x / s)`` over the training cells, and the divisor of the centred values, shape
         (n_genes,), or (n_batch, n_genes) with ``links``.
     scale
         Factor of the counts over size factors before the logarithm.
@@ -162,7 +162,7 @@ def standardized_counts(
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What features are centred and divided by, float32, (n_genes,) or (n_batch, n_genes), and one factor of counts."""
+    """Centres and divisors of features, float32, (n_genes,) or (n_batch, n_genes), and one factor for the counts."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -176,7 +176,7 @@ class Moments:
     def sparse_features(
         self, counts: sp.csr_matrix, size_factor: np.ndarray, batch_index: np.ndarray | None
     ) -> sp.csr_matrix:
-        """Features of some cells less those of a zero count, written over their counts, shape (n_cells, n_genes)."""
+        """Features of some cells minus those of a zero count, overwriting their counts, shape (n_cells, n_genes)."""
         degree = np.diff(counts.indptr)
         at: tuple[np.ndarray, ...] = (counts.indices,)
         if batch_index is not None:

@@ -147,7 +147,7 @@ class _SpMM(torch.autograd.Function):
 
 @in_single_precision
 def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: bool = False) -> Tensor:
-    """Multiply the sparse cells x genes matrix, or its transpose, with a dense one.
+    """Multiply the sparse cells x genes matrix, or its transpose, by a dense one.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: b
     dense
         Shape (n_genes, n), or (n_cells, n) with ``transpose``.
     transpose
-        Multiply with the genes x cells matrix.
+        Use the genes x cells matrix.
 
     Returns
     -------

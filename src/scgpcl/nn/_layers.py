@@ -101,7 +101,7 @@ def receive(
     keep: Tensor | None = None,
     links: BatchLinks | None = None,
 ) -> Tensor:
-    """Mean of the neighbours' vectors, less the typical mean of the cell's batch; arguments as in `neighbor_mean`."""
+    """Mean of the neighbours' vectors, minus the typical mean of the cell's batch; arguments as in `neighbor_mean`."""
     mean = neighbor_mean(graph, x, to_genes=to_genes, keep=keep)
     return mean if links is None else mean - links.typical_mean(x, keep)
 

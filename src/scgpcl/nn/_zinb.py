@@ -1,9 +1,9 @@
 """Zero-aware ZINB likelihood, fused with the decoder's output layer.
 
-At a zero count the negative log-likelihood has no gamma functions, and in single-cell data nine entries of ten are
-zeros. So every entry is first treated as a zero, and the few non-zero entries are then corrected. The output layer,
-the loss and their gradients are computed together, a slice of cells at a time: no array of size cells x genes is ever
-kept.
+At a zero count, the negative log-likelihood has no gamma functions, and in single-cell data nine out of ten entries are
+zeros. Every entry is therefore first treated as a zero, and the few non-zero entries are then corrected. The output
+layer, the loss and their gradients are computed together, one slice of cells at a time, so that no array of size
+cells x genes is ever kept.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def inverse_dispersion(raw: Tensor) -> Tensor:
 
 
 class OutputSlice(NamedTuple):
-    """A run of cells whose output fits the cache."""
+    """Consecutive cells whose output fits in the cache."""
 
     cells: slice
     edges: slice
     hidden: Tensor  # (cells x views, n_hidden)
-    out: Tensor  # of the output layer, (cells x views, n_out); the next slice is written over it
+    out: Tensor  # of the output layer, (cells x views, n_out); overwritten by the next slice
     at: Tensor  # position of each edge in each view in the flattened ``out``, (edges x views,)
 
 
@@ -71,14 +71,14 @@ def output_slices(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Bipartite
 
 
 class OutputGradients(NamedTuple):
-    """Gradients to the arguments of the output layer, summed up slice by slice."""
+    """Gradients with respect to the arguments of the output layer, accumulated slice by slice."""
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor
 
     def add(self, part: OutputSlice, weight: Tensor) -> None:
-        """Add those of a slice whose output has been overwritten by the gradient to it."""
+        """Add the gradients of a slice whose output has been overwritten by its own gradient."""
         torch.mm(part.out, weight, out=self.hidden[part.cells].view(-1, weight.shape[1]))
         self.weight.addmm_(part.out.t(), part.hidden)
         self.bias.add_(part.out.sum(0))
@@ -103,7 +103,7 @@ def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor,
     Parameters
     ----------
     entries
-        Their mean and pi are overwritten, by their gradients if gradients are asked for.
+        Their mean and pi are overwritten, by their gradients if gradients are requested.
     work
         Scratch buffer for three arrays of the entries' shape.
     with_grad
@@ -111,7 +111,7 @@ def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor,
 
     Returns
     -------
-    The sum and the gradient to theta of every entry.
+    The sum, and the gradient with respect to theta of every entry.
     """
     u, soft, v = work
     mean, pi, theta, log_size = entries
@@ -130,11 +130,11 @@ def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor,
 
 
 def _nonzero_nll(x: Tensor, entries: _Entries, with_grad: bool) -> tuple[Tensor, ...]:
-    """NLL at non-zero counts minus what ``_zero_nll`` takes there, but for the gamma functions.
+    """NLL at non-zero counts minus the value of ``_zero_nll`` there, except for the gamma functions.
 
     Returns
     -------
-    The sum and, if asked for, the gradients of each entry to mean, pi and theta.
+    The sum and, if requested, the gradients of each entry with respect to mean, pi and theta.
     """
     mean, pi, theta, log_size = entries
     u = mean - theta.log() + log_size
@@ -149,7 +149,7 @@ def _nonzero_nll(x: Tensor, entries: _Entries, with_grad: bool) -> tuple[Tensor,
 
 
 def _gamma_nll(x: Tensor, theta: Tensor, with_grad: bool, genes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Sum of the gamma functions of theta in the NLL at non-zero counts, and the gradient of each count to its theta.
+    """Sum of the gamma functions of theta in the NLL at non-zero counts, and its gradient with respect to each theta.
 
     With ``genes``, the gene of each count, theta is gene-wise.
     """
@@ -163,7 +163,7 @@ def _gamma_nll(x: Tensor, theta: Tensor, with_grad: bool, genes: Tensor | None =
 
 
 def _inside(mean: Tensor) -> Tensor | None:
-    """Where the log mean keeps its bounds, ``None`` if everywhere."""
+    """Where the log mean is within its bounds; ``None`` if everywhere."""
     low, high = LOG_MEAN_BOUNDS
     if mean.device.type == "cpu":  # an accelerator would have to wait for the answer
         if mean.amin() >= low and mean.amax() <= high:
@@ -179,7 +179,7 @@ class _Edges(NamedTuple):
     log_size: Tensor
 
     def of(self, part: OutputSlice) -> _Edges:
-        """Those of a slice, in every view."""
+        """Entries of a slice, in every view."""
         n_views = part.hidden.shape[0] // (part.cells.stop - part.cells.start)
         return _Edges(*(values[part.edges].repeat_interleave(n_views) for values in self))
 
@@ -187,9 +187,9 @@ class _Edges(NamedTuple):
 def _zinb_slice(
     part: OutputSlice, theta: Tensor | None, log_size: Tensor, edges: _Edges, work: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss of one slice and its gradient to a gene-wise theta, but for the gamma functions of the latter.
+    """Loss of one slice and its gradient with respect to a gene-wise theta, except for the gamma functions of theta.
 
-    The gradient to the layer's output is written over the output itself.
+    The gradient with respect to the layer's output overwrites the output itself.
     """
     n_genes = work.shape[-1]
     flat = part.out.view(-1)

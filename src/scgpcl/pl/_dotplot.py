@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Most genes in one figure, to keep their names readable.
+#: Maximum number of genes in one figure, to keep their names readable.
 _MAX_GENES = 60
 
 
@@ -44,8 +44,8 @@ def markers(
     groupby
         Column of ``adata.obs`` with the clusters.
     var_names
-        Genes to draw instead, as in :func:`scanpy.pl.dotplot`: a list, or lists by the name of a group of genes. Nothing is
-        ranked then.
+        Genes to draw instead, as in :func:`scanpy.pl.dotplot`: a list, or a dictionary of lists by group name. No genes
+        are ranked in this case.
     layer
         Layer with the counts; ``None`` uses ``X``.
     n_genes
@@ -53,7 +53,7 @@ def markers(
         marks several clusters is shown with the first of them.
     skip_mt_ribo
         Leave out mitochondrial genes and those of ribosomal proteins, see :func:`scgpcl.tl.top_markers`; a note below the
-        figure tells whether any were left out.
+        figure states whether any were left out.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def markers(
 
 
 def _named(adata: AnnData, var_names: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Genes of the caller by group; one group without a name for a list."""
+    """The given genes by group; a list becomes one group without a name."""
     groups = dict(var_names) if isinstance(var_names, Mapping) else {"": var_names}
     wanted = {str(name): [own] if isinstance(own, str) else list(own) for name, own in groups.items()}
     missing = [gene for own in wanted.values() for gene in own if gene not in adata.var_names]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from scgpcl.metrics import MarkerOverlap
 
-#: Smallest share that is written into a heat map, and most entries of a heat map with written shares.
+#: Smallest share that is written into a heat map, and maximum number of entries of a heat map with written shares.
 SMALLEST, MAX_ENTRIES = 0.05, 400
 
 

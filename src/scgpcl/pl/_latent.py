@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TITLES = {"umap": "UMAP", "tsne": "t-SNE"}
 _MISSING = "lightgrey"
-#: Places of the names of groups.
+#: Places where the names of groups can be written.
 LEGENDS = ("both", "on data", "right margin", "none")
 #: Entries in a column of the legend.
 _LEGEND_ROWS = 16
@@ -61,9 +61,9 @@ def latent(  # type: ignore[misc]  # keywords as below
     method
         ``"umap"`` or ``"tsne"``.
     basis
-        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``; nothing is computed or stored then.
+        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``; nothing is then computed or stored.
     use_rep
-        Key of the latent vectors in ``adata.obsm``. With another key than the default, maps are stored in
+        Key of the latent vectors in ``adata.obsm``. With a key other than the default, maps are stored in
         ``obsm[f"{use_rep}_{method}"]``.
     layer
         Layer with the counts of genes; ``None`` uses ``X``.
@@ -140,7 +140,7 @@ def latent(  # type: ignore[misc]  # keywords as below
 
 
 class _Look(NamedTuple):
-    """Names of the groups of one panel, and the colour and the mark of each."""
+    """Names of the groups in one panel, and the colour and mark of each."""
 
     names: list[object]
     colors: dict[object, str]
@@ -158,7 +158,7 @@ def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
 
 
 def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None) -> _Look | None:
-    """Colours and marks of groups, those of the matching groups of the first panel where there are any; none of numbers."""
+    """Colours and marks of groups, taken from matching groups in the first panel if there are any; None for numbers."""
     if groups.dtype != "category":
         return None
     names, colors = list(groups.cat.categories), colors_of(adata, name)
@@ -180,7 +180,7 @@ def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None)
 
 
 def _matched(groups: pd.Series, first: pd.Series) -> dict[object, object]:
-    """Group of ``first`` for each group, one to one, that share most cells in all; pairs without a cell in common are left out."""
+    """One-to-one match of groups to those of ``first`` with the most shared cells; pairs without any are left out."""
     table = pd.crosstab(groups.to_numpy(), first.to_numpy())
     rows, cols = linear_sum_assignment(-table.to_numpy())
     return {
@@ -212,7 +212,7 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
 
 
 def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look, legend_loc: str) -> None:
-    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend and marks as asked for."""
+    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend and marks as requested."""
     from matplotlib.lines import Line2D
 
     point_colors = groups.astype(object).map(look.colors).fillna(_MISSING).to_numpy()

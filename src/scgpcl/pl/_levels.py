@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Support from which on a split is drawn as one that holds.
+#: Minimum support of a split whose branches are not dotted.
 SUPPORTED = 0.95
-#: Number of clusters that the tree is drawn down to, and the levels that are drawn, as multiples of that of the training.
+#: Level down to which the tree is drawn, and the levels that are drawn, as multiples of the number from training.
 FINEST, SHARES = 1.5, (0.25, 0.5, 1.0, 1.5, 2.0)
-#: Most cells that marker genes of splits are taken from.
+#: Maximum number of cells from which the marker genes of splits are computed.
 MAX_CELLS = 20_000
 #: Half the width of a bar, as a share of the distance between two levels.
 BAR = 0.08
@@ -39,19 +39,19 @@ def tree(model: SCGPCL, *, n_clusters: int | None = None, n_genes: int = 3, ax: 
     model
         A trained model.
     n_clusters
-        Level of the tree to draw down to; ``None`` takes 1.5 times the number of the training.
+        Level of the tree to draw down to; ``None`` takes 1.5 times the number of clusters from training.
     n_genes
-        Marker genes to write at each node: those whose mean log-normalised counts exceed those of its sibling by most standard
-        errors, without mitochondrial and ribosomal ones. They describe a split and do not test it. A model without cells
-        has none.
+        Number of marker genes to write at each node: those whose mean log-normalised counts exceed the sibling's by the
+        most standard errors, without mitochondrial and ribosomal genes. They describe a split and do not test it. A
+        model without cells has none.
     ax
         Axes to draw on; a new figure by default.
 
     Returns
     -------
-    The axes, the root on the left and the leaves, with their numbers of cells, on the right. The area of a node is its number of
-    cells, and the more its inside is filled with colour, the higher its stability. Branches of a split whose support is
-    below 0.95 are dotted. Colours are those of :func:`levels`, and of :func:`latent` for the same clusters.
+    The axes, with the root on the left and the leaves, with their numbers of cells, on the right. The area of a node
+    shows its number of cells; the more of it is filled with colour, the higher its stability. Branches of a split whose
+    support is below 0.95 are dotted. Colours are those of :func:`levels`, and of :func:`latent` for the same clusters.
 
     Raises
     ------
@@ -129,14 +129,14 @@ def levels(model: SCGPCL, levels: Sequence[int] | None = None, *, ax: Axes | Non
     model
         A trained model with its cells.
     levels
-        Numbers of clusters; ``None`` takes a few from a quarter of the number of the training to twice this number.
+        Numbers of clusters; ``None`` takes a few, from a quarter of the number from training to twice that number.
     ax
         Axes to draw on; a new figure by default.
 
     Returns
     -------
-    The axes: for each level, from coarse to fine, a column of bars as high as its clusters are large, joined by the cells
-    that they share. Colours are those of :func:`tree`.
+    The axes: for each level, from coarse to fine, a column of bars whose heights are the cluster sizes, joined by bands
+    for the cells that they share. Colours are those of :func:`tree`.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def _nearest(table: pd.DataFrame, n_clusters: float) -> int:
 
 
 def _walk(table: pd.DataFrame) -> list[str]:
-    """Nodes from the root down, what is below a node right after it, so that what belongs together is side by side."""
+    """Nodes in depth-first order from the root, so that related nodes are side by side."""
     stack, found = [str(table.index[0])], []
     while stack:
         found.append(stack.pop())
@@ -213,7 +213,7 @@ def _walk(table: pd.DataFrame) -> list[str]:
 
 
 def _split_markers(model: SCGPCL, table: pd.DataFrame, n_clusters: int, n_genes: int) -> dict[str, list[str]]:
-    """Genes of each node (but the root) that are higher than in its siblings, best first."""
+    """Genes that are more highly expressed in each node (except the root) than in its siblings, best first."""
     assert model.adata is not None
     rows = np.arange(model.adata.n_obs)
     if len(rows) > MAX_CELLS:

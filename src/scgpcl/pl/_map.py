@@ -25,9 +25,9 @@ def map_key(use_rep: str, method: Method) -> str:
 def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
     """Positions of the cells, shape (n_cells, 2), taken from ``adata`` if present and up to date.
 
-    New positions are stored in ``obsm["X_umap"]`` (or ``"X_tsne"``), with the seed and digests of the latent vectors and of
-    the positions in ``uns`` under the same name, unless ``adata`` is a view. Positions that do not fit such a record come
-    from elsewhere: they are used and not overwritten.
+    New positions are stored in ``obsm["X_umap"]`` (or ``"X_tsne"``), with the seed and digests of the latent vectors
+    and of the positions in ``uns`` under the same name, unless ``adata`` is a view. Positions that do not match such a
+    record come from elsewhere; they are used and never overwritten.
     """
     place = map_key(use_rep, method)
     stored = adata.uns.get(place) if place in adata.obsm else None

@@ -1,4 +1,4 @@
-"""A figure of how well clusters hold."""
+"""A figure of the stability of clusters."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Columns of the table that are drawn, how, and what they are.
+#: Columns of the table that are drawn, with their markers and descriptions.
 MARKS = {
     "thinned": ("o", "70 % of the molecules"),
     "halves": ("D", "halves of the molecules"),
     "subsampled": ("s", "80 % of the cells"),
 }
-#: Share of the cells of a cluster that go to another one from which on it is named.
+#: Minimum share of a cluster's cells that move to another cluster for the latter to be named.
 CONFUSED = 0.01
 #: Distance of the legend from the axes, in points.
 LEGEND_GAP = 34
 
 
 def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
-    """Draw how well each cluster holds when molecules or cells are left out, and the cluster that it is confused with.
+    """Draw how stable each cluster is when molecules or cells are left out, and the cluster that it is confused with.
 
     Parameters
     ----------
     model
-        A trained model with its cells, whose :meth:`scgpcl.SCGPCL.get_cluster_stability` is computed if it has not been yet;
-        or an AnnData that holds the result in ``uns``. Clusters are not changed.
+        A trained model with its cells, for which :meth:`scgpcl.SCGPCL.get_cluster_stability` is called if necessary; or
+        an AnnData that holds the result in ``uns``. Clusters are not changed.
     key
         Prefix of the keys of the annotation.
     ax
@@ -42,9 +42,9 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
 
     Returns
     -------
-    The axes: a row per cluster with its Jaccard indices as circles (70 % of the molecules), diamonds (halves of them) and squares
-    (k-means of 80 % of the cells), and on the right the neighbour that takes most of its cells, if these are at least 1 %.
-    Colours are those of :func:`latent`.
+    The axes: one row per cluster, with its Jaccard indices as circles (70 % of the molecules), diamonds (halves of the
+    molecules) and squares (k-means of 80 % of the cells), and on the right the neighbour to which it loses most cells,
+    if these are at least 1 %. Colours are those of :func:`latent`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Characters of a name before it is shortened.
+#: Maximum number of characters of a name before it is shortened.
 MAX_LENGTH = 30
 #: Colours that can be told apart with any colour vision, as far as their number allows. The first six are those of Okabe
 #: and Ito (2008) that stand out from white. Each further one is the colour on a grid that is farthest (CIE 1976 distance)
@@ -26,12 +26,12 @@ DISTINCT = (
     "#701040", "#F01050", "#9070F0", "#503070", "#10F0A0", "#F0E010", "#506070", "#606020", "#B0B050", "#8020C0",
     "#B020A0", "#80C0A0", "#A01040", "#F0C0F0", "#F07080", "#E0B080", "#907050", "#9090F0",
 )  # fmt: skip
-#: How much white the lightest part of a cluster has.
+#: Share of white in the lightest part of a cluster.
 LIGHTEST = 0.72
 
 
 def categories_of(adata: Any, key: Any) -> pd.Series:
-    """Column of ``adata.obs`` as a categorical without unused categories; refused if it is missing or empty."""
+    """Column of ``adata.obs`` as a categorical without unused categories; an error if it is missing or empty."""
     if not isinstance(adata, AnnData):
         msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Pass the AnnData that was annotated."
         raise TypeError(msg)
@@ -110,7 +110,7 @@ def _rank(letters: str) -> int:
 
 
 def shown(name: object, max_length: int = MAX_LENGTH) -> str:
-    """Name as matplotlib should draw it: on one line, the middle of a long one cut out, never read as a formula."""
+    """Name as matplotlib should draw it: on one line, shortened in the middle if long, never parsed as a formula."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
     if len(text) > max_length:
         end = max_length // 3  # names often differ only at one end

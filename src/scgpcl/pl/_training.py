@@ -163,7 +163,7 @@ def n_clusters(
     Returns
     -------
     The axes: stability of the weakest cluster with a band of one spread, agreement and silhouette, a dashed line at the
-    chosen number, and how to read them.
+    chosen number, and a note on how to read them.
 
     Raises
     ------

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from scgpcl.data import Cells
     from scgpcl.nn import Moments
 
-#: Cells that the principal axes are computed from; more are sampled.
+#: Maximum number of cells from which the principal axes are computed; larger data sets are sampled.
 MAX_AXES_CELLS = 20_000
 #: Principal axes of ``start="pca"``, and those on which the number of clusters is estimated.
 N_PRINCIPAL = 50
-#: Discriminant axes that the encoder starts at and that neighbours are found on.
+#: Discriminant axes at which the encoder starts and on which neighbours are found.
 N_AXES = 30
-#: Principal axes that they are combined from, one for every ``AXIS_CELLS`` cells at most, and those on which cells are grouped.
+#: Principal axes from which they are combined, at most one per ``AXIS_CELLS`` cells, and those used to group cells.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
-#: Cells of a fine group on average, and the fewest groups.
+#: Average number of cells in a fine group, and the minimum number of groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
-#: Share of the mean variance within groups in their covariance, or this number over that of the cells if it is larger.
+#: Share of the mean variance in the covariance within groups, or the second number over the number of cells if larger.
 RIDGE, RIDGE_CELLS = 0.1, 48
-#: Weight of the differences between matched cells of two batches beside the spread within groups, and how often cells are
-#: matched along the axes found before.
+#: Weight of the differences between matched cells of two batches relative to the spread within groups, and how often
+#: cells are matched along the axes found before.
 MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
-#: Seed of the fine groups, whatever that of the model: runs with different seeds start at the same axes.
+#: Seed of the fine groups, independent of the model's seed: runs with different seeds start at the same axes.
 GROUPS_SEED = 0
 
 
@@ -100,7 +100,7 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
 def whitened_axes(
     scores: np.ndarray, groups: np.ndarray, ridge: float, between: np.ndarray | None = None
 ) -> np.ndarray:
-    """Principal axes of centred scores (n_cells, n) where their covariance within groups, regularised, is the identity.
+    """Principal axes of centred scores (n_cells, n) after whitening by their regularised covariance within groups.
 
     ``between``, (n, n), is added to that covariance.
     """
@@ -155,7 +155,7 @@ def _varies(x: sp.csr_matrix) -> bool:
 
 
 def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.ndarray) -> LinearOperator:
-    """Features of shape (n_cells, n_genes) less their means, as a product that never makes them dense."""
+    """Features of shape (n_cells, n_genes) minus their means, as an operator that never makes them dense."""
     n_batch = len(offset)
     size = np.bincount(batch_index, minlength=n_batch)
     n_cells = len(batch_index)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 #: Strength of the no-batch-effect prior, in pseudo-cells.
 PRIOR_CELLS = 10.0
-#: Groups within which batches are compared, and how often both are refitted.
+#: Number of groups within which batches are compared, and how often both are refitted.
 N_GROUPS = 15
 GROUP_ROUNDS = 3
-#: Principal axes that cells are grouped on, and restarts of k-means.
+#: Number of principal axes on which cells are grouped, and restarts of k-means.
 N_GROUP_AXES = 30
 GROUPS_INIT = 5
 
@@ -208,7 +208,7 @@ def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[n
 
 
 def _unshifted_mean(sums: GroupSums, shift: np.ndarray) -> np.ndarray:
-    """Mean over all cells once the batches' shifts are taken out, shape (n_genes,)."""
+    """Mean over all cells after removing the batches' shifts, shape (n_genes,)."""
     return (sums.total.sum((0, 1)) - sums.n.sum(1) @ shift) / sums.n.sum()
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GeneFlavor = Literal["discriminant", "pearson_residuals", "seurat", "variance"]
-#: Library size to which counts are scaled where genes are chosen, as in scanpy's tutorials.
+#: Library size to which counts are scaled when genes are chosen, as in scanpy's tutorials.
 SELECTION_TOTAL = 1e4
-#: Genes on whose components cells are grouped before the genes of ``"discriminant"`` are chosen, and those components.
+#: Numbers of genes, and of their components, on which cells are grouped before ``"discriminant"`` chooses genes.
 N_FIRST_GENES, N_FIRST_AXES = 2000, 50
 
 

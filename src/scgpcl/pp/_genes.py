@@ -16,21 +16,21 @@ from scgpcl.nn import Moments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Share of the mean square below which a variance is rounding.
+#: Share of the mean square below which a variance is a rounding error.
 ROUNDING = 1e-12
 #: Bins of mean expression within which dispersions are compared, as in scanpy.
 N_BINS = 20
-#: Inverse dispersion of Pearson residuals, as in scanpy, and totals at which the part of the zeros is computed.
+#: Inverse dispersion of Pearson residuals, as in scanpy, and number of totals at which the part of zeros is computed.
 THETA = 100.0
 N_KNOTS = 256
-#: A gene found in fewer cells does not tell groups of cells apart.
+#: Genes found in fewer cells are not used to tell groups of cells apart.
 MIN_CELLS = 5
-#: Rows whose residuals are in memory at a time; each of their counts takes ten numbers.
+#: Number of rows whose residuals are in memory at a time; each of their counts takes up ten numbers.
 RESIDUAL_ROWS = 512
 
 
 def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scale: float = 1.0) -> Moments:
-    """What features are centred and divided by, in single precision; shapes (n_genes,) or (n_batch, n_genes).
+    """Centres and divisors of features, in single precision; shapes (n_genes,) or (n_batch, n_genes).
 
     Each gene is divided by its standard deviation, in its batch, and multiplied by a power of its typical one, so that a
     feature has the standard deviation ``std ** (1 - gene_scaling)``, up to one factor that makes its median 1.
@@ -72,7 +72,7 @@ def library_sizes(x: Any) -> np.ndarray:
 
 
 def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """Each array and its squares, one after the other: a block of a file is large enough without all at once."""
+    """Each array and its squares, one after the other, because a block of a file is large enough as it is."""
     for values in arrays:
         yield values
         yield values**2
@@ -114,7 +114,7 @@ def gene_statistics(
         start = stop
     means = sums / n_cells
     totals = sums[:1]
-    # what is left of the difference in a constant gene is rounding; as a variance it would blow the gene up
+    # in a constant gene, the remaining difference is a rounding error, which as a variance would blow up the gene
     raw_var, norm_var, log_var = (
         np.where(means[i + 1] - means[i] ** 2 > ROUNDING * means[i + 1], means[i + 1] - means[i] ** 2, 0.0)
         for i in (0, 2, 4)
@@ -149,7 +149,7 @@ def select_genes(
         ``"variance"``: variance of the raw counts (the paper's).
     scale
         Factor from the normalised counts of ``statistics`` to those whose dispersion is measured, such as counts per
-        10,000: the bins of the mean, and so the choice, depend on it.
+        10,000: the bins of the mean, and thus the choice, depend on it.
 
     Returns
     -------
@@ -192,13 +192,13 @@ def pearson_residual_variance(
     totals
         Total count of each gene in each batch, shape (n_batch, n_genes).
     batch_index
-        Batch of each cell, shape (n_cells,). With it the variance is that within batches, weighted by their cells.
+        Batch of each cell, shape (n_cells,). If given, the variance is that within batches, weighted by their cells.
     theta
-        Inverse dispersion of the counts that are expected.
+        Expected inverse dispersion of the counts.
 
     Returns
     -------
-    Shape (n_genes,), 0 for a gene without counts; as ``scanpy.experimental.pp.highly_variable_genes`` for one batch.
+    Shape (n_genes,), 0 for a gene without counts; as in ``scanpy.experimental.pp.highly_variable_genes`` for one batch.
     """
     n_batch, n_genes = totals.shape
     batch = np.zeros(len(library), dtype=np.int64) if batch_index is None else batch_index
@@ -294,8 +294,8 @@ def variance_ratio(
     scale
         Factor of the counts over size factors before the logarithm.
     batch_index
-        Batch of each cell, shape (n_cells,). With it the mean of a group is compared with the mean of its batches, so that
-        no gene is chosen for a difference between batches.
+        Batch of each cell, shape (n_cells,). If given, the mean of a group is compared with the mean of its batches, so
+        that no gene is chosen for a difference between batches.
 
     Returns
     -------

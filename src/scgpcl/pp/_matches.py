@@ -13,9 +13,9 @@ from sklearn.preprocessing import normalize
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Nearest cells of another batch among which a cell must find its match, and be found.
+#: Number of nearest cells of another batch among which a cell must find its match, and vice versa.
 N_MATCHES = 10
-#: Largest distance of a match, as a multiple of that to the farthest of as many cells of the own batch.
+#: Largest distance of a match, as a multiple of the distance to the farthest of as many cells of the same batch.
 MAX_DISTANCE = 1.25
 
 

@@ -12,26 +12,26 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from scgpcl.cluster import gap
 from scgpcl.pp._batches import GroupSums, batch_shifts
 
-#: Genes that an axis is fitted on, and fewest cells that express each.
+#: Number of genes to which axes are fitted, and minimum number of cells that express each.
 N_GENES, MIN_EXPRESSED = 200, 5
-#: Strength of the prior of no batch effect, in cells: enough to solve for effects that the groups leave open.
+#: Strength of the no-batch-effect prior, in cells: enough to solve for effects that the groups leave undetermined.
 PRIOR_CELLS = 1e-3
-#: Draws of one continuous group.
+#: Number of draws of one continuous group.
 N_NULL = 50
 
 
 class PairTest(NamedTuple):
-    """How well two groups are told apart in held-out cells.
+    """How well two groups can be told apart in held-out cells.
 
     Parameters
     ----------
     auc
         Probability that a cell of one group has a larger score than a cell of the other (area under the ROC curve).
     separation
-        Distance of the means over the standard deviation within, relative to the cut through one continuous group
-        that separates best.
+        Distance between the means over the standard deviation within groups, relative to the cut through one continuous
+        group that separates best.
     p_value
-        That of this separation for groups found in the same counts; otherwise that of the ranks of the scores.
+        P-value of this separation for groups found in the same counts; otherwise that of the ranks of the scores.
     """
 
     auc: float
@@ -42,20 +42,20 @@ class PairTest(NamedTuple):
 def pair_test(
     x: sp.csr_matrix, side: np.ndarray, *, clustered: bool, rng: np.random.Generator, batch: np.ndarray | None = None
 ) -> PairTest:
-    """Fit axes between two groups on one half of the cells, and test them on the other half, both ways.
+    """Fit axes between two groups on one half of the cells, and test them on the other half, and vice versa.
 
-    Genes are chosen by Welch's t in the first half of the cells, and dealt to two linear discriminants (with the covariance
-    shrunk as in Ledoit and Wolf 2004), so that a gap must be found in either set of genes. ``clustered``: the separation in the
-    other half is compared with that of cuts through one continuous group, see :func:`scgpcl.cluster._gap.gap`. Otherwise
-    the groups owe nothing to the counts, and the ranks of the sum of the scores are tested within batches (van Elteren 1960;
-    without batches Mann and Whitney 1947), which holds for any scores of other cells; the smaller of both p-values is doubled.
+    Genes are chosen by Welch's t in the first half, and divided between two linear discriminants (covariance shrunk as
+    in Ledoit and Wolf 2004), so that a gap must be found in both sets. ``clustered``: the separation in the other half
+    is compared with cuts through one continuous group, see :func:`scgpcl.cluster._gap.gap`. Otherwise the groups do not
+    depend on the counts: ranks of the summed scores are tested within batches (van Elteren 1960; without batches Mann
+    and Whitney 1947), which is valid for any scores of other cells; the smaller of the two p-values is doubled.
 
     Parameters
     ----------
     x
         Log-normalised counts, shape (n_cells, n_genes).
     side
-        Whether each cell is in the second group, bool, shape (n_cells,); at least two cells of both for each half.
+        Whether each cell is in the second group, bool, shape (n_cells,); at least two cells of each group per half.
     clustered
         Whether the groups were found in these counts.
     rng
@@ -87,7 +87,7 @@ def pair_test(
 def held_out_scores(
     x: sp.csr_matrix, side: np.ndarray, train: np.ndarray, batch: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the cells beside ``train`` along two axes that share no genes, each of shape (n_other,)."""
+    """Scores of the cells not in ``train`` along two axes that share no genes, each of shape (n_other,)."""
     own, groups = x[train], side[train]
     codes = np.zeros(len(side), dtype=np.int64) if batch is None else batch
     shift, t = _shifts(own, groups, codes[train], int(codes.max()) + 1, known=batch is not None)
@@ -104,7 +104,7 @@ def held_out_scores(
 def _shifts(
     x: sp.csr_matrix, side: np.ndarray, codes: np.ndarray, n_batch: int = 0, *, known: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effects of batches (n_batch, n) on the columns of x (n_cells, n) beside those of the groups; Welch's t without them, (n,)."""
+    """Effects of batches (n_batch, n), besides groups, on columns of x (n_cells, n); Welch's t without them, (n,)."""
     n_batch = n_batch or int(codes.max()) + 1
     cell = codes * 2 + side
     member = sp.csr_matrix((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(2 * n_batch, len(cell)))
@@ -133,7 +133,7 @@ def rank_test(score: np.ndarray, side: np.ndarray, codes: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """P-values (n,) adjusted for the number of tests (Holm 1979); NaN stays and is no test."""
+    """P-values (n,) adjusted for the number of tests (Holm 1979); NaN is kept and does not count as a test."""
     adjusted = np.full(len(p_values), np.nan)
     known = np.flatnonzero(~np.isnan(p_values))
     order = known[np.argsort(p_values[known], kind="stable")]

@@ -134,7 +134,7 @@ class SplatParameters:
             value = np.asarray(getattr(self, name), dtype=np.float64)
         except (TypeError, ValueError):
             value = np.array(np.nan)
-        # comparisons with NaN are false, so NaN is refused everywhere
+        # comparisons with NaN are false, so NaN is always rejected
         if not (np.isfinite(value) & accepted(value)).all():
             msg = f"Expected `{name}` to be {rule}, found {getattr(self, name)!r}."
             raise ValueError(msg)

@@ -16,7 +16,7 @@ from scgpcl.simulate._parameters import SplatParameters, is_whole
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Entries (cells times genes) per block, whose arrays take some tens of megabytes.
+#: Entries (cells times genes) per block, whose arrays take a few tens of megabytes.
 _BLOCK_SIZE = 2**21
 
 
@@ -40,7 +40,7 @@ def splatter(
     Parameters
     ----------
     n_cells
-        Number of cells, in one batch; 1000 by default. Not to be combined with ``batch_cells``.
+        Number of cells, in one batch; 1000 by default. Cannot be combined with ``batch_cells``.
     n_genes
         Number of genes.
     group_prob

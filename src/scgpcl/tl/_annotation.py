@@ -13,7 +13,7 @@ from scgpcl import _keys
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: What :func:`scgpcl.report`'s page writes at the top of its file.
+#: Name of the format, which the page of :func:`scgpcl.report` writes at the top of its file.
 FORMAT = "scgpcl annotation"
 VERSION = 1
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _KEY = "group"
-#: Fewest samples, and fewest cells of each group that a sample must have to be one of them.
+#: Minimum number of samples, and minimum number of cells of each group for a sample to count as one.
 MIN_SAMPLES = 2
 MIN_SAMPLE_CELLS = 10
 #: Fields of scanpy's result and our columns.
@@ -65,7 +65,7 @@ def differences(adata: AnnData, comparisons: Sequence[Comparison], *, layer: str
 def sample_differences(
     adata: AnnData, comparisons: Sequence[Comparison], samples: np.ndarray, *, layer: str | None = None
 ) -> pd.DataFrame:
-    """Wald test of DESeq2 on the sums of the counts of each sample (n_cells,) in both groups, paired by sample; as `differences`."""
+    """DESeq2's Wald test on summed counts per sample (n_cells,) in both groups, paired by sample; as `differences`."""
     pairs = [_pairs(each, samples) for each in comparisons]
     try:
         from pydeseq2.dds import DeseqDataSet

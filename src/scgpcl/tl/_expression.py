@@ -16,7 +16,7 @@ TARGET_SUM = 1e4
 
 
 def groups_of(adata: ad.AnnData, key: str, *, least: int = 2) -> pd.Series:
-    """Clusters as a categorical of text without unused categories or "unassigned"; as few as ``least``, with different names."""
+    """Clusters as a categorical of text without unused categories or "unassigned"; at least ``least``, all distinct."""
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -25,7 +25,7 @@ def groups_of(adata: ad.AnnData, key: str, *, least: int = 2) -> pd.Series:
         )
         raise KeyError(msg)
     groups = adata.obs[key].astype("category")
-    # cells that were too uncertain to be named are of no cluster
+    # cells that were too uncertain to be named belong to no cluster
     groups = groups.cat.remove_categories([name for name in groups.cat.categories if name == _keys.UNASSIGNED])
     groups = groups.cat.remove_unused_categories()
     names = [str(name) for name in groups.cat.categories]

@@ -159,7 +159,7 @@ def _present(markers: Any, genes: pd.Index) -> Any:
 
 
 def _disagree(names: list[str]) -> bool:
-    """Whether two of the names, of those that are known, say different types."""
+    """Whether any two of the known names denote different types."""
     known = [name for name in names if name != UNKNOWN]
     return any(not same_type(a, b) for i, a in enumerate(known) for b in known[:i])
 

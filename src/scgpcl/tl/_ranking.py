@@ -95,7 +95,7 @@ def rank_markers(
         raise ValueError(msg)
     result = ranked(expression, key, testable, method=method, n_genes=n_genes)
     if key_added is not None:
-        # a file has a group for each column of these two tables, and no place for a name with a slash
+        # a file has a group for each column of these two tables, whose name cannot contain a slash
         left_out = _SHARES if any("/" in name for name in testable) else {}
         adata.uns[key_added] = {field: value for field, value in result.items() if field not in left_out}
     return _tidy(result, testable, sizes.index)
@@ -164,7 +164,7 @@ def top_markers(
 
 
 def is_mt_ribo(genes: pd.Series) -> pd.Series:
-    """Whether each gene is mitochondrial or that of a ribosomal protein, by its name in human or mouse."""
+    """Whether each gene is mitochondrial or encodes a ribosomal protein, by its human or mouse name."""
     return genes.astype(str).str.fullmatch(MT_RIBO, case=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Columns of types and of genes in the tables of decoupler, PanglaoDB and others, in small letters, and of weights.
+#: Columns of types and of genes in the tables of decoupler, PanglaoDB and others, in lower case, and of weights.
 TYPE_COLUMNS = ("source", "cell type", "cell_type", "celltype", "type")
 GENE_COLUMNS = ("target", "genesymbol", "official gene symbol", "gene_symbol", "gene", "symbol")
 WEIGHT_COLUMN = "weight"
@@ -90,7 +90,7 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
 
 
 def _of_weights(model: Any, n_genes: int) -> dict[str, list[str]]:
-    """Genes with the largest weights in a multinomial or one-against-rest regression."""
+    """Genes with the largest weights in a multinomial or one-versus-rest regression."""
     weight = np.atleast_2d(np.asarray(model.classifier.coef_))
     types, genes = [str(name) for name in model.cell_types], np.asarray(model.classifier.features).astype(str)
     if len(weight) == 1 and len(types) == 2:  # two types share one row
@@ -103,7 +103,7 @@ def _of_weights(model: Any, n_genes: int) -> dict[str, list[str]]:
 
 
 def same_type(first: str, second: str) -> bool:
-    """Whether two names mean the same type or a type and its subtype, such as "B cells" and "Naive B cell", but not "NK cell"."""
+    """Whether two names denote one type, or a type and its subtype: "B cells" and "Naive B cell", but not "NK cell"."""
     words = [
         {re.sub(r"s$", "", word) for word in re.findall(r"[a-z0-9+]+", name.lower())} - {"cell"}
         for name in (first, second)

@@ -1,4 +1,4 @@
-"""Arguments of a run that no table can hold: the split of the cells, and the trainer."""
+"""Checks of arguments that do not fit into a table of rules: the split of the cells, and the trainer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-#: Plans by the argument that theirs are passed in.
+#: Training plan by the argument through which its own arguments are passed.
 PLANS = {"pretrain_plan_kwargs": PretrainPlan, "cluster_plan_kwargs": DistillationPlan}
 #: Precisions of the trainer in which the weights stay in single precision.
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "16")
@@ -56,7 +56,7 @@ def check_split(
 
 
 def _check_parts(parts: Any, n_cells: int) -> None:
-    """Require three parts that hold each cell once."""
+    """Require three parts that contain each cell once."""
     argument = "datasplitter_kwargs['external_indexing']"
     arrays = [np.asarray(part) for part in parts] if isinstance(parts, tuple | list) else []
     whole = np.concatenate(arrays) if len(arrays) == 3 else np.empty(0)
@@ -69,7 +69,7 @@ def _check_parts(parts: Any, n_cells: int) -> None:
 
 
 def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, Any]) -> None:
-    """Require a usable device and known arguments of the trainer that leave a trained model."""
+    """Require a usable device and known arguments of the trainer that result in a trained model."""
     _check_accelerator(accelerator)
     whole = isinstance(devices, int | np.integer) and not isinstance(devices, bool)
     number = whole and (devices > 0 or devices == -1)
@@ -108,7 +108,7 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
 
 
 def check_device(accelerator: Any, device: Any) -> dict[str, Any]:
-    """Arguments of scvi-tools' ``load`` for one device, which may be named as torch names it."""
+    """Arguments of scvi-tools' ``load`` for one device, which may be given by its name in torch."""
     named = device
     if isinstance(device, str | torch.device) and device != "auto":
         name, _, number = str(device).partition(":")
@@ -136,7 +136,7 @@ def check_device(accelerator: Any, device: Any) -> dict[str, Any]:
 
 
 def _check_accelerator(accelerator: Any) -> None:
-    """Require an accelerator on which PyTorch has sparse matrices."""
+    """Require an accelerator on which PyTorch supports sparse matrices."""
     if accelerator == "mps":
         msg = (
             'Expected an accelerator with sparse matrices, found "mps", for which PyTorch has none. '

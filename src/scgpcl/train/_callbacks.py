@@ -26,36 +26,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What to do about losses that are not finite.
+#: Advice on losses that are not finite.
 ADVICE = (
     "The weights are restored to those before that epoch. Lower the learning rate, for example with "
     "`pretrain_plan_kwargs` and `cluster_plan_kwargs={'lr': 1e-4}`, or train in full precision."
 )
-#: Restarts of the first k-means of the pre-training; later epochs start from the centres before.
+#: Restarts of the first k-means in pre-training; later epochs start from the previous centres.
 FIRST_INIT = 10
-#: Restarts of every k-means of the published code.
+#: Restarts of every k-means in the published code.
 PUBLISHED_KMEANS_INIT = 20
-#: Latent vectors that are projected at a time.
+#: Number of latent vectors that are projected at a time.
 PROJECTED_ROWS = 1 << 16
 
 
 def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callable[[], T]) -> T:
     """Call a function in the first process only, and return the result in all processes.
 
-    They also take over the buffers of the module, which such functions set: statistics and gene states of inference.
+    All processes also receive the module's buffers, which such functions set: statistics and gene states for inference.
 
     A failure in the first process is raised there and reported as a ``RuntimeError`` in the others. Results are tensors
     and plain values in any nesting.
     """
     if trainer is None or trainer.world_size == 1 or not torch.distributed.is_initialized():
-        return compute()  # also between the stages where processes live for one stage only
+        return compute()  # also between stages, if processes exist for one stage only
     sent: dict[str, Any] = {}
     failure = None
     if trainer.global_rank == 0:
         try:
             sent["result"] = move_data_to_device(compute(), "cpu")
             sent["buffers"] = {name: buffer.cpu() for name, buffer in module.named_buffers()}
-        except Exception as error:  # noqa: BLE001  (it is raised again when the others know)
+        except Exception as error:  # noqa: BLE001  (raised again once the other processes know)
             failure, sent = error, {"failure": f"{type(error).__name__}: {error}"}
     sent = trainer.strategy.broadcast(sent)
     if failure is not None:
@@ -80,7 +80,7 @@ def _evaluating(module: SCGPCLModule) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
-    """Refresh the gene states from the training cells; latent vectors of all cells of whole length, (n_cells, n_latent)."""
+    """Refresh the gene states from the training cells; return full-length vectors of all cells, (n_cells, n_latent)."""
     device = module.gene_mean.device
     with _evaluating(module):
         z = module.refresh(lambda: splitter.batches(splitter.train_idx, device=device))
@@ -90,7 +90,7 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
 
 
 class _AllCells(pl.Callback):
-    """What both stages need between their epochs: the states of inference, where cells are validated."""
+    """What both stages need between epochs: current states for inference, if there are validation cells."""
 
     splitter: BipartiteSplitter
 
@@ -107,7 +107,7 @@ class _AllCells(pl.Callback):
 
 
 class _Grouping(NamedTuple):
-    """Groups of all cells: their centres by their number, labels to watch, prototypes and the cells' own."""
+    """Groups of all cells: centres by number of groups, labels to monitor, prototypes, and those of each cell."""
 
     centers: dict[int, Tensor]
     labels: Tensor | None
@@ -119,9 +119,9 @@ class _Grouping(NamedTuple):
 class PrototypeUpdate(_AllCells):
     """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
 
-    The labels of ``n_clusters`` clusters are watched: ``patience`` successive epochs after the warm-up must agree with an
-    adjusted Rand index above ``agreement`` (r in the paper). With prototypes of mini-batches, which need no clusters of all
-    cells, they are found as published: from the end of the warm-up on, by k-means of whole vectors from new starts.
+    The labels of ``n_clusters`` clusters are monitored: ``patience`` successive epochs after warm-up must agree with an
+    adjusted Rand index above ``agreement`` (r in the paper). With prototypes from mini-batches, which need no clusters
+    of all cells, labels are found as published: after warm-up, by k-means of full-length vectors from new starts.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class PrototypeUpdate(_AllCells):
         self._agreed = state_dict["agreed"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set prototypes before the first epoch that wants them, when no epoch end has done so."""
+        """Set prototypes before the first epoch that uses them, if no previous epoch has set them."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
             self._regroup(trainer, plan, watch=False)
@@ -186,7 +186,7 @@ class PrototypeUpdate(_AllCells):
             own = [self._cluster(z, k, centers) for k in plan.n_prototypes if k <= len(z)]
         groups, n_types = own, 0
         if plan.known is not None and plan.lambda_label > 0:
-            n_types = int(plan.known.max()) + 1  # the unlabelled cells make a last group, which is left out below
+            n_types = int(plan.known.max()) + 1  # the unlabelled cells form a last group, which is left out below
             groups = [*own, torch.where(plan.known < 0, n_types, plan.known).to(z.device)]
         if not groups:
             return _Grouping(centers, labels, [], [], [])
@@ -204,7 +204,7 @@ class PrototypeUpdate(_AllCells):
         return _Grouping(centers, labels, prototypes[: len(own)], own, named)
 
     def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
-        """Cluster the directions of the latent vectors, from the centres of the epoch before where there are some."""
+        """Cluster the directions of the latent vectors, starting from the centres of the previous epoch, if any."""
         init = centers.get(n_clusters)
         found = kmeans(z, n_clusters, n_init=FIRST_INIT, init=init, seed=self.seed, directions=True)
         centers[n_clusters] = found.centers
@@ -281,7 +281,7 @@ class LabelWatch(pl.Callback):
 class FiniteLosses(pl.Callback):
     """Stop at a NaN or infinite loss, and restore the weights of the last successful epoch.
 
-    Losses are looked at after every step on a CPU, and once per epoch on other devices, where each look would make the
+    Losses are checked after every step on a CPU, and once per epoch on other devices, where each check would make the
     host wait, and with several processes, which stop together.
     """
 
@@ -304,7 +304,7 @@ class FiniteLosses(pl.Callback):
             self._look(trainer, cast("StagePlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what is left before the cells are clustered, and at what the last step made of the weights."""
+        """Check the remaining losses before the cells are clustered, and the weights after the last step."""
         plan = cast("StagePlan", pl_module)
         self._look(trainer, plan)
         state = {name: value for name, value in plan.module.state_dict().items() if value.is_floating_point()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scgpcl.train._plans import StagePlan
 
-#: Version of the format; a file of a later one cannot be read.
+#: Version of the format; files of later versions cannot be read.
 FORMAT = 1
 
 
@@ -42,7 +42,7 @@ class RunState(NamedTuple):
 class EpochCheckpoint(pl.Callback):
     """Write the state of the run after every epoch to one file.
 
-    ``history`` holds the metrics of the stages before, ``model`` plain values by which a run recognises its model.
+    ``history`` holds the metrics of previous stages, ``model`` plain values by which a run recognises its model.
     """
 
     def __init__(self, path: Path, *, history: History | None, model: Mapping[str, Any]) -> None:
@@ -81,12 +81,12 @@ class EpochCheckpoint(pl.Callback):
 
     @staticmethod
     def _logged(trainer: pl.Trainer) -> History:
-        """Metrics of this fit; those of the epoch that ends now are not in the logger yet."""
+        """Metrics of this fit, including those of the current epoch, which are not in the logger yet."""
         epoch = trainer.current_epoch
         tables = {name: table.copy() for name, table in getattr(trainer.logger, "history", {}).items()}
         for name, value in trainer.callback_metrics.items():
             if name.endswith("_validation") or name == _keys.VALIDATION_LOSS:
-                continue  # logged at once, or left from an epoch before
+                continue  # logged immediately, or left over from a previous epoch
             if name not in tables:
                 tables[name] = pd.DataFrame({name: pd.Series(dtype=float)}, index=pd.Index([], name="epoch"))
             tables[name].loc[epoch, name] = float(value)

@@ -27,7 +27,7 @@ class DecoderPlan(StagePlan):
     module
         The network; only its decoder is trained.
     z
-        Latent vectors of all cells, of whole length, shape (n_cells, n_latent).
+        Latent vectors of all cells, at full length, shape (n_cells, n_latent).
     batch_index
         Experimental batch of each cell, int64, shape (n_cells,), if the decoder uses batches.
     noise

@@ -44,7 +44,7 @@ class Devices(NamedTuple):
 
 
 def shows_progress(trainer_kwargs: Mapping[str, Any]) -> bool:
-    """Whether arguments of ``scvi.train.Trainer`` ask for its simple bar, which ours take the place of."""
+    """Whether arguments of ``scvi.train.Trainer`` request its simple progress bar, which ours replaces."""
     wanted = trainer_kwargs.get("enable_progress_bar", True) and trainer_kwargs.get("simple_progress_bar", True)
     return bool(wanted) and trainer_kwargs.get("progress_bar_refresh_rate", 1) > 0
 
@@ -58,10 +58,10 @@ def make_trainer(
     *,
     title: str,
 ) -> Trainer:
-    """Trainer of one stage, on one device unless more are asked for; ``title`` names the stage in its progress bar."""
+    """Trainer of one stage, on one device unless more are requested; ``title`` names the stage in its progress bar."""
     kwargs = {"log_every_n_steps": 1, **where.trainer_kwargs}  # small data has fewer steps than Lightning's interval
     kwargs.pop("ckpt_path", None)
-    if len(splitter.val_idx) == 0:  # checkpoints and tuners ask for validation, whose loader may not be None
+    if len(splitter.val_idx) == 0:  # checkpoints and tuners request validation, whose loader must not be None
         kwargs["limit_val_batches"] = 0
     # the trainer appends to this list, so each stage needs a separate one
     kwargs["callbacks"] = [FiniteLosses(), *callbacks, *(kwargs.get("callbacks") or ())]
@@ -96,7 +96,7 @@ def fit_stage(
     resume_from: Path | None = None,
     first_epoch: int = 0,
 ) -> Trainer:
-    """Fit one stage; its metrics are added to the history, also when it is interrupted.
+    """Fit one stage; its metrics are added to the history, even if it is interrupted.
 
     Parameters
     ----------
@@ -109,11 +109,11 @@ def fit_stage(
     max_epochs
         Largest number of epochs.
     where
-        Where it runs.
+        Devices and arguments of the trainer.
     history
-        Metrics of the epochs before, updated in place.
+        Metrics of previous epochs, updated in place.
     resume_from, first_epoch
-        Checkpoint of the stage to resume from, and the epochs completed by then.
+        Checkpoint of the stage to resume from, and the number of epochs completed by then.
 
     Raises
     ------
@@ -200,10 +200,10 @@ def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
 
 
 def merge_histories(before: History | None, after: History | None, *, stage: int, first_epoch: int = 0) -> History:
-    """Append a stage's metrics to those before, with epochs counted on and the stage of each epoch under ``"stage"``.
+    """Append a stage's metrics to previous ones, with epochs numbered consecutively and their stages under ``"stage"``.
 
-    Each table has the index ``epoch`` and one column of the metric's name. ``first_epoch`` is the number of the first
-    epoch in ``after``: not 0 where the stage resumed from a checkpoint.
+    Each table has the index ``epoch`` and one column named after the metric. ``first_epoch`` is the number of the first
+    epoch in ``after``, which is not 0 if the stage resumed from a checkpoint.
     """
     before, after = dict(before or {}), dict(after or {})
     start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1) - first_epoch

@@ -27,7 +27,7 @@ PrototypeScope = Literal["epoch", "batch"]
 RHO = 0.95
 #: Arguments of plans that a run sets itself.
 SET_BY_RUN = frozenset({"module", "seed", "n_clusters", "neighborhood", "z", "batch_index", "noise"})
-#: Number that the granularities of the prototypes multiply while the number of clusters is not known.
+#: Number that the granularities of the prototypes multiply as long as the number of clusters is unknown.
 UNKNOWN_CLUSTERS = 10
 
 
@@ -255,7 +255,7 @@ class PretrainPlan(StagePlan):
             self.idle += module.projection.parameters()
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
-        #: Prototypes of the types, in a list of their own, and the type of each cell or -1, int64, (n_cells,).
+        #: Prototypes of the types, in a separate list, and the type of each cell or -1, int64, (n_cells,).
         self.named_prototypes: list[Tensor] = []
         self.known: Tensor | None = None
 
@@ -298,7 +298,7 @@ class PretrainPlan(StagePlan):
         if self.named_prototypes and self.known is not None:
             code = self.known[batch.cell_index.cpu()].to(z.device)
             own = code >= 0
-            # a sum over the mini-batch's labelled cells, so that the pull of a cell does not depend on how many it holds
+            # a sum over the mini-batch's labelled cells, so that the pull of a cell does not depend on their number
             share = own.float().mean() / (self.known >= 0).float().mean()
             loss = (
                 prototype_loss(projected[own], self.named_prototypes, [code[own]], tau=self.tau) if own.any() else 0.0
@@ -306,12 +306,12 @@ class PretrainPlan(StagePlan):
             parts[_keys.LABEL_LOSS] = share * torch.as_tensor(loss).to(z)
             total = total + self.lambda_label * parts[_keys.LABEL_LOSS]
         if self.lambda_prototype > 0 and len(parts) == 1:
-            total = total + 0.0 * projected.sum()  # DDP waits for a gradient of the projection also in the warm-up
+            total = total + 0.0 * projected.sum()  # DDP also waits for a gradient of the projection during the warm-up
         self.log_losses(batch, total, parts)
         return total
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The views (n_cells, n_pulled, n) that prototypes pull, and prototypes and own ones at every granularity."""
+        """The views (n_cells, n_pulled, n) to pull, and at every granularity the prototypes and that of each cell."""
         if self.prototype_scope == "epoch":
             return projected, self.prototypes, [labels[batch.cell_index] for labels in self.prototype_labels]
         x = projected.detach()[:, 1]
@@ -383,7 +383,7 @@ class DistillationPlan(StagePlan):
         self.cells = torch.empty(0, dtype=torch.int64)
         self.target = torch.empty(0)
         self.latent = torch.empty(0)
-        #: Accuracy of the names of cells whose labels were left out; NaN without labels, or too few.
+        #: Accuracy of the names of cells whose labels were left out; NaN without labels, or with too few.
         self.accuracy = torch.tensor(torch.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds between two updates in a log file, where each is a line of its own.
+#: Seconds between two updates in a log file, where each update is a separate line.
 LOG_INTERVAL = 30.0
 LAYOUT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 DRAWS_LAYOUT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -75,7 +75,7 @@ class StageProgress(ProgressBar):
         ended = f"{n_epochs} epoch{'s' if n_epochs != 1 else ''}"
         if n_epochs < most:
             ended = f"converged after {n_epochs} of {most} epochs"
-        self._bar.bar_format, self._bar.total = DONE, self._bar.n  # a notebook draws a bar that is not full in red
+        self._bar.bar_format, self._bar.total = DONE, self._bar.n  # a notebook would draw an incomplete bar in red
         self._bar.set_description_str(f"{self.title}: {ended}", refresh=False)
         self._bar.close()
 

@@ -1,4 +1,4 @@
-"""One run of training: pre-train, place the centres, cluster; its state is complete also when a stage fails."""
+"""One run of training: pre-train, place the centres, cluster; its state is complete even if a stage fails."""
 
 from __future__ import annotations
 
@@ -61,26 +61,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-#: Cells that pre-training sees in all epochs together, and the fewest and most epochs that this may take.
+#: Number of cells that pre-training sees in all epochs together, and the minimum and maximum number of epochs.
 PRETRAIN_CELLS, PRETRAIN_EPOCHS = 25_000, (6, 20)
-#: Cells that are clustered and distilled from; of more, a sample.
+#: Maximum number of cells used for clustering and distillation; larger data sets are sampled.
 MAX_CLUSTERED_CELLS = 10_000
-#: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
+#: Draws of the molecules on which partitions must agree, besides the whole cells, and the share of molecules in each.
 N_DRAWS = 5
 DRAWN_SHARE = 0.7
-#: Draws of the molecules that the correction for depth is fitted on.
+#: Draws of the molecules to which the correction for depth is fitted.
 N_DEPTH_DRAWS = 4
-#: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
+#: Seed of the draws and partitions, independent of the model's seed: runs with different seeds differ only by training.
 READ_OUT_SEED = 0
-#: Cells on which it is tested whether there are groups at all.
+#: Maximum number of cells used to test whether there are any groups.
 MAX_TESTED_CELLS = 3000
 
 
 class Placed(NamedTuple):
-    """Number of clusters, what its estimate rests on, the centres (n_clusters, n_latent), and what is distilled.
+    """Number of clusters, the curve behind its estimate, the centres (n_clusters, n_latent), and the data to distil.
 
-    That is, for the cells that were clustered (n_some,), their targets (n_some, n_clusters) and latent vectors
-    (n_some, n_latent). With labels, the accuracy of the types of cells whose labels were left out, if it is known.
+    The latter are the cells that were clustered (n_some,), their targets (n_some, n_clusters) and their latent vectors
+    (n_some, n_latent). With labels, also the accuracy of the types of cells whose labels were left out, if it is known.
     """
 
     n_clusters: int
@@ -104,11 +104,11 @@ class Run:
     seed
         Seed of everything random.
     find_axes
-        Computes the principal axes of the features, if there are any; called where they are needed.
+        Computes the principal axes of the features, if there are any; called when they are needed.
     find_principal
         The same for the principal axes, on which the number of clusters is estimated.
     n_clusters, curve
-        Number of clusters, ``None`` to estimate it, and what an earlier estimate rests on.
+        Number of clusters, ``None`` to estimate it, and the curve that an earlier estimate is based on.
     history
         Metrics of earlier runs.
     trainer
@@ -123,7 +123,7 @@ class Run:
     Attributes
     ----------
     history, trainer, n_clusters, curve
-        As above, updated by every stage, also by one that fails.
+        As above, updated by every stage, even if it fails.
     begun, fitted
         Whether a stage has begun, so the network may have changed; and whether all stages are completed.
     grown
@@ -179,7 +179,7 @@ class Run:
     ) -> None:
         """Contrastive pre-training on at most ``max_cells`` cells, unless the run resumes after it.
 
-        Without ``max_epochs``, their number follows from that of the cells.
+        Without ``max_epochs``, the number of epochs depends on the number of cells.
         """
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
@@ -199,7 +199,7 @@ class Run:
         self.fit(plan, [update], max_epochs, splitter)
 
     def place_centers(self, plan: ClusterPlan | DistillationPlan) -> None:
-        """Find the number of clusters and place their centres, the largest first, unless the run resumes after that."""
+        """Find the number of clusters and place their centres, the largest first, unless the run resumes after this."""
         self.begun = True
         resumed = self._resumed_at(plan)
         if resumed is not None:
@@ -260,9 +260,9 @@ class Run:
         return Grown(tree, branches, tree.leaves)
 
     def _halves(self, index: np.ndarray) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[Any]]:
-        """Latent vectors and size factors of both halves of the molecules of cells; and vectors that splits are tested on.
+        """Latent vectors and size factors of both halves of the molecules of cells, and the vectors to test splits on.
 
-        Those are, for both halves, latent vectors corrected for depth and components, (n_some, n).
+        The latter are, for both halves, depth-corrected latent vectors and components, (n_some, n).
         """
         generators = [cpu_generator(READ_OUT_SEED, 27) for _ in range(2)]
         encoded = self._vectors(self.module.encode, lambda batch: halves(batch, generators[0]), index)
@@ -288,7 +288,7 @@ class Run:
     def _calibrate(self, accuracy: float) -> None:
         """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half.
 
-        Where the accuracy of the names is known and lower than the confidence, the temperature is raised until they are equal.
+        If the accuracy of the names is known and lower than the confidence, the temperature is raised to match it.
         """
         self.module.temperature.fill_(1.0)
         generator = cpu_generator(READ_OUT_SEED, 26)
@@ -309,7 +309,7 @@ class Run:
     def fit(
         self, plan: StagePlan, callbacks: list[pl.Callback], max_epochs: int, splitter: BipartiteSplitter | None = None
     ) -> None:
-        """Fit a stage from its start or from a checkpoint of it, and write checkpoints if asked to."""
+        """Fit a stage from its start or from one of its checkpoints, and write checkpoints if requested."""
         self.begun = True
         first: dict[str, Any] = {}
         resumed = self._resumed_at(plan)
@@ -343,7 +343,7 @@ class Run:
             self.module.set_n_clusters(n_clusters)
 
     def _encode_all(self) -> torch.Tensor:
-        """Latent vectors of all cells, (n_cells, n_latent), computed again only if the encoder is another one."""
+        """Latent vectors of all cells, (n_cells, n_latent), recomputed only if the encoder has changed."""
         weights = [weight.detach().cpu().clone() for weight in self.module.encoder.parameters()]
         if self._encoded is None or not all(map(torch.equal, weights, self._encoded[0])):
             self._encoded = weights, encode_all(self.module, self.splitter)
@@ -383,20 +383,20 @@ class Run:
             named = named_support(evidence, kept[:2], self.known[index], self.n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self.n_types + named.n_new, named.accuracy
             self._evidence = Evidence.of(kept, k, seed=READ_OUT_SEED)
-            logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self.n_types)
+            logger.info("Found %d groups of cells in addition to the %d labelled types.", named.n_new, self.n_types)
         self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
         means = target.t() @ rows / target.sum(0).unsqueeze(1)
         return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows), accuracy)
 
     def statistics(self) -> dict[str, np.ndarray] | None:
-        """What is known of the training cells once the run has ended; ``None`` in processes that only helped."""
+        """Statistics of the training cells once the run has ended; ``None`` in all processes but the first."""
         if self.trainer is not None and not self.trainer.is_global_zero:
             return None
         return reference_statistics(self.module, self.splitter, self._clustered())
 
     def _clustered(self) -> np.ndarray:
-        """Cells that are clustered and distilled from, with those labelled, ascending positions."""
+        """Ascending positions of the cells used for clustering and distillation, including labelled cells."""
         index = clustered_cells(len(self.splitter.source), MAX_CLUSTERED_CELLS)
         if self.known is None:
             return index
@@ -404,7 +404,7 @@ class Run:
         return np.union1d(index, labelled[clustered_cells(len(labelled), MAX_CLUSTERED_CELLS)])
 
     def _gather(self, n_clusters: int) -> Evidence:
-        """Partitions of the clustered cells, made once."""
+        """Partitions of the clustered cells, computed once."""
         if self._evidence is None:
             self._evidence = Evidence.of(self._draws(n_clusters), n_clusters, seed=READ_OUT_SEED)
         return self._evidence
@@ -430,7 +430,7 @@ class Run:
 
     @cached_property
     def _axes(self) -> torch.Tensor:
-        """Principal axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
+        """Principal axes of the features, independent of the network, (n_axes, n_genes); one of zeros if none."""
         found = self._find_axes()
         device = self.module.gene_mean.device
         return (
@@ -455,11 +455,11 @@ class Run:
         axes = torch.zeros(1, self.module.n_genes) if found is None else torch.from_numpy(found)
         scores = lambda batch: self.module.features(batch).project(axes.to(device))[:, 0]
         whole = centred(self._vectors(scores, lambda batch: (batch,), np.arange(len(self.splitter.source)))[0][0])
-        with warnings.catch_warnings(record=True) as caught:  # that no number is stable, which one group explains
+        with warnings.catch_warnings(record=True) as caught:  # about no number being stable, which one group explains
             warnings.simplefilter("always")
             k, curve = estimate_n_clusters(whole, seed=derived_seed(self.seed, 22))
         if self.known is None and not self._any_apart(whole, scores, k):
-            logger.info("The cells form one group without clear gaps. To divide it all the same: model.cut(%d).", k)
+            logger.info("The cells form one group without clear gaps. To divide it anyway: model.cut(%d).", k)
             return 1, curve
         for warning in caught:
             warnings.warn(warning.message, warning.category, stacklevel=2)
@@ -472,7 +472,7 @@ class Run:
     def _any_apart(
         self, whole: torch.Tensor, scores: Callable[[BipartiteBatch], torch.Tensor], n_clusters: int
     ) -> bool:
-        """Whether any groups of cells are apart on molecules set aside, given the scores (n_cells, n) of whole cells."""
+        """Whether any groups of cells are apart on held-out molecules, given the scores (n_cells, n) of whole cells."""
         index = clustered_cells(len(whole), MAX_TESTED_CELLS)
         generator = cpu_generator(READ_OUT_SEED, 28)
         parts = self._vectors(scores, lambda batch: halves(batch, generator), index)
@@ -507,7 +507,7 @@ class Run:
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
-        """Order the centres by the number of their cells, the largest first; those of labelled types keep their places."""
+        """Sort the centres by number of cells, the largest first; those of labelled types keep their positions."""
         q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         sizes[: self.n_types] = len(z) + 1
@@ -517,12 +517,12 @@ class Run:
 
 
 def centred(rows: torch.Tensor) -> torch.Tensor:
-    """Rows (n_rows, n) less their mean, on the CPU."""
+    """Rows (n_rows, n) minus their mean, on the CPU."""
     return (rows - rows.mean(0)).cpu()
 
 
 def clustered_cells(n_cells: int, most: int) -> np.ndarray:
-    """Cells that are clustered and distilled from, or fewer, ascending positions, shape (at most ``most``,)."""
+    """Ascending positions of the cells used for clustering and distillation, or fewer, shape (at most ``most``,)."""
     if n_cells <= most:
         return np.arange(n_cells)
     rng = np.random.default_rng(READ_OUT_SEED)

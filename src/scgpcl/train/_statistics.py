@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 #: Ridge of the covariance within clusters, as a share of its mean variance.
 RIDGE = 0.01
-#: Share of the training cells that are nearer to a cluster than cells that count as new.
+#: Share of the training cells that are closer to a cluster than the distance beyond which cells count as new.
 NEAR_SHARE = 0.99
-#: Shares of the genes that are hidden to learn how much less is known without them, how often, and from how many cells.
+#: Shares of the genes hidden to measure the loss of information without them, how often, and in how many cells at most.
 HIDDEN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 N_HIDINGS = 2
 MAX_HIDING_CELLS = 2000
@@ -31,11 +31,11 @@ def reference_statistics(module: SCGPCLModule, splitter: BipartiteSplitter, inde
 
     Returns
     -------
-    ``means`` (n_clusters, n_latent), ``precision`` (n_latent, n_latent) and ``reach``: where the cells of each cluster lie,
-    the inverse of their pooled covariance, and the Mahalanobis distance within which most of them do.
-    ``hidden`` and ``temperatures``: shares of the genes and what the logarithms of probabilities are divided by without them.
-    With batches, ``features`` and ``links`` (n_clusters, n_genes): mean standardised features of the cells of each cluster,
-    and mean shares of genes in their messages less those of their batches.
+    ``means`` (n_clusters, n_latent), ``precision`` (n_latent, n_latent) and ``reach``: the mean of each cluster's
+    cells, the inverse of their pooled covariance, and the Mahalanobis distance within which most cells lie. ``hidden``
+    and ``temperatures``: shares of missing genes, and the divisor of log probabilities for each share. With batches,
+    ``features`` and ``links`` (n_clusters, n_genes): mean standardised features of the cells of each cluster, and mean
+    shares of genes in their messages minus those of their batches.
     """
     device = module.gene_mean.device
     parts = []
@@ -90,7 +90,7 @@ def _without_genes(module: SCGPCLModule, cells: Cells, index: np.ndarray, label:
             batch = part.batch().to(module.gene_mean.device)
             q.append(module.probabilities(module.represent(module.encode(batch), batch.size_factor)))
         found = fit_temperature(torch.cat(q), wanted.repeat(N_HIDINGS))
-        temperatures.append(max(found, temperatures[-1]))  # fewer genes never tell more
+        temperatures.append(max(found, temperatures[-1]))  # fewer genes never carry more information
     return {"hidden": np.array([0.0, *HIDDEN_SHARES]), "temperatures": np.array(temperatures)}
 
 

@@ -31,7 +31,7 @@ def compile_neighbors() -> None:
 
 @register("pca-leiden", prepare=compile_neighbors)
 def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """Leiden on the 15-neighbour graph of the components of ``pca_kmeans``; resolution 1 without a number; ignores batches."""
+    """Leiden on 15 neighbours in the components of ``pca_kmeans``; resolution 1 without a number; ignores batches."""
     z = components(adata, seed=seed)
     cells = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(cells, use_rep="z", random_state=seed)

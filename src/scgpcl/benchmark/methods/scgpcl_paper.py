@@ -11,13 +11,13 @@ from scgpcl.benchmark.methods.scgpcl import fit
 if TYPE_CHECKING:
     import anndata as ad
 
-#: Sets of at most so many genes hold a selection, of which the published share must not be taken again.
+#: Data sets with at most this many genes are already a selection, of which the published share must not be taken again.
 SELECTED_BEFORE = 2000
 
 
 @register("scgpcl-paper")
 def scgpcl_paper(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """``presets.PAPER``, with one learning rate for all data sets; of 2000 genes or fewer, selected before, all are used.
+    """``presets.PAPER``, with one learning rate for all data sets; up to 2000 genes, already selected, are all used.
 
     Batches are registered with the model.
     """
