@@ -33,8 +33,7 @@ from scgpcl.benchmark._tables import markdown
 from scgpcl.cluster import Evidence, named_support
 from scgpcl.data import BipartiteSplitter
 from scgpcl.nn import fit_centers, matched_temperature, shrink_length, soft_assign
-from scgpcl.train import Devices, Run
-from scgpcl.train._run import READ_OUT_SEED
+from scgpcl.train._read_out import READ_OUT_SEED, ReadOut
 
 COLUMNS = ["dataset", "n_labels", "seed", "method", "type", "ari", "accuracy", "confidence", "ece", "f1"]
 REGRESSION, NAMED, FLIPPED, LEFT_OUT, SCANVI = "regression", "scgpcl", "flipped", "left out", "scanvi"
@@ -56,19 +55,15 @@ def evidence_of(path: Path, cache: Path) -> dict[str, np.ndarray]:
         model.train(cluster_max_epochs=0, accelerator="cpu", enable_progress_bar=False)
         cells = model._prepare()
         splitter = BipartiteSplitter(cells, seed=0, batch_size=256, train_size=1.0)
-        run = Run(
+        read_out = ReadOut(
             model.module,
             splitter,
-            Devices("cpu"),
-            seed=0,
             find_axes=lambda: model._find_axes(cells),
             find_principal=lambda: model._principal_axes(cells),
-            n_clusters=n_types,
+            visible=False,
         )
-        index = np.arange(len(cells))
-        z = torch.cat([model.module.encode(batch) for batch in splitter.batches()])
-        draws = list(run._draws(model.module.depth(z, torch.from_numpy(cells.size_factor)), index))
-        partitions = Evidence.of(draws, n_types, seed=READ_OUT_SEED).labels.numpy().astype(np.int16)
+        draws = list(read_out.draws())
+        partitions = Evidence.of(draws, n_types, seed=READ_OUT_SEED, only=True).labels.numpy().astype(np.int16)
         with replacing(kept) as temporary, temporary.open("wb") as file:
             np.savez(file, types=types, z=draws[0], components=draws[1], partitions=partitions)
     return dict(np.load(kept))

@@ -21,7 +21,7 @@ import torch
 from benchmarks._study import parser_of, run_study
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import consensus
+from scgpcl.cluster import Evidence
 from scgpcl.cluster._consensus import N_INIT, POWERS, partitions
 
 #: Names of the partitions of one set of vectors, in their order.
@@ -44,7 +44,7 @@ def readouts(vectors: Mapping[str, np.ndarray], n_clusters: int, *, seed: int) -
         found += partitions(draws[source], [n_clusters], n_init=N_INIT, seed=seed)
     components = [values for name, values in draws.items() if name != "trained"]
     for some in ([draws["trained"]], components, [draws["trained"], *components]):
-        found.append(consensus(some, n_clusters, seed=seed).argmax(1))
+        found.append(Evidence.of(some, n_clusters, seed=seed).support(n_clusters).argmax(1))
     return {name: labels.numpy() for name, labels in zip(READOUTS, found, strict=True)}
 
 

@@ -164,6 +164,7 @@ RULES: dict[str, Rule] = {
     "agreement": either(None, AT_LEAST_0),
     "agreement_patience": number(1, whole=True),
     "label_tol": number(0.0, 1.0),
+    "false_splits": number(0.0, 1.0),
     "clustering": one_of("distillation", "self_training"),
     "train_size": either(None, number(1e-9, 1.0)),
     "validation_size": either(None, number(0.0, 1.0)),

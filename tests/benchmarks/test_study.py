@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
-from scgpcl.cluster import consensus, kmeans
+from scgpcl.cluster import Evidence, kmeans
 from scgpcl.nn import shrink_length
 from scgpcl.train import ClusterPlan, DistillationPlan, PretrainPlan
 
@@ -117,9 +117,11 @@ def test_the_consensus_is_that_of_all_draws(readout):
     z = np.random.default_rng(0).normal(size=(4, 90, 4)).astype(np.float32)
     found = readout.readouts(vectors_of(z), 4, seed=2)
     draws = torch.from_numpy(z)
-    np.testing.assert_array_equal(found["consensus"], consensus(draws, 4, seed=2).argmax(1))
-    np.testing.assert_array_equal(found["consensus of trained"], consensus(draws[:1], 4, seed=2).argmax(1))
-    np.testing.assert_array_equal(found["consensus of components"], consensus(draws[1:], 4, seed=2).argmax(1))
+    np.testing.assert_array_equal(found["consensus"], Evidence.of(draws, 4, seed=2).support(4).argmax(1))
+    np.testing.assert_array_equal(found["consensus of trained"], Evidence.of(draws[:1], 4, seed=2).support(4).argmax(1))
+    np.testing.assert_array_equal(
+        found["consensus of components"], Evidence.of(draws[1:], 4, seed=2).support(4).argmax(1)
+    )
     labels = kmeans(shrink_length(draws[1], 1.0), 4, n_init=5, seed=2).labels
     np.testing.assert_array_equal(found["k-means, power 1 of components"], labels)
 

@@ -11,7 +11,11 @@ import torch
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import _communities, _consensus, consensus
+from scgpcl.cluster import Evidence, _communities, _consensus
+
+
+def consensus(draws, n_clusters, *, seed):
+    return Evidence.of(draws, n_clusters, seed=seed).support(n_clusters)
 
 
 def far_groups(sizes, seed=0, n=10, spread=0.3):

@@ -7,7 +7,7 @@ from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score
 
-from scgpcl.cluster import Evidence, Tree, consensus, grow, merged_name, name_order, part_names, support_of
+from scgpcl.cluster import Evidence, Tree, grow, merged_name, name_order, part_names, support_of
 from scgpcl.cluster._branches import Branches
 from scgpcl.cluster._tree import _merges
 
@@ -125,7 +125,7 @@ def test_groups_in_groups_are_found_from_either_level(known):
 def test_levels_are_the_consensus_of_their_number(n_clusters):
     z, _ = groups_in_groups()
     draws = [z, z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))]
-    clusters = consensus(draws, n_clusters, seed=0).argmax(1).numpy()
+    clusters = Evidence.of(draws, n_clusters, seed=0).support(n_clusters).argmax(1).numpy()
     tree, cells = grow(Evidence.of(draws, n_clusters, seed=0), clusters, n_clusters, 10)
     for n in range(1, 8):
         group = np.full(180, -1)
@@ -133,7 +133,7 @@ def test_levels_are_the_consensus_of_their_number(n_clusters):
             group[cells[node]] = number
         kept = group >= 0  # a few cells stay above their leaf
         assert kept.mean() > 0.95
-        assert adjusted_rand_score(consensus(draws, n, seed=0).argmax(1)[kept], group[kept]) > 0.98
+        assert adjusted_rand_score(Evidence.of(draws, n, seed=0).support(n).argmax(1)[kept], group[kept]) > 0.98
 
 
 def test_clusters_are_joined_by_average_linkage_as_in_scipy():

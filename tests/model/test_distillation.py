@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
 from scgpcl import _keys
-from scgpcl.train import DistillationPlan, _run
+from scgpcl.train import DistillationPlan, _read_out
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 N_MODEL = 40
@@ -65,7 +65,7 @@ def test_loss_falls_and_labels_stay_those_of_the_consensus(adata, fit):
 
 
 def test_of_many_cells_a_sample_is_distilled_and_all_are_labelled(adata, fit, monkeypatch):
-    monkeypatch.setattr(_run, "MAX_CLUSTERED_CELLS", 80)
+    monkeypatch.setattr(_read_out, "MAX_CLUSTERED_CELLS", 80)
     seen = []
     step = DistillationPlan.training_step
 
@@ -76,7 +76,7 @@ def test_of_many_cells_a_sample_is_distilled_and_all_are_labelled(adata, fit, mo
     monkeypatch.setattr(DistillationPlan, "training_step", watched)
     train = {"pretrain_max_epochs": 8, "cluster_max_epochs": 4, "label_tol": 0.0, "batch_size": 20}
     model = fit(adata, train=train)
-    index = _run.clustered_cells(adata.n_obs, 80)
+    index = _read_out.sampled_positions(adata.n_obs, 80)
     assert len(index) == 80
     assert (np.diff(index) > 0).all()
     epochs = torch.cat(seen).view(4, 80).sort().values

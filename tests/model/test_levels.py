@@ -176,7 +176,7 @@ def test_an_untrained_model_is_refused(adata):
 
 def test_other_stable_numbers_are_announced(model, adata, tmp_path):
     assert "also_stable" not in adata.uns["scgpcl"]  # the number was given
-    curve = pd.DataFrame({"K": range(2, 9), "stability": 0.9, "silhouette": [0.1, 0.1, 0.9, 0.1, 0.1, 0.4, 0.1]})
+    curve = pd.DataFrame({"K": range(2, 9), "share": [0.9, 0.88, 0.86, 0.6, 0.58, 0.57, 0.4]})
     model.n_clusters_curve_ = curve
     model.init_params_["non_kwargs"]["n_clusters"] = None
     assert "clusters: 4 (estimated; 7 is stable too: model.cut(7))" in repr(model)

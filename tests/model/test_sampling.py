@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from scgpcl.data import BipartiteSplitter, Cells
-from scgpcl.train import PretrainPlan, _run
+from scgpcl.train import PretrainPlan, _read_out
 
 TRAIN = {"pretrain_max_epochs": 8, "cluster_max_epochs": 2, "batch_size": 20}
 
@@ -86,7 +86,7 @@ def test_a_wrong_number_of_cells_is_refused(adata, fit, value):
 @pytest.mark.parametrize(("clustering", "wanted"), [("distillation", 1), ("self_training", 2)])
 def test_cells_are_encoded_again_only_by_another_encoder(adata, fit, monkeypatch, clustering, wanted):
     calls = []
-    encode_all = _run.encode_all
-    monkeypatch.setattr(_run, "encode_all", lambda *args: calls.append(1) or encode_all(*args))
+    encode_all = _read_out.encode_all
+    monkeypatch.setattr(_read_out, "encode_all", lambda *args: calls.append(1) or encode_all(*args))
     fit(adata, train={"clustering": clustering})
     assert len(calls) == wanted

@@ -176,7 +176,8 @@ def test_number_of_clusters_is_estimated(adata, fit, tmp_path):
     assert model.n_clusters_ == adata.obs["group"].nunique()
     assert model.module.centers.shape[0] == model.n_clusters_
     curve = model.n_clusters_curve_
-    assert curve["K"].tolist() == list(range(2, 31))
+    assert curve["K"].tolist() == list(range(2, len(curve) + 2))
+    assert model.n_clusters_ == 1 + curve["holds"].sum()
     model.save(tmp_path / "m")
     loaded = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
     np.testing.assert_array_equal(loaded.predict(), model.predict())
@@ -276,7 +277,7 @@ def test_progress_says_how_each_stage_ended(adata, capsys):
     assert f"Pre-training: converged after {n_epochs} of 8 epochs" in said
     assert f"loss {loss:.4g}]" in said
     assert "Clustering: 1 epoch [" in said
-    assert "Consensus of 3 clusters: 100%" in said
+    assert "Partitions of the cells: 100%" in said
     assert "nan" not in said
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     assert capsys.readouterr().err == ""

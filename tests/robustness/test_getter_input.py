@@ -187,18 +187,6 @@ METHODS = {
     "graph of no layer": (lambda m, b, c: data.to_hetero_data(c, layer="x"), KeyError, "layers['x']", "layer=None"),
     "no clusters": (lambda m, b, c: cluster.kmeans(torch.ones(4, 2), 0), ValueError, "at least one", "n_clusters=0"),
     "too many clusters": (lambda m, b, c: cluster.kmeans(torch.ones(4, 2), 5), ValueError, "found 4 rows"),
-    "clusters of nan": (
-        lambda m, b, c: cluster.estimate_n_clusters(torch.full((9, 2), torch.nan)),
-        ValueError,
-        "finite",
-        "9 rows",
-    ),
-    "backward range": (
-        lambda m, b, c: cluster.estimate_n_clusters(torch.ones(9, 2), k_range=(5, 3)),
-        ValueError,
-        "k_range",
-        "found (5, 3)",
-    ),
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, relu, softplus
 
 from scgpcl._random import cpu_generator, derived_seed
-from scgpcl.cluster import consensus, kmeans
+from scgpcl.cluster import Evidence, kmeans
 from scgpcl.data import BipartiteSplitter, Cells, _cells
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import neighborhood
@@ -26,7 +26,7 @@ from scgpcl.train import (
     PretrainPlan,
     Run,
     TargetUpdate,
-    _run,
+    _read_out,
     fit_stage,
 )
 from scgpcl.train._callbacks import PrototypeUpdate
@@ -510,7 +510,7 @@ class Distillation:
     def fit_depth(self):
         """Ridge regression of the whole cells on their thinnings."""
         rows, wanted = [], []
-        for draw in range(_run.N_DEPTH_DRAWS):
+        for draw in range(_read_out.N_DEPTH_DRAWS):
             generator = cpu_generator(0, 25, draw)
             cells = self.fewer(slice(None), self.o["depth"] ** torch.rand(N_CELLS, generator=generator), generator)
             z, t = self.latent(cells).double(), cells.size.log().clamp(max=0.0)[:, None].double()
@@ -531,7 +531,7 @@ class Distillation:
             generator = cpu_generator(0, 24, draw)
             torch.rand(N_CELLS, generator=generator)  # of the shares, all of which are the same here
             draws.append(centred(self.fewer(slice(None), torch.full((N_CELLS,), 0.7), generator)))
-        support = consensus(draws, N_CLUSTERS, seed=0)
+        support = Evidence.of(draws, N_CLUSTERS, seed=0).support(N_CLUSTERS)
         support = support[:, torch.bincount(support.argmax(1), minlength=N_CLUSTERS).argsort(descending=True)]
         power = (32 * (support.log() - support.max(1, keepdim=True).values.log())).exp().clamp(min=1e-6)
         self.target = power / power.sum(1, keepdim=True)

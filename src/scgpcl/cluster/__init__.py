@@ -1,10 +1,10 @@
 """Clustering of latent vectors: functions on tensors and arrays."""
 
 from scgpcl.cluster._branches import Branches, calibrated, fit_branches
-from scgpcl.cluster._consensus import Evidence, consensus, targets
+from scgpcl.cluster._consensus import Evidence, targets
 from scgpcl.cluster._gap import gap
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
-from scgpcl.cluster._n_clusters import STABLE, NClusters, also_stable, estimate_n_clusters, runners_up
+from scgpcl.cluster._n_clusters import MAJORITY, NClusters, also_stable, estimate_n_clusters, runners_up
 from scgpcl.cluster._named import NamedSupport, named_support
 from scgpcl.cluster._scores import adjusted_rand, cosine_silhouette
 from scgpcl.cluster._stability import SplitTest, any_apart, jaccard, split_test
@@ -20,4 +20,4 @@ from scgpcl.cluster._tree import (
     support_of,
 )
 
-__all__ = ["NClusters", "estimate_n_clusters"]
+__all__: list[str] = []

@@ -53,32 +53,6 @@ def partitions(z: Tensor, numbers: Sequence[int], *, n_init: int = 1, seed: int)
     return found
 
 
-def consensus(draws: Iterable[Tensor], n_clusters: int, *, seed: int) -> Tensor:
-    r"""Cluster by evidence accumulation (Fred and Jain 2005).
-
-    Two cells are as similar as the share of the partitions that put them together. The cells of each draw are partitioned
-    into two groups, into many, and into numbers in between, so the evidence does not depend on the number of clusters.
-    The clusters are found by average linkage of this similarity, cut so that ``n_clusters`` clusters with more than a
-    handful of cells remain. A split that is found by only one method or in only one draw of the molecules is outvoted,
-    regardless of the size of the group.
-
-    Parameters
-    ----------
-    draws
-        Latent vectors of the same cells from several draws of their molecules, each of shape (n_cells, n).
-    n_clusters
-        Number of clusters.
-    seed
-        Seed of the partitions and of the sample that is linked.
-
-    Returns
-    -------
-    Support of each cell for each cluster, float32, shape (n_cells, n_clusters): its mean similarity to the cells of the
-    cluster, over the sum of those to all clusters. The largest entry is the cell's cluster.
-    """
-    return Evidence.of(draws, n_clusters, seed=seed).support(n_clusters)
-
-
 def targets(support: Tensor) -> Tensor:
     """Support as it is learned, (n_cells, n_clusters): sharpened, with the largest cluster first; rows sum to one."""
     n_clusters = support.shape[1]
@@ -94,7 +68,14 @@ def sharpened(support: Tensor) -> Tensor:
 
 
 class Evidence(NamedTuple):
-    """Partitions of the same cells (n_partitions, n_cells), linked cells, and the share that separates two of these."""
+    """Partitions of the same cells (n_partitions, n_cells), the linked ones, and the share that separates two of these.
+
+    This is evidence accumulation (Fred and Jain 2005): two cells are as similar as the share of the partitions that put them
+    together. The cells of each draw are partitioned into two groups, into many, and into numbers between these, so the evidence
+    does not depend on the number of clusters. The clusters are found by average linkage of this similarity, cut so that as many
+    clusters as wanted with more than a handful of cells remain. A split that is found by only one method or in only one draw of
+    the molecules is outvoted, regardless of the size of the group.
+    """
 
     labels: Tensor
     linked: Tensor
@@ -102,7 +83,7 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(cls, draws: Iterable[Tensor], n_clusters: int, *, seed: int, only: bool = False) -> Evidence:
-        """Partition every draw into several numbers of groups, see :func:`consensus`, or ``only`` into ``n_clusters``."""
+        """Partition every draw (n_cells, n) into several numbers of groups, or ``only`` into ``n_clusters``."""
         found: list[Tensor] = []
         for i, z in enumerate(draws):
             if only:
@@ -120,7 +101,11 @@ class Evidence(NamedTuple):
         return cls(labels, linked, distances(labels[:, linked]))
 
     def support(self, n_clusters: int) -> Tensor:
-        """Support of each cell for each of ``n_clusters`` clusters, float32, shape (n_cells, n_clusters)."""
+        """Support of each cell for each of ``n_clusters`` clusters, float32, shape (n_cells, n_clusters); rows sum to one.
+
+        It is the mean similarity of the cell to the cells of the cluster, over the sum of those to all clusters. The largest entry
+        is the cell's cluster.
+        """
         clusters = _cut(self.distance, n_clusters)
         size = torch.bincount(clusters, minlength=n_clusters).float()
         support = torch.zeros(self.labels.shape[1], n_clusters)

@@ -21,8 +21,8 @@ N_NULL = 16
 N_STEPS = 10
 #: Minimum number of cells on each side of a split, and in total to test whether there are groups.
 MIN_SIDE, MIN_TESTED = 5, 20
-#: Minimum separation for two groups to count as apart, and the probability of a false split over all splits together.
-APART, FALSE_SPLITS = 2.0, 0.01
+#: Separation from which on two groups count as apart.
+APART = 2.0
 #: Power by which lengths are reduced before the groups are found, and restarts.
 POWER, N_INIT = 0.5, 10
 #: Logarithm at which separations are capped, because small groups can have hardly any variance.
@@ -87,8 +87,10 @@ def split_test(
     return SplitTest(float(np.exp(observed - null.mean())), float(norm.sf(z)))
 
 
-def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, seed: int) -> bool:
-    """Whether any groups of cells are apart; otherwise the cells form one group, however much it may vary.
+def any_apart(
+    whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, false_splits: float, seed: int
+) -> bool:
+    """Whether any groups of cells are apart; otherwise they are one group, with all the variation that a group may have.
 
     Considers two groups, and the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
     Splits are tested on held-out molecules, see :func:`split_test`. With too few cells for a test, returns True.
@@ -100,7 +102,9 @@ def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_cluste
     halves
         The same from both halves of the molecules.
     n_clusters
-        Number of groups to consider, besides two.
+        Number of groups to look at, besides two.
+    false_splits
+        Largest probability of a wrong answer for one continuous group.
     seed
         Seed of the groups and of the test.
     """
@@ -121,7 +125,7 @@ def any_apart(whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_cluste
             splits.append((groups[one], groups[other]))
             groups.append(np.concatenate(splits[-1]))
     found = [split_test([halves], left, right, rng=rng) for left, right in splits]
-    return any(test.separation >= APART and test.p_value * len(found) < FALSE_SPLITS for test in found)
+    return any(test.separation >= APART and test.p_value * len(found) < false_splits for test in found)
 
 
 def _null(

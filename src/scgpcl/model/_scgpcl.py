@@ -54,9 +54,9 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters; with labels, the number of types and new clusters together. ``None`` estimates it from
-        principal components by the stability of clusterings, see :func:`scgpcl.cluster.estimate_n_clusters`, and sets ``n_clusters_``
-        and ``n_clusters_curve_``.
+        Number of clusters; with labels, the number of types and new clusters together. ``None`` counts the splits of the tree
+        that most partitions make and that hold on molecules set aside, and sets ``n_clusters_`` and ``n_clusters_curve_``. It is 1
+        where no groups of cells are clearly apart.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
         them, and ``None`` uses all. If there are fewer genes, all are used. The AnnData is not subset.
@@ -103,7 +103,10 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     n_clusters_
         Number of clusters, ``None`` until it is estimated.
     n_clusters_curve_
-        The curve that the estimate is based on, see :class:`scgpcl.cluster.NClusters`; ``None`` if the number was given.
+        What the estimate is based on, ``None`` if the number was given. One row per number of clusters ``K``, for the split of the
+        tree that makes it: ``share`` of the partitions that separate its sides, ``separation`` and ``p_value`` on molecules set
+        aside (NaN where it was not tested, because too few partitions make it or a split above it does not hold), and
+        whether it ``holds``. The estimate is one more than the number of splits that hold.
     cluster_names_
         Names of the clusters, in the order of the columns of ``predict(soft=True)``: the labelled types, then
         ``"new 0"``, ...; without labels ``"0"``, ``"1"``, ..., starting with the largest cluster in training.

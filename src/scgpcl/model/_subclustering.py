@@ -75,6 +75,7 @@ class Subclustering:
         cluster: str,
         n: int | None = None,
         *,
+        false_splits: float = 0.01,
         adata: AnnData | None = None,
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
@@ -91,8 +92,10 @@ class Subclustering:
         cluster
             Name of one of the current clusters, which can itself be a part.
         n
-            Number of parts; ``None`` estimates it, see :func:`scgpcl.cluster.estimate_n_clusters`. The estimate is at
-            least 2; use :meth:`test_clusters` to test whether the parts differ by more than noise.
+            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 where no split holds:
+            :meth:`test_clusters` tests the parts on genes set aside.
+        false_splits
+            For the estimate: see :meth:`train`.
         adata
             Cells to divide and annotate; ``None`` is the registered AnnData.
         key_added, min_confidence
@@ -125,6 +128,7 @@ class Subclustering:
         """
         tree = self._grown().tree
         n = check("subcluster", n=n)["n"]
+        false_splits = check(false_splits=false_splits)["false_splits"]
         values = check(min_confidence=min_confidence, key_added=key_added)
         level = self._present(tree)
         own = level["cluster"] == str(cluster)
@@ -150,7 +154,7 @@ class Subclustering:
         rows = np.flatnonzero(assigned.codes == names.index(str(cluster)))
         if len(rows) > MAX_CELLS:
             rows = np.sort(np.random.default_rng(0).choice(rows, MAX_CELLS, replace=False))
-        found = self._divided(target, rows, n, tuple(level["node"][own]))
+        found = self._divided(target, rows, n, tuple(level["node"][own]), false_splits)
         if found is None:
             msg = f"Expected cells that differ in {cluster!r}, found {len(rows)} cells that are all alike. Choose another cluster."
             raise ValueError(msg)
@@ -161,7 +165,9 @@ class Subclustering:
             in_order(pd.concat([level[~own], added], ignore_index=True)), adata, **values, parts=[*parts, found]
         )
 
-    def _divided(self, adata: AnnData, rows: np.ndarray, n: int | None, whole: tuple[str, ...]) -> Subclusters | None:
+    def _divided(
+        self, adata: AnnData, rows: np.ndarray, n: int | None, whole: tuple[str, ...], false_splits: float
+    ) -> Subclusters | None:
         """Parts of the cells at some rows; None if all of these are alike."""
         reference = self.reference
         genes = adata.var_names[adata.var_names.isin(reference.genes)]
@@ -187,4 +193,5 @@ class Subclustering:
             unit=features.unit_size,
             alpha=self.module.alpha.item(),
             shrinkage=self.module.shrinkage.item(),
+            false_splits=false_splits,
         )

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from scgpcl._random import cpu_generator
-from scgpcl.cluster import consensus, estimate_n_clusters, targets
+from scgpcl.cluster import Evidence, estimate_n_clusters, targets
 from scgpcl.data import halves, of_genes, thinned
 from scgpcl.nn import (
     BatchLinks,
@@ -23,7 +23,7 @@ from scgpcl.nn import (
     soft_assign,
     standardized_counts,
 )
-from scgpcl.pp import N_PRINCIPAL, discriminant_axes, principal_axes, scores_along
+from scgpcl.pp import discriminant_axes
 from scgpcl.train import DRAWN_SHARE, N_DEPTH_DRAWS, N_DRAWS
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def fit_subclusters(
     unit: float,
     alpha: float,
     shrinkage: float,
+    false_splits: float,
 ) -> Subclusters | None:
     """Find the parts of a cluster as training finds clusters, on discriminant axes; None if all cells are alike.
 
@@ -160,25 +161,22 @@ def fit_subclusters(
         Number of parts; ``None`` estimates it.
     whole, genes, unit, alpha, shrinkage
         See :class:`Subclusters`.
+    false_splits
+        See :func:`scgpcl.cluster.estimate_n_clusters`.
 
     Returns
     -------
     Parts without names.
     """
     axes = discriminant_axes(cells, moments, seed=SEED)
-    principal = principal_axes(cells, moments, N_PRINCIPAL, seed=SEED)
-    if axes is None or principal is None:
+    if axes is None:
         return None
-    if n is None:
-        scores = scores_along(cells, moments, principal)
-        n = estimate_n_clusters(scores - scores.mean(0), seed=SEED).n_clusters
-        logger.info("Estimated %d parts from the principal components of the cluster.", n)
     n_axes = len(axes)
     values: dict[str, Any] = {
         "axes": axes,
         "origin": np.zeros(n_axes, dtype=np.float32),
         "depth": np.zeros((2 * (n_axes + 1), n_axes), dtype=np.float32),
-        "centers": np.zeros((n, n_axes), dtype=np.float32),
+        "centers": np.zeros((n or 2, n_axes), dtype=np.float32),
     }
     parts = Subclusters(whole, (), genes, unit, moments, **values, alpha=alpha, shrinkage=shrinkage)
     batches = [cells.batch(rows) for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // READ_CELLS))]
@@ -205,14 +203,21 @@ def fit_subclusters(
             scores = _gathered(parts.scores, thin(N_DEPTH_DRAWS + draw, DRAWN_SHARE, DRAWN_SHARE))
             yield scores - scores.mean(0)
 
-    target = targets(consensus(draws(), n, seed=SEED))
+    evidence = Evidence.of(draws(), n or 2, seed=SEED)
+    generator = cpu_generator(SEED, N_DEPTH_DRAWS + N_DRAWS)
+    pairs = [*zip(*(halves(batch, generator) for batch in batches), strict=True)]
+    if n is None:
+        scores = [_gathered(parts.scores, half)[evidence.linked].numpy() for half in pairs]
+        n = max(
+            2, estimate_n_clusters(evidence, [(scores[0], scores[1])], false_splits=false_splits, seed=SEED).n_clusters
+        )
+        logger.info("Estimated %d parts of the cluster: splits that hold on molecules set aside, and at least one.", n)
+    target = targets(evidence.support(n))
     rows = [_gathered(parts.vectors, drawn).float() for drawn in (batches, shallow[0])]
     means = target.t() @ rows[0] / target.sum(0).unsqueeze(1)
     centers = fit_centers(torch.cat(rows), torch.cat([target, target]), means, alpha=alpha)
     parts = replace(parts, centers=centers.numpy())
-    generator = cpu_generator(SEED, N_DEPTH_DRAWS + N_DRAWS)
-    pairs = [halves(batch, generator) for batch in batches]
-    first, second = (_gathered(parts.probability, half) for half in zip(*pairs, strict=True))
+    first, second = (_gathered(parts.probability, half) for half in pairs)
     labels = torch.cat([second.argmax(1), first.argmax(1)])
     return replace(parts, temperature=fit_temperature(torch.cat([first, second]), labels))
 

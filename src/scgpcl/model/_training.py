@@ -124,6 +124,7 @@ class Training:
         agreement: float | None = None,
         agreement_patience: int = 1,
         label_tol: float = 0.001,
+        false_splits: float = 0.01,
         clustering: Literal["distillation", "self_training"] = "distillation",
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         pretrain_plan_kwargs: Mapping[str, Any] | None = None,
@@ -168,6 +169,9 @@ class Training:
             Number of successive epochs that must agree.
         label_tol
             Clustering ends when a smaller share of the labels than this changes in an epoch.
+        false_splits
+            For the estimate of the number of clusters: largest probability that one continuous group of cells is divided. Every
+            split must pass a test on molecules set aside at this level; a smaller value finds fewer clusters.
         clustering
             Second stage: ``"distillation"`` learns to assign cells of any depth, see
             :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment (published), see
@@ -217,6 +221,7 @@ class Training:
             agreement=agreement,
             agreement_patience=agreement_patience,
             label_tol=label_tol,
+            false_splits=false_splits,
             clustering=clustering,
             train_size=train_size,
             validation_size=validation_size,
@@ -272,7 +277,7 @@ class Training:
                     agreement=values["agreement"],
                     patience=values["agreement_patience"],
                 )
-                run.place_centers(stage_plan)
+                run.place_centers(stage_plan, false_splits=values["false_splits"])
                 self._name_clusters(run)
                 run.cluster(stage_plan, max_epochs=epochs, label_tol=values["label_tol"])
                 self.statistics_ = run.statistics()

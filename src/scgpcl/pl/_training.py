@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgpcl import _keys
-from scgpcl.cluster import STABLE
+from scgpcl.cluster import MAJORITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,8 +34,8 @@ _PANELS = (
 _TOTAL = ((_keys.TRAIN_LOSS, "training"), (_keys.VALIDATION_LOSS, "validation"))
 _STAGES = {1: "pre-training", 2: "clustering", 3: "decoder"}
 _COLORS = {"training": "C0", "validation": "C1"}
-#: Columns of the curve of :func:`scgpcl.cluster.estimate_n_clusters`.
-_COLUMNS = ("K", "stability", "spread", "agreement", "silhouette")
+#: Columns of the curve that the number of clusters is estimated from.
+_COLUMNS = ("K", "share", "holds")
 
 
 def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> list[Axes]:
@@ -143,27 +143,22 @@ def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[f
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def n_clusters(
-    model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, threshold: float = STABLE, ax: Axes | None = None
-) -> Axes:
-    """Draw the stability of clusterings against their number of clusters, and mark the number that was chosen.
+def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw which splits of the tree the partitions make, against the number of clusters, and mark the number that was chosen.
 
     Parameters
     ----------
     model
-        A model that estimated its number of clusters, or the curve returned by
-        :func:`scgpcl.cluster.estimate_n_clusters`; not changed.
+        A model that estimated its number of clusters, or its ``n_clusters_curve_``; not changed.
     n_clusters
         Number to mark; ``None`` marks that of the model, and nothing for a curve.
-    threshold
-        Stability that counts as stable, drawn as a dotted line.
     ax
         Axes to draw on; a new figure by default.
 
     Returns
     -------
-    The axes: stability of the weakest cluster with a band of one spread, agreement and silhouette, a dashed line at the
-    chosen number, and a note on how to read them.
+    The axes: for each number, the share of the partitions that make its split, filled where the split holds; a dotted line at
+    one half, and a dashed line at the chosen number.
 
     Raises
     ------
@@ -177,7 +172,7 @@ def n_clusters(
     if curve is None:
         msg = (
             "Expected a model that has estimated its number of clusters, found none. Make it with `n_clusters=None` "
-            "and train it, or pass the curve of `scgpcl.cluster.estimate_n_clusters`."
+            "and train it."
         )
         raise ValueError(msg)
     missing = [name for name in _COLUMNS if name not in curve]
@@ -187,19 +182,21 @@ def n_clusters(
     number = n_clusters if n_clusters is not None else getattr(model, "n_clusters_", None)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
-    k, stability, spread = (curve[name].to_numpy(dtype=float) for name in ("K", "stability", "spread"))
-    ax.fill_between(k, stability - spread, (stability + spread).clip(max=1.0), color="C0", alpha=0.2, lw=0)
-    ax.plot(k, stability, color="C0", marker=".", label="stability (weakest cluster)")
-    ax.plot(k, curve["agreement"], color="C1", lw=1, label="agreement (ARI)")
-    ax.plot(k, curve["silhouette"], color="C2", lw=1, label="silhouette")
+    k, share = (curve[name].to_numpy(dtype=float) for name in ("K", "share"))
+    holds = curve["holds"].to_numpy(dtype=bool)
+    ax.plot(k, share, color="C0", lw=1, zorder=1)
+    ax.scatter(k[holds], share[holds], s=28, color="C0", zorder=3, label="holds on molecules set aside")
+    ax.scatter(
+        k[~holds], share[~holds], s=28, facecolor="white", edgecolor="C0", zorder=2, label="does not, or not tested"
+    )
     if number is not None:
-        ax.axvline(number, color="0.4", ls="--", lw=1)
+        ax.axvline(number, color="0.4", ls="--", lw=1, zorder=0)
         ax.text(number, 1.01, f"{number}", ha="center", va="bottom", transform=ax.get_xaxis_transform(), fontsize=9)
-    ax.axhline(threshold, color="C0", ls=":", lw=1)
-    ax.set(xlabel="number of clusters", ylabel="score", ylim=(min(0.0, curve["silhouette"].min()), 1.02))
+    ax.axhline(MAJORITY, color="C0", ls=":", lw=1)
+    ax.set(xlabel="number of clusters", ylabel="share of the partitions that make the split", ylim=(0.0, 1.02))
     ax.set_title(
-        "Numbers whose blue point is on or above the dotted line are stable.\n"
-        "Of these, the one with the largest silhouette × log(number) is chosen.",
+        "Each point is the split that makes this number from the one before.\n"
+        "Splits above the dotted line are tested; one cluster more than hold is chosen.",
         fontsize=8,
         loc="left",
         pad=16,

@@ -1,0 +1,294 @@
+"""What is read out of a trained network: clusters, their number, the tree, and the calibration of the confidence."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from scgpcl._random import cpu_generator
+from scgpcl.cluster import (
+    Evidence,
+    Grown,
+    NClusters,
+    also_stable,
+    any_apart,
+    calibrated,
+    estimate_n_clusters,
+    fit_branches,
+    grow,
+    jaccard,
+    most_leaves,
+    runners_up,
+    split_test,
+    support_of,
+)
+from scgpcl.data import halves, thinned
+from scgpcl.nn import fit_temperature, matched_temperature
+from scgpcl.train._callbacks import encode_all
+from scgpcl.train._progress import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from scgpcl.data import BipartiteBatch, BipartiteSplitter
+    from scgpcl.module import SCGPCLModule
+
+logger = logging.getLogger(__name__)
+
+#: Cells that are clustered and distilled from; of more, a sample.
+MAX_CLUSTERED_CELLS = 10_000
+#: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
+N_DRAWS = 5
+DRAWN_SHARE = 0.7
+#: Draws of the molecules that the correction for depth is fitted on.
+N_DEPTH_DRAWS = 4
+#: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
+READ_OUT_SEED = 0
+#: Cells on which it is tested whether there are groups at all.
+MAX_TESTED_CELLS = 3000
+
+
+class ReadOut:
+    """Reads clusters out of a network and its training cells; it changes the calibration of the network, not its weights.
+
+    Parameters
+    ----------
+    module
+        The network.
+    splitter
+        Source of the cells.
+    find_axes
+        Computes the axes of the features that training starts at, if there are any; called where they are needed.
+    find_principal
+        The same for the principal axes, on which it is tested whether there are groups at all.
+    visible
+        Whether to show progress bars.
+
+    Attributes
+    ----------
+    known
+        Type of each labelled cell, -1 for the others, (n_cells,); without labels ``None``.
+    index
+        Cells that are clustered and distilled from, with those labelled, ascending positions.
+    """
+
+    def __init__(
+        self,
+        module: SCGPCLModule,
+        splitter: BipartiteSplitter,
+        *,
+        find_axes: Callable[[], np.ndarray | None],
+        find_principal: Callable[[], np.ndarray | None],
+        visible: bool,
+    ) -> None:
+        self.module = module
+        self.splitter = splitter
+        self._find_axes = find_axes
+        self._find_principal = find_principal
+        self._visible = visible
+        label_index = splitter.source.label_index
+        self.known = None if label_index is None else torch.from_numpy(label_index)
+        self._encoded: tuple[list[torch.Tensor], torch.Tensor] | None = None
+        self._evidence: Evidence | None = None
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        index = sampled_positions(len(self.splitter.source), MAX_CLUSTERED_CELLS)
+        if self.known is None:
+            return index
+        labelled = np.flatnonzero(self.known.numpy() >= 0)
+        return np.union1d(index, labelled[sampled_positions(len(labelled), MAX_CLUSTERED_CELLS)])
+
+    def encode_all(self) -> torch.Tensor:
+        """Latent vectors of all cells, (n_cells, n_latent), computed again only if the encoder is another one."""
+        weights = [weight.detach().cpu().clone() for weight in self.module.encoder.parameters()]
+        if self._encoded is None or not all(map(torch.equal, weights, self._encoded[0])):
+            self._encoded = weights, encode_all(self.module, self.splitter)
+        return self._encoded[1]
+
+    @torch.no_grad()
+    def components(self, splitter: BipartiteSplitter, index: np.ndarray | None = None) -> torch.Tensor:
+        """Centred components of some cells of a splitter, or of all, (n_some, n_axes)."""
+        device = self.module.gene_mean.device
+        scores = torch.cat([self._scores(batch) for batch in splitter.batches(index, device=device)])
+        return scores - scores.mean(0)
+
+    def fit_depth(self, depth: float) -> None:
+        """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
+        encode, index = self.module.encode, self.index
+        draws = (
+            self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 1.0) for i in range(N_DEPTH_DRAWS)
+        )
+        self.module.depth.fit(draws, self.encode_all()[torch.from_numpy(index)])
+
+    def draws(self) -> Iterator[torch.Tensor]:
+        """Trained latent vectors of the clustered cells, their components, and those of draws of their molecules, (n_some, n)."""
+        yield from shown(self._draws(), "Partitions of the cells", total=N_DRAWS + 2, visible=self._visible)
+
+    def _draws(self) -> Iterator[torch.Tensor]:
+        index = self.index
+        z = self.encode_all()[torch.from_numpy(index)]
+        yield self.module.depth(z, torch.from_numpy(self.splitter.source.size_factor[index]).to(z.device))
+        yield self.components(self.splitter, index)
+        for draw in range(N_DRAWS):
+            scores = self._thinned(
+                self._scores, index, cpu_generator(READ_OUT_SEED, 24, draw), DRAWN_SHARE, DRAWN_SHARE
+            )[0]
+            yield scores - scores.mean(0)
+
+    def evidence(self, n_clusters: int, draws: Iterable[torch.Tensor] | None = None) -> Evidence:
+        """Partitions of the clustered cells, of ``draws`` if they are there, made once."""
+        if self._evidence is None:
+            self._evidence = Evidence.of(draws or self.draws(), n_clusters, seed=READ_OUT_SEED)
+        return self._evidence
+
+    @torch.no_grad()
+    def estimate(self, false_splits: float) -> NClusters:
+        """Number of clusters, 1 if no groups of cells are apart and none are labelled, and the curve."""
+        evidence = self.evidence(2)
+        _, kinds = self._halves(self.index[evidence.linked.numpy()])
+        k, curve = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
+        if self.known is None and (k == 1 or not self._any_apart(k, false_splits)):
+            logger.info(
+                "The cells form one group without clear gaps. To divide it all the same: model.cut(%d).", max(k, 2)
+            )
+            return NClusters(1, curve)
+        logger.info("Estimated %d clusters: splits that most partitions make and that hold on molecules set aside.", k)
+        more = also_stable(runners_up(curve, k))
+        if more:
+            logger.info("%s.", more)
+        return NClusters(k, curve)
+
+    def _any_apart(self, n_clusters: int, false_splits: float) -> bool:
+        """Whether any groups of cells are apart, on principal axes and molecules set aside."""
+        principal = self._find_principal()
+        if principal is None:
+            return False
+        axes = torch.from_numpy(principal).to(self.module.gene_mean.device)
+        scores = lambda batch: self.module.features(batch).project(axes)[:, 0]
+        index = sampled_positions(len(self.splitter.source), MAX_TESTED_CELLS)
+        generator = cpu_generator(READ_OUT_SEED, 28)
+        found = self._vectors(scores, lambda batch: (batch, *halves(batch, generator)), index)
+        whole, first, second = ((part - part.mean(0)).cpu().numpy() for part, _ in found)
+        return any_apart(whole, (first, second), n_clusters, false_splits=false_splits, seed=READ_OUT_SEED)
+
+    @torch.no_grad()
+    def calibrate(self, accuracy: float) -> None:
+        """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half.
+
+        Where the accuracy of the names is known and lower than the confidence, the temperature is raised until they are equal.
+        """
+        self.module.temperature.fill_(1.0)
+        generator = cpu_generator(READ_OUT_SEED, 26)
+        q: list[list[torch.Tensor]] = [[], []]
+        for batch in self.splitter.batches(self.index):
+            for found, half in zip(q, halves(batch, generator), strict=True):
+                half = half.to(self.module.gene_mean.device)
+                found.append(self.module.assign_all(self.module.encode(half), half.size_factor))
+        first, second = (torch.cat(found) for found in q)
+        labels = torch.cat([second.argmax(1), first.argmax(1)])
+        temperature = fit_temperature(torch.cat([first, second]), labels)
+        if not np.isnan(accuracy):
+            batches = self.splitter.batches(self.index, device=self.module.gene_mean.device)
+            whole = [self.module.assign_all(self.module.encode(batch), batch.size_factor) for batch in batches]
+            temperature = max(temperature, matched_temperature(torch.cat(whole), accuracy))
+        self.module.temperature.fill_(temperature)
+
+    @torch.no_grad()
+    def grow(self) -> Grown:
+        """Grow the tree from the evidence of the linked cells, and test each split on halves of their molecules."""
+        module, alpha = self.module, self.module.alpha.item()
+        evidence = self.evidence(len(cast("torch.Tensor", module.centers)))
+        index = self.index[evidence.linked.numpy()]
+        z, size_factor = self._vectors(module.encode, lambda batch: (batch,), index)[0]
+        rows, q = module.represent(z, size_factor).cpu(), module.assign_all(z, size_factor).cpu()
+        labels = q.argmax(1)
+        n_clusters = q.shape[1]
+        tree, cells = grow(evidence, labels.numpy(), n_clusters, most_leaves(len(index), n_clusters))
+        cluster = torch.from_numpy(tree.cluster_of[tree.leaves])
+        support = support_of(evidence.labels[:, evidence.linked], [cells[leaf] for leaf in tree.leaves])
+        branches = fit_branches(rows, support, labels, cluster, alpha=alpha)
+        encoded, kinds = self._halves(index)
+        first, second = (module.represent(*half).cpu() for half in encoded)
+        branches = calibrated(branches, first, second, labels, alpha=alpha)
+        rng = np.random.default_rng(READ_OUT_SEED)
+        n_nodes = len(tree.parent)
+        separation, p_value = np.full(n_nodes, np.nan), np.full(n_nodes, np.nan)
+        for node in tree.splits:
+            left, right = (cells[child] for child in tree.children[node])
+            separation[node], p_value[node] = split_test(kinds, left, right, rng=rng)
+        paths = [
+            tree.paths(branches.probability(module.assign_all(*half).cpu(), vectors, alpha).numpy())
+            for half, vectors in zip(encoded, (first, second), strict=True)
+        ]
+        stability = np.array([jaccard(*(tree.below[node, path] for path in paths)) for node in range(n_nodes)])
+        tree = tree.with_values(separation=separation, p_value=p_value, stability=stability)
+        return Grown(tree, branches, tree.leaves)
+
+    def _halves(self, index: np.ndarray) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[Any]]:
+        """Latent vectors and size factors of both halves of the molecules of cells; and vectors that splits are tested on.
+
+        Those are, for both halves, latent vectors corrected for depth and components, (n_some, n).
+        """
+        generators = [cpu_generator(READ_OUT_SEED, 27) for _ in range(2)]
+        encoded = self._vectors(self.module.encode, lambda batch: halves(batch, generators[0]), index)
+        scores = self._vectors(self._scores, lambda batch: halves(batch, generators[1]), index)
+        corrected = [self.module.depth(*half).cpu().numpy() for half in encoded]
+        return encoded, [tuple(corrected), tuple(part.cpu().numpy() for part, _ in scores)]
+
+    def _vectors(
+        self,
+        vectors: Callable[[BipartiteBatch], torch.Tensor],
+        parts: Callable[[BipartiteBatch], tuple[BipartiteBatch, ...]],
+        index: np.ndarray,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Vectors (n_some, n) and size factors of each part of the molecules of some cells."""
+        device = self.module.gene_mean.device
+        found = [[part.to(device) for part in parts(batch)] for batch in self.splitter.batches(index)]
+        return [
+            (torch.cat([vectors(part) for part in each]), torch.cat([part.size_factor for part in each]))
+            for each in zip(*found, strict=True)
+        ]
+
+    def _thinned(
+        self,
+        vectors: Callable[[BipartiteBatch], torch.Tensor],
+        index: np.ndarray,
+        generator: torch.Generator,
+        low: float,
+        high: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors (n_some, n) and size factors of cells thinned to log-uniform shares of their molecules."""
+        z, size_factor = [], []
+        device = self.module.gene_mean.device
+        for batch in self.splitter.batches(index):
+            share = high * (low / high) ** torch.rand(len(batch.cell_index), generator=generator)
+            thin = thinned(batch, share, generator).to(device)
+            z.append(vectors(thin))
+            size_factor.append(thin.size_factor)
+        return torch.cat(z), torch.cat(size_factor)
+
+    @cached_property
+    def _axes(self) -> torch.Tensor:
+        """Axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
+        found = self._find_axes()
+        device = self.module.gene_mean.device
+        return (
+            torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
+        )
+
+    def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
+        """Components of a batch along the axes, (n_cells, n_axes)."""
+        return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
+
+
+def sampled_positions(n_cells: int, most: int) -> np.ndarray:
+    """Positions of all cells, or of a sample of ``most``, ascending, int64."""
+    if n_cells <= most:
+        return np.arange(n_cells)
+    rng = np.random.default_rng(READ_OUT_SEED)
+    return np.sort(rng.choice(n_cells, most, replace=False))
