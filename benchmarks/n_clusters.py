@@ -1,123 +1,97 @@
 """How well is the number of clusters estimated, and what does the estimate cost in agreement with published types?
 
-    python -m benchmarks.n_clusters DATA_DIR --latents LATENTS --out n_clusters.csv --seeds 0 1 2
+    python -m benchmarks.n_clusters DATA_DIR --out n_clusters.csv --seeds 0 1 2
 
-The first stage is trained once per data set and seed, without a number of clusters, and its latent vectors are stored in
-LATENTS; estimators are then compared on them. An interrupted study resumes where it stopped. Labels are used for scoring only.
-The labels at each number of clusters are the consensus of partitions of these latent vectors, see `scgpcl.cluster.consensus`; Leiden
-is scanpy's at its default resolution on the same latent vectors. `scgpcl benchmark --n-clusters auto` measures both stages end to end.
+One model for each set and seed estimates the number; ``estimated`` is that number, ``ari`` the agreement of its clusters with the
+types, and ``ari_given`` that of the cut of its tree into as many clusters as types. Beside the files there are simulated sets of a known
+number of groups, ``equal-K`` and, with groups of decreasing size that overlap more, ``uneven-K``. An interrupted study resumes where it
+stopped. Labels are used for scoring only.
 """
 
 import time
 from pathlib import Path
 
 import anndata as ad
-import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
-import scanpy as sc
-import torch
-from benchmarks._study import parser_of, run_study
+from benchmarks._study import REAL, SORTED, parser_of, run_on_sets
 
 import scgpcl
-from scgpcl.benchmark._tables import markdown
-from scgpcl.cluster import consensus, estimate_n_clusters
-from scgpcl.train import encode_all
+from scgpcl import simulate
 
-ESTIMATORS = ("stability", "silhouette", "agreement", "leiden")
+MORE = (
+    "batches/blood_three_studies", "batches/kang_pbmc_stimulation", "simulated/SimT6_5", "simulated/Sig1", "simulated/Imb1",
+    "simulated/Batch8",
+)  # fmt: skip
+SIMULATED = tuple(f"{kind}-{k}" for kind in ("equal", "uneven") for k in (1, 2, 3, 5, 8, 12, 20))
+N_CELLS, N_GENES = 2000, 2000
+#: Scale of the differential expression of the simulated groups.
+SCALE = {"equal": 0.4, "uneven": 0.25}
+#: A group of an uneven set is half as large as the one before, down to this power.
+LEAST_POWER = 6
+COLUMNS = ("dataset", "seed", "types", "estimated", "ari", "ari_given", "seconds")
 
 
-class KeepLatent(pl.Callback):
-    """Store the latent vectors at the end of the first stage."""
+def simulated(name: str, seed: int) -> ad.AnnData:
+    kind, k = name.split("-")
+    power = np.minimum(np.arange(int(k)), LEAST_POWER) * (kind == "uneven")
+    adata = simulate.splatter(
+        n_genes=N_GENES,
+        batch_cells=[N_CELLS],
+        group_prob=list(0.5**power / (0.5**power).sum()),
+        de_fac_scale=SCALE[kind],
+        dropout_mid=1.0,
+        dropout_shape=-1.0,
+        seed=seed,
+        true_counts=False,
+    )
+    adata = adata[:, np.asarray((adata.X > 0).sum(0)).ravel() > 0].copy()
+    adata.obs["cell_type"] = adata.obs["group"].astype(str) if int(k) > 1 else "Group1"
+    return adata
 
-    def on_train_end(self, trainer, pl_module):
-        if pl_module.stage == 1:
-            self.latent = encode_all(pl_module.module, trainer.datamodule).cpu().numpy()
 
-
-def train(path: Path, seed: int) -> np.ndarray:
-    adata = ad.read_h5ad(path)
-    adata.obs = adata.obs[[]].copy()
+def run(path: Path, seed: int) -> list[dict[str, float]]:
+    source = simulated(path.stem, seed) if path.stem in SIMULATED else ad.read_h5ad(path)
+    types = source.obs["cell_type"].to_numpy().astype(str)
+    adata = ad.AnnData(source.X.astype(np.float32), var=source.var[[]])
     scgpcl.SCGPCL.setup_anndata(adata)
     model = scgpcl.SCGPCL(adata, seed=seed)
-    keep = KeepLatent()
-    model.train(cluster_max_epochs=0, accelerator="cpu", enable_progress_bar=False, callbacks=[keep])
-    return keep.latent
-
-
-def consensus_labels(latent: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-    return consensus([torch.from_numpy(latent)], n_clusters, seed=seed).argmax(1).numpy()
-
-
-def leiden_labels(latent: np.ndarray, seed: int) -> np.ndarray:
-    adata = ad.AnnData(obsm={"latent": latent}, shape=(len(latent), 0))
-    sc.pp.neighbors(adata, use_rep="latent", random_state=seed)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-    return adata.obs["leiden"].to_numpy()
-
-
-def evaluate(latent: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, object]:
-    n_types = len(set(truth))
     begin = time.perf_counter()
-    found = estimate_n_clusters(latent, seed=seed)
+    model.train(accelerator="cpu", enable_progress_bar=False)
     seconds = time.perf_counter() - begin
-    curve = found.curve.set_index("K")
-    numbers = {
-        "given": n_types,
-        "stability": found.n_clusters,
-        "silhouette": int(curve["silhouette"].idxmax()),
-        "agreement": int(curve["agreement"].idxmax()),
-    }
-    labels = {k: consensus_labels(latent, k, seed) for k in sorted(set(numbers.values()))}
-    scores = {f"ari_{name}": scgpcl.metrics.ari(truth, labels[k]) for name, k in numbers.items()}
-    leiden = leiden_labels(latent, seed)
-    numbers["leiden"], scores["ari_leiden"] = len(set(leiden)), scgpcl.metrics.ari(truth, leiden)
-    row = {f"k_{name}": k for name, k in numbers.items()}
-    return row | {name: round(score, 4) for name, score in scores.items()} | {"seconds": round(seconds, 1)}
+    ari, n_types, estimated = scgpcl.metrics.ari(types, model.predict()), len(set(types)), model.n_clusters_
+    given = ari
+    if n_types > 1:
+        model.cut(n_types)
+        given = scgpcl.metrics.ari(types, model.predict())
+    scores = {"ari": round(ari, 4), "ari_given": round(given, 4), "seconds": round(seconds, 1)}
+    return [{"types": n_types, "estimated": estimated, **scores}]
 
 
-def run(path: Path, kept: Path, seed: int) -> list[dict[str, object]]:
-    if not kept.exists():
-        np.save(kept, train(path, seed))
-    return [evaluate(np.load(kept), ad.read_h5ad(path).obs["cell_type"].to_numpy(), seed)]
-
-
-def summary(table: pd.DataFrame) -> str:
-    """Markdown: numbers of every seed and mean ARI by data set, then the loss of each estimator over all data sets."""
-    rows = []
-    for dataset, part in table.groupby("dataset"):
-        part = part.sort_values("seed")
-        cells = [
-            [", ".join(map(str, part[f"k_{n}"].astype(int))), f"{part[f'ari_{n}'].mean():.3f}"] for n in ESTIMATORS
-        ]
-        rows.append([dataset, f"{part['k_given'].iloc[0]:.0f}", *sum(cells, []), f"{part['ari_given'].mean():.3f}"])
-    heads = sum(([f"{n} K", "ARI"] for n in ESTIMATORS), [])
-    lines = markdown(["data set", "types", *heads, "ARI, K given"], rows)
-    given, rows = table["ari_given"].mean(), []
-    for name in ESTIMATORS:
-        error = (table[f"k_{name}"] - table["k_given"]).abs()
-        score = table[f"ari_{name}"].mean()
-        rows.append([name, f"{error.median():.1f}", f"{error.mean():.2f}", f"{score:.3f}", f"{given - score:.3f}"])
-    lines += ["", *markdown(["estimator", "median of abs(K - types)", "mean", "mean ARI", "ARI lost"], rows)]
-    return "\n".join([*lines, f"\nSeconds of the estimate: {table['seconds'].min()} to {table['seconds'].max()}."])
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """For the labelled sets, the others and the simulated ones: difference from the number of types, and ARI."""
+    kind = table["dataset"].map(
+        lambda name: "simulated" if name in SIMULATED else "fourteen" if name in (*REAL, *SORTED) else "others"
+    )
+    error = (table["estimated"] - table["types"]).abs()
+    parts = table.assign(error=error, exact=error == 0).groupby(kind)
+    return pd.DataFrame(
+        {
+            "median_error": parts["error"].median(),
+            "mean_error": parts["error"].mean(),
+            "exact": parts["exact"].mean(),
+            "ari": parts["ari"].mean(),
+            "ari_given": parts["ari_given"].mean(),
+        }
+    )
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--latents", type=Path, default=Path("latents"))
+    parser = parser_of(__doc__, datasets=(*REAL, *SORTED, *MORE, *SIMULATED))
     parser.add_argument("--out", type=Path, default=Path("n_clusters.csv"))
-    args = parser.parse_args()
-    args.latents.mkdir(parents=True, exist_ok=True)
-    names = ["given", *ESTIMATORS]
-    table = run_study(
-        args,
-        ((name, seed) for seed in args.seeds for name in args.datasets),
-        lambda name, seed: run(args.data / f"{name}.h5ad", args.latents / f"{name}-{seed}.npy", seed),
-        keys=["dataset", "seed"],
-        columns=["dataset", "seed", *(f"k_{n}" for n in names), *(f"ari_{n}" for n in names), "seconds"],
-        text=["dataset"],
-    )
-    print(summary(table))
+    table = run_on_sets(parser.parse_args(), run, columns=COLUMNS)
+    print(table.groupby("dataset", sort=False)["estimated"].agg(lambda column: sorted(column)).to_string())
+    print(summary(table).round(3).to_string())
 
 
 if __name__ == "__main__":
