@@ -452,7 +452,7 @@ def test_self_training(setting, change):
         find_principal=lambda: None,
         n_clusters=N_CLUSTERS,
     )
-    run.place_centers(plan)
+    run.place_centers(plan, false_splits=0.01)
     with torch.no_grad():
         z = shrunk(encode(here.start, here.cells)[0], o["shrinkage"])
     found = kmeans(z, N_CLUSTERS, n_init=20, seed=derived_seed(SEED, 21))
@@ -589,7 +589,7 @@ def test_distillation(setting, change):
         find_principal=axes.numpy,
         n_clusters=N_CLUSTERS,
     )
-    run.place_centers(plan)
+    run.place_centers(plan, false_splits=0.01)
     literal.place(axes)
     close = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(plan.latent, literal.rows, **close)
