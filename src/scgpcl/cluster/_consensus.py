@@ -68,10 +68,10 @@ def sharpened(support: Tensor) -> Tensor:
 
 
 class Evidence(NamedTuple):
-    """Partitions of the same cells (n_partitions, n_cells), the linked ones, and the share that separates two of these.
+    """Partitions of the same cells (n_partitions, n_cells), linked cells, and the share that separates two of these.
 
     This is evidence accumulation (Fred and Jain 2005): two cells are as similar as the share of the partitions that put them
-    together. The cells of each draw are partitioned into two groups, into many, and into numbers between these, so the evidence
+    together. The cells of each draw are partitioned into two groups, into many, and into numbers in between, so the evidence
     does not depend on the number of clusters. The clusters are found by average linkage of this similarity, cut so that as many
     clusters as wanted with more than a handful of cells remain. A split that is found by only one method or in only one draw of
     the molecules is outvoted, regardless of the size of the group.

@@ -1,4 +1,4 @@
-"""The number of clusters: splits that most partitions make and that hold on molecules set aside."""
+"""The number of clusters: splits that most partitions make and that hold on held-out molecules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from scgpcl.cluster._consensus import Evidence
 
-#: Share of the partitions that must make a split, and the separation it must have on molecules set aside.
+#: Minimum share of the partitions that make a split, and its minimum separation on held-out molecules.
 MAJORITY, LEAST_SEPARATION = 0.5, 1.2
-#: Most runners-up that are named, and how much the share of the partitions must fall after such a number.
+#: Maximum number of runners-up, and the minimum fall of the share of the partitions after such a number.
 MAX_RUNNERS_UP, LEAST_FALL = 3, 0.05
 
 
@@ -31,7 +31,7 @@ class NClusters(NamedTuple):
 def estimate_n_clusters(
     evidence: Evidence, halves: Sequence[tuple[np.ndarray, np.ndarray]], *, false_splits: float, seed: int
 ) -> NClusters:
-    """Count the splits of the tree that a majority of the partitions makes and that hold on molecules set aside.
+    """Count the splits of the tree that a majority of the partitions makes and that hold on held-out molecules.
 
     A split counts if more than half of the partitions separate its sides (Fred and Jain 2005: cells that most partitions keep
     together are one cluster), if the split above it counts, and if its sides are apart, see :func:`split_test`, with a separation
@@ -45,7 +45,7 @@ def estimate_n_clusters(
     halves
         Vectors of the linked cells from both halves of the molecules, see :func:`split_test`.
     false_splits
-        Largest probability that any of the splits is one through a continuous group.
+        Maximum probability that any of the splits divides a continuous group.
     seed
         Seed of the tests.
     """
@@ -67,7 +67,7 @@ def estimate_n_clusters(
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:
-    """Other numbers after which the share of the partitions falls most; at most three, the largest fall first."""
+    """Other numbers after which the share of the partitions falls most: at most three, the largest fall first."""
     number, fall = curve["K"].to_numpy()[:-1], -np.diff(curve["share"])
     higher = np.maximum(np.r_[-np.inf, fall[:-1]], np.r_[fall[1:], -np.inf])
     peaks = (fall > higher) & (fall >= LEAST_FALL) & (abs(number - n_clusters) > 1)

@@ -21,7 +21,7 @@ N_NULL = 16
 N_STEPS = 10
 #: Minimum number of cells on each side of a split, and in total to test whether there are groups.
 MIN_SIDE, MIN_TESTED = 5, 20
-#: Separation from which on two groups count as apart.
+#: Minimum separation for two groups to count as apart.
 APART = 2.0
 #: Power by which lengths are reduced before the groups are found, and restarts.
 POWER, N_INIT = 0.5, 10
@@ -90,7 +90,7 @@ def split_test(
 def any_apart(
     whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, false_splits: float, seed: int
 ) -> bool:
-    """Whether any groups of cells are apart; otherwise they are one group, with all the variation that a group may have.
+    """Whether any groups of cells are apart; otherwise the cells form one group, however much it may vary.
 
     Considers two groups, and the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
     Splits are tested on held-out molecules, see :func:`split_test`. With too few cells for a test, returns True.
@@ -102,9 +102,9 @@ def any_apart(
     halves
         The same from both halves of the molecules.
     n_clusters
-        Number of groups to look at, besides two.
+        Number of groups to consider, besides two.
     false_splits
-        Largest probability of a wrong answer for one continuous group.
+        Maximum probability of a wrong answer for one continuous group.
     seed
         Seed of the groups and of the test.
     """

@@ -55,8 +55,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
         Number of clusters; with labels, the number of types and new clusters together. ``None`` counts the splits of the tree
-        that most partitions make and that hold on molecules set aside, and sets ``n_clusters_`` and ``n_clusters_curve_``. It is 1
-        where no groups of cells are clearly apart.
+        that most partitions make and that hold on held-out molecules, and sets ``n_clusters_`` and ``n_clusters_curve_``. It is 1
+        if no groups of cells are clearly apart.
     n_top_genes
         Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
         them, and ``None`` uses all. If there are fewer genes, all are used. The AnnData is not subset.
@@ -104,8 +104,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         Number of clusters, ``None`` until it is estimated.
     n_clusters_curve_
         What the estimate is based on, ``None`` if the number was given. One row per number of clusters ``K``, for the split of the
-        tree that makes it: ``share`` of the partitions that separate its sides, ``separation`` and ``p_value`` on molecules set
-        aside (NaN where it was not tested, because too few partitions make it or a split above it does not hold), and
+        tree that makes it: ``share`` of the partitions that separate its sides, ``separation`` and ``p_value`` on held-out
+        molecules (NaN if it was not tested, because too few partitions make it or a split above it does not hold), and
         whether it ``holds``. The estimate is one more than the number of splits that hold.
     cluster_names_
         Names of the clusters, in the order of the columns of ``predict(soft=True)``: the labelled types, then

@@ -92,8 +92,8 @@ class Subclustering:
         cluster
             Name of one of the current clusters, which can itself be a part.
         n
-            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 where no split holds:
-            :meth:`test_clusters` tests the parts on genes set aside.
+            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 if no split holds.
+            :meth:`test_clusters` tests whether the parts differ.
         false_splits
             For the estimate: see :meth:`train`.
         adata

@@ -211,7 +211,7 @@ def fit_subclusters(
         n = max(
             2, estimate_n_clusters(evidence, [(scores[0], scores[1])], false_splits=false_splits, seed=SEED).n_clusters
         )
-        logger.info("Estimated %d parts of the cluster: splits that hold on molecules set aside, and at least one.", n)
+        logger.info("Estimated %d parts of the cluster: splits that hold on held-out molecules, and at least one.", n)
     target = targets(evidence.support(n))
     rows = [_gathered(parts.vectors, drawn).float() for drawn in (batches, shallow[0])]
     means = target.t() @ rows[0] / target.sum(0).unsqueeze(1)

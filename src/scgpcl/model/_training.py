@@ -170,8 +170,8 @@ class Training:
         label_tol
             Clustering ends when a smaller share of the labels than this changes in an epoch.
         false_splits
-            For the estimate of the number of clusters: largest probability that one continuous group of cells is divided. Every
-            split must pass a test on molecules set aside at this level; a smaller value finds fewer clusters.
+            For the estimate of the number of clusters: maximum probability that a continuous group of cells is divided. Splits
+            are tested on held-out molecules; a smaller value gives fewer clusters.
         clustering
             Second stage: ``"distillation"`` learns to assign cells of any depth, see
             :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment (published), see

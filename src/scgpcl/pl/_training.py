@@ -185,7 +185,7 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     k, share = (curve[name].to_numpy(dtype=float) for name in ("K", "share"))
     holds = curve["holds"].to_numpy(dtype=bool)
     ax.plot(k, share, color="C0", lw=1, zorder=1)
-    ax.scatter(k[holds], share[holds], s=28, color="C0", zorder=3, label="holds on molecules set aside")
+    ax.scatter(k[holds], share[holds], s=28, color="C0", zorder=3, label="holds on held-out molecules")
     ax.scatter(
         k[~holds], share[~holds], s=28, facecolor="white", edgecolor="C0", zorder=2, label="does not, or not tested"
     )

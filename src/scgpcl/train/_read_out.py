@@ -1,4 +1,4 @@
-"""What is read out of a trained network: clusters, their number, the tree, and the calibration of the confidence."""
+"""Clusters of a trained network: their number, the tree, and the calibration of the confidence."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Cells that are clustered and distilled from; of more, a sample.
+#: Maximum number of cells used for clustering and distillation; larger data sets are sampled.
 MAX_CLUSTERED_CELLS = 10_000
-#: Draws of the molecules beside the whole cells on which partitions must agree, and the share of the molecules in each.
+#: Draws of the molecules on which partitions must agree, besides the whole cells, and the share of molecules in each.
 N_DRAWS = 5
 DRAWN_SHARE = 0.7
-#: Draws of the molecules that the correction for depth is fitted on.
+#: Draws of the molecules to which the correction for depth is fitted.
 N_DEPTH_DRAWS = 4
-#: Seed of the draws and of the partitions, whatever that of the model: runs with different seeds differ by training alone.
+#: Seed of the draws and partitions, independent of the model's seed: runs with different seeds differ only by training.
 READ_OUT_SEED = 0
-#: Cells on which it is tested whether there are groups at all.
+#: Maximum number of cells used to test whether there are any groups.
 MAX_TESTED_CELLS = 3000
 
 
 class ReadOut:
-    """Reads clusters out of a network and its training cells; it changes the calibration of the network, not its weights.
+    """Finds clusters with a trained network; sets its correction for depth and its temperature, but not its weights.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ class ReadOut:
     splitter
         Source of the cells.
     find_axes
-        Computes the axes of the features that training starts at, if there are any; called where they are needed.
+        Computes the axes of the features at which training starts, if there are any; called when they are needed.
     find_principal
-        The same for the principal axes, on which it is tested whether there are groups at all.
+        The same for the principal axes, which are used to test whether there are any groups.
     visible
         Whether to show progress bars.
 
@@ -73,7 +73,7 @@ class ReadOut:
     known
         Type of each labelled cell, -1 for the others, (n_cells,); without labels ``None``.
     index
-        Cells that are clustered and distilled from, with those labelled, ascending positions.
+        Ascending positions of the cells used for clustering and distillation, including labelled cells.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ReadOut:
         return np.union1d(index, labelled[sampled_positions(len(labelled), MAX_CLUSTERED_CELLS)])
 
     def encode_all(self) -> torch.Tensor:
-        """Latent vectors of all cells, (n_cells, n_latent), computed again only if the encoder is another one."""
+        """Latent vectors of all cells, (n_cells, n_latent), recomputed only if the encoder has changed."""
         weights = [weight.detach().cpu().clone() for weight in self.module.encoder.parameters()]
         if self._encoded is None or not all(map(torch.equal, weights, self._encoded[0])):
             self._encoded = weights, encode_all(self.module, self.splitter)
@@ -126,7 +126,7 @@ class ReadOut:
         self.module.depth.fit(draws, self.encode_all()[torch.from_numpy(index)])
 
     def draws(self) -> Iterator[torch.Tensor]:
-        """Trained latent vectors of the clustered cells, their components, and those of draws of their molecules, (n_some, n)."""
+        """Latent vectors of the clustered cells, their components, and the components of draws of their molecules, (n_some, n)."""
         yield from shown(self._draws(), "Partitions of the cells", total=N_DRAWS + 2, visible=self._visible)
 
     def _draws(self) -> Iterator[torch.Tensor]:
@@ -141,30 +141,28 @@ class ReadOut:
             yield scores - scores.mean(0)
 
     def evidence(self, n_clusters: int, draws: Iterable[torch.Tensor] | None = None) -> Evidence:
-        """Partitions of the clustered cells, of ``draws`` if they are there, made once."""
+        """Partitions of the clustered cells, computed once, from ``draws`` if they are given."""
         if self._evidence is None:
             self._evidence = Evidence.of(draws or self.draws(), n_clusters, seed=READ_OUT_SEED)
         return self._evidence
 
     @torch.no_grad()
     def estimate(self, false_splits: float) -> NClusters:
-        """Number of clusters, 1 if no groups of cells are apart and none are labelled, and the curve."""
+        """Estimate the number of clusters, which is 1 if no groups of cells are apart and none are labelled."""
         evidence = self.evidence(2)
         _, kinds = self._halves(self.index[evidence.linked.numpy()])
         k, curve = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
         if self.known is None and (k == 1 or not self._any_apart(k, false_splits)):
-            logger.info(
-                "The cells form one group without clear gaps. To divide it all the same: model.cut(%d).", max(k, 2)
-            )
+            logger.info("The cells form one group without clear gaps. To divide it anyway: model.cut(%d).", max(k, 2))
             return NClusters(1, curve)
-        logger.info("Estimated %d clusters: splits that most partitions make and that hold on molecules set aside.", k)
+        logger.info("Estimated %d clusters: splits that most partitions make and that hold on held-out molecules.", k)
         more = also_stable(runners_up(curve, k))
         if more:
             logger.info("%s.", more)
         return NClusters(k, curve)
 
     def _any_apart(self, n_clusters: int, false_splits: float) -> bool:
-        """Whether any groups of cells are apart, on principal axes and molecules set aside."""
+        """Whether any groups of cells are apart on principal axes, on held-out molecules."""
         principal = self._find_principal()
         if principal is None:
             return False
@@ -180,7 +178,7 @@ class ReadOut:
     def calibrate(self, accuracy: float) -> None:
         """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half.
 
-        Where the accuracy of the names is known and lower than the confidence, the temperature is raised until they are equal.
+        If the accuracy of the names is known and lower than the confidence, the temperature is raised to match it.
         """
         self.module.temperature.fill_(1.0)
         generator = cpu_generator(READ_OUT_SEED, 26)
@@ -230,9 +228,9 @@ class ReadOut:
         return Grown(tree, branches, tree.leaves)
 
     def _halves(self, index: np.ndarray) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[Any]]:
-        """Latent vectors and size factors of both halves of the molecules of cells; and vectors that splits are tested on.
+        """Latent vectors and size factors of both halves of the molecules of cells, and the vectors to test splits on.
 
-        Those are, for both halves, latent vectors corrected for depth and components, (n_some, n).
+        The latter are, for both halves, depth-corrected latent vectors and components, (n_some, n).
         """
         generators = [cpu_generator(READ_OUT_SEED, 27) for _ in range(2)]
         encoded = self._vectors(self.module.encode, lambda batch: halves(batch, generators[0]), index)
@@ -274,7 +272,7 @@ class ReadOut:
 
     @cached_property
     def _axes(self) -> torch.Tensor:
-        """Axes of the features, in which the network has no part, (n_axes, n_genes); one of zeros without any."""
+        """Axes of the features, independent of the network, (n_axes, n_genes); one of zeros if there are none."""
         found = self._find_axes()
         device = self.module.gene_mean.device
         return (

@@ -72,7 +72,7 @@ class Run:
     seed
         Seed of everything random.
     find_axes, find_principal
-        See :class:`ReadOut`.
+        See ``ReadOut``.
     n_clusters, curve
         Number of clusters, ``None`` to estimate it, and the curve that an earlier estimate is based on.
     history
