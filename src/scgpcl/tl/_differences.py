@@ -20,7 +20,7 @@ _KEY = "group"
 #: Minimum number of samples, and minimum number of cells of each group for a sample to count as one.
 MIN_SAMPLES = 2
 MIN_SAMPLE_CELLS = 10
-#: Fields of scanpy's result and our columns.
+#: Columns of DESeq2's result and of scanpy's, and ours.
 _DESEQ_FIELDS = {"log2FoldChange": "lfc_mean", "stat": "scores", "pvalue": "pvals", "padj": "pvals_adj"}
 _FIELDS = {"logfoldchanges": "lfc_mean", "scores": "scores", "pvals": "pvals", "pvals_adj": "pvals_adj"}
 
