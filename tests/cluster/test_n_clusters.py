@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scgpcl.cluster import Evidence, also_stable, estimate_n_clusters, runners_up
-from scgpcl.cluster._n_clusters import LEAST_SEPARATION
 from scgpcl.cluster._stability import split_test
 from scgpcl.cluster._tree import grow, most_leaves
 
@@ -61,7 +60,7 @@ def test_curve_is_that_of_a_slow_walk_down_the_tree():
         if row.share > 0.5 and above:
             test = split_test(halves, left, right, rng=rng)
             assert (row.separation, row.p_value) == (test.separation, test.p_value)
-            wanted = test.separation >= LEAST_SEPARATION and test.p_value * (curve["share"] > 0.5).sum() <= 0.01
+            wanted = test.separation >= 1.2 and test.p_value * (curve["share"] > 0.5).sum() <= 0.01
         else:
             assert np.isnan(row.separation)
             assert np.isnan(row.p_value)
@@ -69,6 +68,15 @@ def test_curve_is_that_of_a_slow_walk_down_the_tree():
         holds[node] = wanted
         assert row.holds == wanted
     assert found.n_clusters == 1 + sum(holds.values())
+
+
+def test_splits_below_the_separation_do_not_hold():
+    draws, halves = cells([120, 80, 60], distance=3.0)
+    evidence = Evidence.of(draws, 2, seed=0)
+    curve = estimate_n_clusters(evidence, halves, false_splits=0.01, seed=0).curve
+    held = curve.loc[curve["holds"], "separation"]
+    for limit, wanted in ((held.min(), len(held) + 1), (held.max() + 1e-9, 1)):
+        assert estimate_n_clusters(evidence, halves, separation=limit, false_splits=0.01, seed=0).n_clusters == wanted
 
 
 def test_no_split_holds_at_a_false_split_rate_of_zero():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scgpcl.cluster._stability import split_test
+from scgpcl.cluster._stability import SplitTest, split_test
 from scgpcl.cluster._tree import grow, most_leaves
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from scgpcl.cluster._consensus import Evidence
 
-#: Minimum share of the partitions that make a split, and its minimum separation on held-out molecules.
-MAJORITY, LEAST_SEPARATION = 0.5, 1.2
+#: Minimum share of the partitions that make a split.
+MAJORITY = 0.5
 #: Maximum number of runners-up, and the minimum fall of the share of the partitions after such a number.
 MAX_RUNNERS_UP, LEAST_FALL = 3, 0.05
 
@@ -29,14 +29,18 @@ class NClusters(NamedTuple):
 
 
 def estimate_n_clusters(
-    evidence: Evidence, halves: Sequence[tuple[np.ndarray, np.ndarray]], *, false_splits: float, seed: int
+    evidence: Evidence,
+    halves: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    separation: float = 1.2,
+    false_splits: float,
+    seed: int,
 ) -> NClusters:
     """Count the splits of the tree that a majority of the partitions makes and that hold on held-out molecules.
 
     A split counts if more than half of the partitions separate its sides (Fred and Jain 2005: cells that most partitions keep
-    together are one cluster), if the split above it counts, and if its sides are apart, see :func:`split_test`, with a separation
-    of 1.2. The first condition divides one structureless group too, into as many parts as most partitions have; the second does
-    not.
+    together are one cluster), if the split above it counts, and if its sides are apart, see :func:`split_test`. The
+    first condition also divides a group without structure, into as many parts as most partitions have; the last does not.
 
     Parameters
     ----------
@@ -44,6 +48,8 @@ def estimate_n_clusters(
         Partitions of the cells.
     halves
         Vectors of the linked cells from both halves of the molecules, see :func:`split_test`.
+    separation
+        Minimum separation of a split.
     false_splits
         Maximum probability that any of the splits divides a continuous group.
     seed
@@ -56,12 +62,12 @@ def estimate_n_clusters(
     holds = np.zeros(len(tree.parent), dtype=bool)
     rows = []
     for k, node in enumerate(tree.splits, start=2):
-        separation = p_value = np.nan
+        found = SplitTest(np.nan, np.nan)
         above = tree.parent[node]
         if tree.height[node] > MAJORITY and (above < 0 or holds[above]):
-            separation, p_value = split_test(halves, *(cells[child] for child in tree.children[node]), rng=rng)
-            holds[node] = separation >= LEAST_SEPARATION and p_value * candidates <= false_splits
-        rows.append((k, tree.height[node], separation, p_value, holds[node]))
+            found = split_test(halves, *(cells[child] for child in tree.children[node]), rng=rng)
+            holds[node] = found.separation >= separation and found.p_value * candidates <= false_splits
+        rows.append((k, tree.height[node], *found, holds[node]))
     curve = pd.DataFrame(rows, columns=["K", "share", "separation", "p_value", "holds"])
     return NClusters(1 + int(holds.sum()), curve)
 

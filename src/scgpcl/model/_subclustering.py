@@ -92,8 +92,9 @@ class Subclustering:
         cluster
             Name of one of the current clusters, which can itself be a part.
         n
-            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 if no split holds.
-            :meth:`test_clusters` tests whether the parts differ.
+            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 if no split holds. The
+            separation must be 1.5 or more, since the axes are chosen from the same cells. :meth:`test_clusters` tests
+            whether the parts differ.
         false_splits
             For the estimate: see :meth:`train`.
         adata

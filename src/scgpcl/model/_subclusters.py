@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 LEAST_SHARE = 0.05
 #: Seed of everything random: repeated calls agree, regardless of the model's seed.
 SEED = 0
+#: Minimum separation of a split that counts. On axes that are chosen from the same cells, those of a pure cell line reach 1.4.
+LEAST_SEPARATION = 1.5
 #: Number of cells read at a time.
 READ_CELLS = 2048
 
@@ -208,9 +210,10 @@ def fit_subclusters(
     pairs = [*zip(*(halves(batch, generator) for batch in batches), strict=True)]
     if n is None:
         scores = [_gathered(parts.scores, half)[evidence.linked].numpy() for half in pairs]
-        n = max(
-            2, estimate_n_clusters(evidence, [(scores[0], scores[1])], false_splits=false_splits, seed=SEED).n_clusters
+        found = estimate_n_clusters(
+            evidence, [(scores[0], scores[1])], separation=LEAST_SEPARATION, false_splits=false_splits, seed=SEED
         )
+        n = max(2, found.n_clusters)
         logger.info("Estimated %d parts of the cluster: splits that hold on held-out molecules, and at least one.", n)
     target = targets(evidence.support(n))
     rows = [_gathered(parts.vectors, drawn).float() for drawn in (batches, shallow[0])]

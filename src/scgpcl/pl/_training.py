@@ -195,8 +195,8 @@ def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, a
     ax.axhline(MAJORITY, color="C0", ls=":", lw=1)
     ax.set(xlabel="number of clusters", ylabel="share of the partitions that make the split", ylim=(0.0, 1.02))
     ax.set_title(
-        "Each point is the split that makes this number from the one before.\n"
-        "Splits above the dotted line are tested; one cluster more than hold is chosen.",
+        "Each point is the split that makes this number from the one before. Splits above the\n"
+        "dotted line are tested. The chosen number is one more than the number that hold.",
         fontsize=8,
         loc="left",
         pad=16,
