@@ -9,7 +9,7 @@ import torch
 
 from scgpcl.cluster import Evidence, also_stable, estimate_n_clusters, runners_up
 from scgpcl.cluster._stability import split_test
-from scgpcl.cluster._tree import grow, most_leaves
+from scgpcl.cluster._tree import grow
 
 
 def cells(sizes, *, seed=0, distance=6.0, noise=0.6):
@@ -34,6 +34,14 @@ def test_finds_the_number_of_separate_groups(sizes):
         assert estimated(sizes, seed=seed).n_clusters == len(sizes)
 
 
+def test_finds_more_groups_than_the_tree_of_a_model_has_leaves():
+    rng = np.random.default_rng(0)
+    z = 6.0 * np.eye(40).repeat(40, 0) + 0.3 * rng.normal(size=(1600, 40))
+    drawn = lambda: (z + 0.3 * rng.normal(size=z.shape)).astype(np.float32)
+    evidence = Evidence.of([torch.from_numpy(drawn()) for _ in range(4)], 2, seed=0)
+    assert estimate_n_clusters(evidence, [(drawn(), drawn())], false_splits=0.01, seed=0).n_clusters == 40
+
+
 def test_majority_alone_divides_one_group_and_the_test_does_not():
     curve = estimated([150, 150]).curve
     assert (curve["share"] > 0.5).sum() > 1
@@ -48,7 +56,7 @@ def test_curve_is_that_of_a_slow_walk_down_the_tree():
     assert list(curve) == ["K", "share", "separation", "p_value", "holds"]
     assert curve["K"].tolist() == list(range(2, len(curve) + 2))
     assert curve["share"].is_monotonic_decreasing
-    tree, own = grow(evidence, np.zeros(260, dtype=int), 1, most_leaves(260, 1))
+    tree, own = grow(evidence, np.zeros(260, dtype=int), 1, 260 // 15)
     rng, holds = np.random.default_rng(0), {}
     for row, node in zip(curve.itertuples(), tree.splits, strict=True):
         left, right = (own[child] for child in tree.children[node])

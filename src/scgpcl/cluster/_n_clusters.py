@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scgpcl.cluster._consensus import CELLS_PER_GROUP
 from scgpcl.cluster._stability import SplitTest, split_test
-from scgpcl.cluster._tree import grow, most_leaves
+from scgpcl.cluster._tree import N_LEAVES, grow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,9 @@ def estimate_n_clusters(
         Seed of the tests.
     """
     n_linked = len(evidence.linked)
-    tree, cells = grow(evidence, np.zeros(n_linked, dtype=np.int64), 1, most_leaves(n_linked, 1))
+    # as many leaves as there can be: a large group without structure has many splits that come before those of small groups
+    n_leaves = max(1, n_linked // CELLS_PER_GROUP)
+    tree, cells = grow(evidence, np.zeros(n_linked, dtype=np.int64), 1, n_leaves)
     rng = np.random.default_rng(seed)
     candidates = sum(tree.height[node] > MAJORITY for node in tree.splits)
     holds = np.zeros(len(tree.parent), dtype=bool)
@@ -69,7 +72,8 @@ def estimate_n_clusters(
             holds[node] = found.separation >= separation and found.p_value * candidates <= false_splits
         rows.append((k, tree.height[node], *found, holds[node]))
     curve = pd.DataFrame(rows, columns=["K", "share", "separation", "p_value", "holds"])
-    return NClusters(1 + int(holds.sum()), curve)
+    last = max(N_LEAVES - 1, *(np.flatnonzero(curve["holds"]) + 1), 0)
+    return NClusters(1 + int(holds.sum()), curve.head(last))
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:
