@@ -34,7 +34,8 @@ __all__ = [
 
 __version__ = version("scgpcl")
 
-#: Modules of the names that are not modules themselves; the settings, with seed and verbosity, are those of scvi-tools.
+#: Modules that define the public names that are not modules themselves. ``settings`` is the settings object of
+#: scvi-tools, which includes the seed and the verbosity.
 _HOMES = {
     "settings": "scvi",
     "SCGPCL": "scgpcl.model",
@@ -55,5 +56,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names."""
+    """Return the public names."""
     return [*__all__, "settings", "__version__"]

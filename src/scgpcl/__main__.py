@@ -1,4 +1,4 @@
-"""``python -m scgpcl``, the same as ``scgpcl``."""
+"""Entry point for ``python -m scgpcl``, which is equivalent to the command ``scgpcl``."""
 
 from scgpcl.cli import app
 

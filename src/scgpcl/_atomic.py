@@ -1,4 +1,4 @@
-"""Write files atomically: a file appears, or replaces an older one, only when it is complete."""
+"""Write files atomically: a file appears, or replaces an older one, only once it is complete."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it if the block succeeds, and is removed otherwise.
+    """Yield a temporary path next to ``path``. It replaces ``path`` if the block succeeds and is removed otherwise.
 
-    If several processes enter the block together, only the one with ``writes`` changes files. With ``exclusive=False``
-    the temporary name is the same in every process, so a new run overwrites what a killed run left behind.
+    If several processes enter the block together, only the process with ``writes=True`` changes any files. If
+    ``exclusive=False``, the temporary name is the same in every process, so that a new run overwrites what a killed run
+    left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if exclusive else f".{path.name}.tmp")
     try:
@@ -34,9 +35,10 @@ def replacing(path: Path, *, writes: bool = True, exclusive: bool = True) -> Ite
 
 @contextmanager
 def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield a temporary folder; if the block succeeds, its files are moved to ``folder`` and ``stale`` files deleted.
+    """Yield a temporary folder. If the block succeeds, move its files to ``folder`` and delete the ``stale`` files.
 
-    It is created inside ``folder`` if that exists (it may be the working directory), and otherwise next to it.
+    The temporary folder is created inside ``folder`` if that exists (it may be the working directory), and next to it
+    otherwise.
     """
     folder = folder.resolve()
     there = folder.exists()
@@ -57,7 +59,7 @@ def replacing_files(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[Path
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-#: Advice for each error number of the system.
+#: Advice to give for each operating-system error number.
 _ADVICE = {
     "Free some space, or choose another disk.": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "Check the permissions, or choose another place.": (errno.EACCES, errno.EPERM, errno.EROFS),
@@ -69,9 +71,10 @@ _ADVICE = {
 
 
 def writing_advice(error: BaseException) -> str | None:
-    """Advice on an operating-system error raised while writing; ``None`` for any other error.
+    """Return advice on an operating-system error raised while writing, or ``None`` for any other error.
 
-    HDF5 gives the error number only in its message, and torch reports a failed write as a RuntimeError without one.
+    HDF5 includes the error number only in its message, and torch reports a failed write as a RuntimeError without an
+    error number.
     """
     if isinstance(error, RuntimeError):
         failed = "PytorchStreamWriter failed" in str(error)

@@ -1,4 +1,4 @@
-"""Names of batches and types, independent of the type of the column."""
+"""Names of batches and types that do not depend on the data type of the column."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Text of a whole number that was once stored as a float, and of a date with or without a time.
+#: Patterns for a whole number that was once stored as a float, and for a date with or without a time.
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
-#: Separator between the names from several columns.
+#: Separator between names from different columns.
 _BETWEEN = " / "
 
 
 def batch_name(value: Any) -> str:
-    """Name of a batch: the same for 1, 1.0, "1" and "1.0", and for a day as a date, a time stamp or text.
+    """Return the name of a batch, regardless of how its value is stored.
 
-    Types change when tables are joined, written and read again; apart from these two forms, text is kept as it is.
+    The values 1, 1.0, "1" and "1.0" have the same name, and so does a day stored as a date, a timestamp or text. Types
+    change when tables are joined, written and read again. Apart from these two cases, text is kept as it is.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
@@ -38,7 +39,7 @@ def batch_name(value: Any) -> str:
 
 
 def _date_name(value: Any) -> str:
-    """A date without the time if the time is midnight; values with a time zone are converted to UTC."""
+    """Return a date as text: in UTC if it has a time zone, and otherwise without the time if that is midnight."""
     try:
         stamp = pd.Timestamp(value)
     except ValueError:  # not a valid date, or one that pandas cannot represent
@@ -49,7 +50,10 @@ def _date_name(value: Any) -> str:
 
 
 def batch_names(column: pd.Series) -> pd.Categorical[str]:
-    """Name of each cell's batch; only used categories, in the order of the column's categories or values."""
+    """Return the batch name of each cell as a categorical.
+
+    Only categories in use are kept, in the order of the column's categories or values.
+    """
     codes, values = _factorized(column)
     names = [batch_name(value) for value in values]
     unique = list(dict.fromkeys(names))
@@ -58,7 +62,10 @@ def batch_names(column: pd.Series) -> pd.Categorical[str]:
 
 
 def combined_names(obs: pd.DataFrame, columns: Sequence[str]) -> pd.Categorical[str]:
-    """Name of each cell's batch, such as "study 1 / donor 2" for several columns; existing combinations, in order."""
+    """Return the batch name of each cell, such as "study 1 / donor 2" if there are several columns.
+
+    Only combinations that occur become categories, in order.
+    """
     own = batch_names(obs[columns[0]])
     for column in columns[1:]:
         inner = batch_names(obs[column])
@@ -73,20 +80,23 @@ def combined_names(obs: pd.DataFrame, columns: Sequence[str]) -> pd.Categorical[
 
 
 def ambiguous_names(obs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Joined names that belong to more than one combination of the columns."""
+    """Return the joined names that stand for more than one combination of values in the columns."""
     parts = pd.DataFrame({column: np.asarray(batch_names(obs[column]), dtype=object) for column in columns})
     names = parts.drop_duplicates().agg(_BETWEEN.join, axis=1)
     return sorted(set(names[names.duplicated()]))
 
 
 def shared_names(column: pd.Series) -> list[str]:
-    """Names that belong to more than one value of a column."""
+    """Return the names that are shared by more than one value of a column."""
     names = [batch_name(value) for value in _factorized(column)[1]]
     return sorted({name for name in names if names.count(name) > 1})
 
 
 def _factorized(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """Index of each cell's value, and the values that occur: in the order of categories, sorted, or sorted by name."""
+    """Return the index of each cell's value and the values that occur.
+
+    The values are in the order of the categories, sorted, or sorted by name.
+    """
     if isinstance(column.dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories().cat
         return used.codes.to_numpy(), list(np.asarray(used.categories))

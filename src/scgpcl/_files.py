@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Number of values above which the command line leaves a sparse matrix on disk: 160 MB in memory.
+#: The command line leaves sparse matrices with more values than this on disk (160 MB in memory).
 MANY_VALUES = 20_000_000
 
 
 class InputError(ValueError):
-    """Raised for unusable input; the message is meant for the user and is shown without a traceback."""
+    """Raised if the input cannot be used. The message is meant for the user and is shown without a traceback."""
 
 
 def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
-    """Require a path that an h5ad file can be written to and that is not an input file.
+    """Check that an h5ad file can be written to a path and that the path is not an input file.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_output_path(path: Path, input_paths: Iterable[Path]) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Require a path that an HTML file can be written to.
+    """Check that an HTML file can be written to a path.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def check_report_path(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Require a folder that exists or can be created.
+    """Check that a folder exists or can be created.
 
     Raises
     ------
@@ -69,12 +69,12 @@ def check_folder(path: Path) -> None:
 
 
 def check_free(paths: Iterable[Path], *, force: bool) -> None:
-    """Require that none of the files exists, unless files may be overwritten.
+    """Check that none of the files exists, unless files may be overwritten.
 
     Raises
     ------
     InputError
-        If one of them exists.
+        If one of the files exists.
     """
     there = [path for path in paths if path.exists()]
     if there and not force:
@@ -84,7 +84,7 @@ def check_free(paths: Iterable[Path], *, force: bool) -> None:
 
 
 def read(path: Path, *, backed: bool = False) -> ad.AnnData:
-    """Read an h5ad file; ``backed`` leaves ``X`` on disk.
+    """Read an h5ad file. If ``backed``, ``X`` stays on disk.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def read(path: Path, *, backed: bool = False) -> ad.AnnData:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that becomes ``path`` at the end; errors of the system are raised as `InputError`."""
+    """Yield a temporary file that becomes ``path`` at the end. System errors are raised as `InputError`."""
     try:
         with replacing(path) as temporary:
             yield temporary
@@ -128,14 +128,14 @@ def write(adata: ad.AnnData, path: Path) -> None:
     Raises
     ------
     InputError
-        If the file cannot be written; an existing file is then left unchanged.
+        If the file cannot be written. In this case, an existing file is left unchanged.
     """
     with writing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 
 
 def is_large(path: Path) -> bool:
-    """Whether a file is an h5ad file with more than ``MANY_VALUES`` sparse values in ``X``, cell by cell."""
+    """Return whether a file is an h5ad file with more than ``MANY_VALUES`` values in ``X``, stored sparsely by cell."""
     import h5py
 
     if path.suffix != ".h5ad":
@@ -150,9 +150,10 @@ def is_large(path: Path) -> bool:
 
 
 def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
-    """Write a copy of the h5ad file of a backed AnnData, with its current ``obs``, ``var``, ``obsm`` and ``uns``.
+    """Write a copy of a backed AnnData's h5ad file with its current ``obs``, ``var``, ``obsm`` and ``uns``.
 
-    The matrices are copied byte for byte, without being read or compressed again. The copy appears once it is complete.
+    The matrices are copied byte for byte and are neither read nor recompressed. The copy only appears once it is
+    complete.
     """
     import anndata as ad
     import h5py
@@ -166,12 +167,12 @@ def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file in UTF-8 atomically.
+    """Write a UTF-8 text file atomically.
 
     Raises
     ------
     InputError
-        If the file cannot be written; an existing file is then left unchanged.
+        If the file cannot be written. In this case, an existing file is left unchanged.
     """
     with writing(path) as temporary:
         # A name may contain half of a surrogate pair, which UTF-8 cannot encode.

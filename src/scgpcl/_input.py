@@ -1,4 +1,4 @@
-"""Check an AnnData before any work; errors give the rule, what was found, and what to do."""
+"""Check an AnnData before any work is done. Errors state the rule, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scgpcl.data import canonical, read_rows, row_blocks
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Largest count: the model computes in single precision, which cannot represent all larger whole numbers.
+#: Largest count allowed. The model computes in single precision, which cannot represent every larger whole number.
 MAX_COUNT = 2**24
-#: Columns of ``var`` that distinguish genes from other features, and those whose values are always modalities.
+#: Columns of ``var`` that distinguish genes from other features, and columns whose values are always modalities.
 FEATURE_COLUMNS = ("feature_types", "modality", "feature_type", "feature_biotype")
 MODALITY_COLUMNS = ("feature_types", "modality")
 GENES = re.compile(r"gene expression|genes?|rna|gex|mrna|transcriptome", re.IGNORECASE)
@@ -31,12 +31,12 @@ OTHER_FEATURES = re.compile(
     r"(peaks?|atac|adt|hto|prot|proteins?|antibody|antibodies|crispr|chromatin( accessibility)?|custom|tags?)$",
     re.IGNORECASE,
 )
-#: Number of rows in the fingerprint of counts.
+#: Number of rows used to compute the fingerprint of a count matrix.
 FINGERPRINT_ROWS = 8
 
 
 def check_is_adata(adata: Any, argument: str = "adata") -> None:
-    """Require an AnnData."""
+    """Check that an argument is an AnnData."""
     if not issubclass(type(adata), AnnData):  # scvi-tools' adapter for collections passes as an instance
         hint = "Read one with `anndata.read_h5ad(path)`, or create one from counts with `anndata.AnnData(counts)`."
         if "Collection" in type(adata).__name__:
@@ -49,7 +49,10 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Count matrix of an AnnData, in any supported storage; matrices in memory are passed through :func:`canonical`."""
+    """Return the count matrix of an AnnData in any supported storage.
+
+    Matrices in memory are passed through :func:`canonical`.
+    """
     _check_key(layer, "layer")
     place = place_of(layer)
     if layer is not None and layer not in adata.layers:
@@ -79,7 +82,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
 
 
 def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | None = None) -> None:
-    """Require finite, non-negative whole numbers and no empty cells."""
+    """Check that all counts are finite, non-negative whole numbers and that no cell is empty."""
     place = place or place_of(layer)
     if x.shape[0] < min_cells or x.shape[1] < 2:
         msg = (
@@ -133,7 +136,7 @@ def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | 
 
 
 def holds_counts(block: sp.csr_matrix) -> bool:
-    """Fast test of float32 rows: True means that they pass `check_counts`, False that it must be called."""
+    """Test float32 rows quickly. If True, they pass `check_counts`. If False, `check_counts` must be called."""
     values = block.data
     # negative numbers, NaN and infinity have larger bit patterns than the largest count
     bits = values.view(np.uint32)
@@ -145,7 +148,7 @@ def holds_counts(block: sp.csr_matrix) -> bool:
 
 
 def fingerprint(x: Any) -> str:
-    """Digest of the shape and of some rows of a count matrix, a cheap way to detect changes."""
+    """Return a digest of the shape and of a few rows of a count matrix, which is a cheap way to detect changes."""
     rows = np.linspace(0, max(x.shape[0] - 1, 0), min(FINGERPRINT_ROWS, x.shape[0])).astype(np.int64)
     if isinstance(x, sp.csr_matrix):  # views, because this is called for single cells too
         starts, stops = x.indptr[rows], x.indptr[rows + 1]
@@ -165,7 +168,7 @@ def fingerprint(x: Any) -> str:
 
 
 def check_names(names: pd.Index, axis: str) -> None:
-    """Require unique names."""
+    """Check that names are unique."""
     if not names.is_unique:
         twice = names[names.duplicated()].unique()
         msg = f"Expected unique names in `adata.{axis}`, found repeated {listed(twice)}. Call `adata.{axis}_make_unique()`."
@@ -173,7 +176,7 @@ def check_names(names: pd.Index, axis: str) -> None:
 
 
 def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
-    """Require a column of ``adata.obs``."""
+    """Check that a key is a column of ``adata.obs``."""
     _check_key(key, argument)
     if key is None:
         return
@@ -193,7 +196,7 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
 
 
 def check_size_factors(adata: AnnData, key: str | None) -> None:
-    """Require positive finite numbers."""
+    """Check that the size factors are positive and finite."""
     check_obs_key(adata, key, "size_factor_key")
     if key is None:
         return
@@ -207,7 +210,7 @@ def check_size_factors(adata: AnnData, key: str | None) -> None:
 
 
 def warn_of_other_features(var: pd.DataFrame) -> None:
-    """Warn if, according to ``var``, some features are not genes; their counts would be treated as RNA."""
+    """Warn if ``var`` shows that some features are not genes, because their counts would be treated as RNA."""
     for column in FEATURE_COLUMNS:
         if column not in var:
             continue
@@ -229,7 +232,7 @@ def warn_of_other_features(var: pd.DataFrame) -> None:
 
 
 def check_not_view(adata: AnnData) -> None:
-    """Require an AnnData that is not a view."""
+    """Check that an AnnData is not a view."""
     if adata.is_view:
         msg = "Expected an AnnData that is not a view, found a view. Call `adata = adata.copy()` first."
         raise ValueError(msg)
@@ -250,20 +253,20 @@ def place_of(layer: str | None) -> str:
 
 
 def check_range(value: Any, low: float, high: float, argument: str, *, whole: bool = False) -> None:
-    """Require a number from ``low`` to ``high``."""
+    """Check that a value is a number from ``low`` to ``high``."""
     number(low, high, whole=whole)(value, argument)
 
 
 def check_one_of(value: Any, allowed: tuple[str, ...], argument: str) -> None:
-    """Require one of a few names."""
+    """Check that a value is one of a few names."""
     one_of(*allowed)(value, argument)
 
 
 def check_seed(seed: Any, argument: str = "seed") -> None:
-    """Require a whole number that all sources of randomness accept."""
+    """Check that a seed is a whole number that all sources of randomness accept."""
     RULES["seed"](seed, argument)
 
 
 def check_key_added(key: Any, argument: str = "key_added") -> None:
-    """Require a name that AnnData and its files accept."""
+    """Check that a name is accepted by AnnData and its file formats."""
     RULES["key_added"](key, argument)

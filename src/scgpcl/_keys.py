@@ -1,4 +1,4 @@
-"""Every AnnData, registry and metric name that the package uses, each defined once."""
+"""Names of all AnnData keys, registry entries and metrics that the package uses, each defined once."""
 
 from typing import Final
 
@@ -9,17 +9,17 @@ CLUSTER: Final = "scgpcl_cluster"
 PROBABILITY: Final = "scgpcl_probability"
 CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
-#: Genes that were added to new cells as columns of zeros because they were not measured.
+#: Genes that were not measured in new cells and were added to them as columns of zeros.
 PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
 # entries of ``uns``: other stable numbers of clusters, and the table of ``get_cluster_stability``
 ALSO_STABLE: Final = "also_stable"
 STABILITY: Final = "stability"
-#: Columns of the stability: Jaccard indices over thinned counts, halves of the molecules, and sub-samples of the cells.
+#: Columns of the stability table: Jaccard indices for thinned counts, halves of the molecules and subsamples of cells.
 STABILITIES: Final = ("thinned", "halves", "subsampled")
 MARKERS: Final = "scgpcl_markers"
 NAME: Final = "scgpcl_name"
-#: Stem of the columns of levels of the tree, followed by the number of clusters.
+#: Prefix of the columns for levels of the tree, which is followed by the number of clusters.
 LEVEL: Final = "scgpcl_level_"
 
 # scanpy's maps, under the names that scanpy uses
@@ -28,7 +28,7 @@ TSNE: Final = "X_tsne"
 
 # name of cells whose confidence is below the minimum, if one is given
 UNASSIGNED: Final = "unassigned"
-#: Stem of the names of clusters that fit none of the labelled types.
+#: Prefix of the names of clusters that match none of the labelled types.
 NEW: Final = "new"
 
 # node and edge types of the graph, in PyG's vocabulary

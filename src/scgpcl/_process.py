@@ -1,4 +1,4 @@
-"""Settings of torch that other libraries change: the number of threads and the default data type."""
+"""Protect torch settings that other libraries change: the number of threads and the default data type."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Use the number of threads set by the user and single precision in torch, and restore both settings at the end.
+    """Use single precision and the number of threads set by the user in torch, and restore both settings at the end.
 
     If numba shares torch's OpenMP library, its first parallel loop lets torch use all processors. On a busy machine,
-    steps then take several times as long, and sums are rounded differently from one call to the next.
-    A lower limit, such as one set by threadpoolctl, is kept. Can also be used as a decorator.
+    steps then take several times as long, and sums are rounded differently from one call to the next. A lower limit,
+    such as one set by threadpoolctl, is respected. This function can also be used as a decorator.
     """
     threads = min(torch.get_num_threads(), _threads_set())
     dtype = torch.get_default_dtype()
@@ -32,6 +32,9 @@ def held() -> Iterator[None]:
 
 
 def _threads_set() -> int:
-    """Number of threads last set through torch: a new thread starts with it, whatever the setting of this one."""
+    """Return the number of threads last set through torch.
+
+    A new thread starts with this number, whatever the setting of the current thread.
+    """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(torch.get_num_threads).result()

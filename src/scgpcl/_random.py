@@ -1,4 +1,4 @@
-"""Sources of randomness that never touch the user's global state."""
+"""Sources of randomness that never change the user's global random state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def derived_seed(seed: int, *stream: int) -> int:
-    """Independent seed for a numbered stream of a seed."""
+    """Derive an independent seed for a numbered stream of a seed."""
     return int(np.random.SeedSequence((seed, *stream)).generate_state(1)[0])
 
 
 def cpu_generator(seed: int, *stream: int) -> torch.Generator:
-    """Generator on the CPU for a numbered stream of a seed."""
+    """Create a CPU generator for a numbered stream of a seed."""
     return torch.Generator().manual_seed(derived_seed(seed, *stream))
 
 
@@ -27,8 +27,8 @@ def cpu_generator(seed: int, *stream: int) -> torch.Generator:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global state inside the block, and restore the user's state afterwards.
 
-    For code that draws from the global state and takes no generator, such as the initialisation of layers, and
-    libraries that draw without need.
+    Use this for code that draws from the global state and does not accept a generator, such as the initialisation of
+    layers, and for libraries that draw random numbers unnecessarily.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What can be read, for messages.
+#: Description of the supported formats for messages.
 FORMATS = "an h5ad, zarr, loom, 10x .h5, csv or tsv file, or a folder with matrix.mtx"
-#: Layer that is checked first, and layer to which values are moved if counts replace them.
+#: Layer that is checked first, and layer that the values of ``X`` are moved to if counts replace them.
 COUNTS, FORMER = "counts", "X"
-#: Column of ``obs`` with the file that a cell comes from.
+#: Column of ``obs`` with the file that each cell comes from.
 BATCH = "batch"
-#: Number of rows of a matrix that are checked.
+#: Number of rows of a matrix to check.
 SAMPLED_ROWS = 1000
-#: Number of rows of a table that are read at a time.
+#: Number of rows of a table to read at a time.
 TABLE_ROWS = 500
 #: Names of Cell Ranger folders that do not identify a sample.
 CELL_RANGER = re.compile(
@@ -39,7 +39,7 @@ CELL_RANGER = re.compile(
 )
 TABLE = re.compile(r"\.(csv|tsv|tab|txt)(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
 MATRIX = re.compile(r"^(.*)matrix\.mtx(\.gz)?$")
-#: Names that distinguish genes from cells: accessions, mitochondrial and ribosomal genes, a few found in most cells.
+#: Names that identify genes: accessions, mitochondrial and ribosomal genes, and a few genes found in most cells.
 GENE = re.compile(
     r"(ENS[A-Z]*G\d{6,}.*|FBGN\d{7}|WBGENE\d{8}|MT-[A-Z0-9]+|RP[LS]\d+[AXYL]?\d*"
     r"|ACTB|GAPDH|B2M|MALAT1|TMSB4X|EEF1A1|FTL1?|FTH1|UBC|TPT1|HSPA8|CD74|VIM)",
@@ -55,36 +55,38 @@ def read(
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
 ) -> AnnData:
-    """Read counts from a file or folder in any common format; ``X`` of the result holds the counts.
+    """Read counts from a file or folder in any common format, and store them in ``X``.
 
-    Supported formats are h5ad, zarr, loom, the HDF5 files and ``matrix.mtx`` folders of Cell Ranger (version 2 or 3,
-    compressed or not), and csv or tsv tables. Features other than genes are not read. Repeated names of genes or cells
+    Supported formats are h5ad, zarr, loom, Cell Ranger HDF5 files and ``matrix.mtx`` folders (version 2 or 3,
+    compressed or not), and csv or tsv tables. Features other than genes are not read. Duplicate names of genes or cells
     are made unique by appending a number.
 
     Parameters
     ----------
     path
-        File or folder. Several inputs, or a folder of samples, are joined on their common genes; ``obs["batch"]`` contains
-        the sample of each cell.
+        File or folder. If there are several inputs, or if a folder contains several samples, they are joined on their
+        common genes, and ``obs["batch"]`` contains the sample of each cell.
     layer
         Layer with the counts.
     raw
-        Take the counts from ``raw``.
+        Whether to take the counts from ``raw``.
     genes
-        Whether the genes of a table are its ``"rows"`` or its ``"columns"``. ``None`` decides by their names.
+        Whether the genes of a table are in its ``"rows"`` or its ``"columns"``. If ``None``, this is inferred from the
+        names.
 
     Returns
     -------
-    The cells. Without ``layer`` and ``raw``, the counts are taken from the first of ``layers["counts"]``, ``X`` and ``raw``
-    that holds non-negative whole numbers, and the choice is logged at level INFO. If ``X`` held other values,
-    they are moved to ``layers["X"]``, or dropped if ``raw`` has other genes.
+    The cells. If neither ``layer`` nor ``raw`` is given, the counts are taken from the first of ``layers["counts"]``,
+    ``X`` and ``raw`` that contains non-negative whole numbers, and the choice is logged at level INFO. If ``X``
+    contained other values, they are moved to ``layers["X"]``, or dropped if ``raw`` has different genes.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file is damaged, is in another format or holds no counts, or if it is unclear where its genes are.
+        If the file is damaged, has an unsupported format or contains no counts, or if it is unclear where its genes
+        are.
 
     Examples
     --------
@@ -100,7 +102,7 @@ def read(
 
 
 class Found(NamedTuple):
-    """The cells of a file, the location of their counts, and the column of ``obs`` with the joined samples."""
+    """Cells of a file, the location of their counts, and the column of ``obs`` that identifies joined samples."""
 
     adata: AnnData
     counts: Counts
@@ -114,12 +116,12 @@ def read_files(
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
 ) -> Found:
-    """Read existing files or folders and make names unique; the counts of several inputs are joined.
+    """Read existing files or folders, make names unique, and join the counts if there are several inputs.
 
     Raises
     ------
     InputError
-        If an input cannot be read or has no counts, or if the inputs have no gene in common.
+        If an input cannot be read or contains no counts, or if the inputs have no genes in common.
     """
     import anndata as ad
 
@@ -149,7 +151,7 @@ def read_files(
 
 
 def read_large(path: Path) -> Found | None:
-    """Cells of an h5ad file with many counts in ``X``, which stay on disk; None for any other file."""
+    """Return the cells of an h5ad file with many counts in ``X``, which stay on disk, or None for any other file."""
     if not is_large(path):
         return None
     adata = _with_unique_names(read_h5ad(path, backed=True), path.name)
@@ -173,7 +175,7 @@ def with_counts_in_x(found: Counts) -> AnnData:
 
 
 def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterable[tuple[str, AnnData]]:
-    """Name and cells of each sample in a file or folder."""
+    """Yield the name and the cells of each sample in a file or folder."""
     if path.is_file() and (match := MATRIX.match(path.name)):
         yield _name(path.parent, match[1]), _read_mtx(path)
     elif path.is_file():
@@ -194,7 +196,7 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
 
 
 def _name(folder: Path, prefix: str) -> str:
-    """Name of a sample: the prefix of its files, or the innermost folder that is not Cell Ranger's."""
+    """Return the name of a sample: the prefix of its files, or the innermost folder that Cell Ranger did not name."""
     if prefix.strip("_.-"):
         return prefix.strip("_.-")
     names = [part for part in reversed(folder.resolve().parts) if not CELL_RANGER.fullmatch(part)]
@@ -223,7 +225,7 @@ def _read_file(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnDa
 
 @contextmanager
 def _reading(what: str, path: Path) -> Iterator[None]:
-    """Convert any error that a reader raises for a damaged or unsupported file to a single type of error."""
+    """Convert any error that a reader raises for a damaged or unsupported file to a single error type."""
     try:
         yield
     except InputError:
@@ -261,7 +263,7 @@ def _read_h5(path: Path) -> AnnData:
 
 
 def _read_mtx(path: Path) -> AnnData:
-    """A matrix of Cell Ranger 2 (genes.tsv) or 3 (features.tsv), each file compressed or not."""
+    """Read a matrix from Cell Ranger 2 (genes.tsv) or 3 (features.tsv). Each file may be compressed."""
     import anndata as ad
     import pandas as pd
 
@@ -292,7 +294,7 @@ def _read_mtx(path: Path) -> AnnData:
 
 
 def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnData:
-    """Counts in text, with names in the first row and the first column."""
+    """Read counts from a text file that has names in the first row and the first column."""
     import anndata as ad
     import numpy as np
     import pandas as pd
@@ -326,7 +328,7 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
 
 
 def _where_genes_are(rows: list[str], columns: list[str], path: Path) -> Literal["rows", "columns"]:
-    """Side of a table whose names look like genes, or that is opposite to names that look like barcodes."""
+    """Find the side of a table whose names look like genes, or the side opposite names that look like barcodes."""
     signs = {}
     for side, names, others in (("rows", rows, columns), ("columns", columns, rows)):
         known = sum(GENE.fullmatch(name) is not None for name in names) >= min(3, len(names))
@@ -356,7 +358,7 @@ def _with_unique_names(adata: AnnData, name: str) -> AnnData:
 
 
 class Counts(NamedTuple):
-    """Cells with counts in a layer, or in ``X`` if that is ``None``, and a sentence that says where they were found."""
+    """Cells, the layer with their counts (``None`` for ``X``), and a sentence that says where the counts were found."""
 
     adata: AnnData
     layer: str | None
@@ -364,15 +366,15 @@ class Counts(NamedTuple):
 
 
 def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False) -> Counts:
-    """Find the counts: as specified, or the first of ``layers["counts"]``, ``X`` and ``raw`` with whole numbers.
+    """Find the counts where specified, or in the first of ``layers["counts"]``, ``X`` and ``raw`` with whole numbers.
 
-    Counts in ``raw`` are stored in ``layers["counts"]`` of the AnnData if it has the same genes; otherwise its genes
-    are replaced by those of ``raw``.
+    If the counts are in ``raw`` and it has the same genes as the AnnData, they are stored in ``layers["counts"]``.
+    Otherwise, the genes of the AnnData are replaced by the genes of ``raw``.
 
     Raises
     ------
     InputError
-        If there are no counts, or a specified place does not exist.
+        If no counts are found, or if the specified location does not exist.
     """
     if layer is not None and raw:
         msg = "Expected `layer` or `raw`, found both. Choose one."
@@ -415,7 +417,7 @@ def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False) 
 
 
 def _from_raw(adata: AnnData, why: str) -> Counts:
-    """Counts of ``raw`` as a layer of the AnnData, or as an AnnData with the genes of ``raw``."""
+    """Return the counts in ``raw`` as a layer of the AnnData, or as a new AnnData with the genes of ``raw``."""
     raw = adata.raw
     said = f"Counts are taken from raw, {why}."
     if raw.n_vars == adata.n_vars and set(raw.var_names) == set(adata.var_names):
@@ -425,7 +427,10 @@ def _from_raw(adata: AnnData, why: str) -> Counts:
 
 
 def _values(x: Any) -> str:
-    """Reason why a matrix does not contain counts, with an example, from a sample of its rows; empty if there is none."""
+    """Return the reason why a matrix does not contain counts, with an example, or an empty string if it does.
+
+    Only a sample of the rows is checked.
+    """
     import numpy as np
 
     step = max(1, x.shape[0] // SAMPLED_ROWS)

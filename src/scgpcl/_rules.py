@@ -1,4 +1,4 @@
-"""Rules for the arguments of the package: one table, one validator, one format of error messages."""
+"""Rules for the package's arguments: one table, one validator and one format for error messages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_SEED = 2**32 - 1
 
 
 def listed(names: Any) -> str:
-    """Join names into text; if there are many, give the first ones and the total number."""
+    """Join names into text. If there are many, only the first ones and the total number are given."""
     names = [str(name) for name in names]
     text = ", ".join(repr(name) for name in names[:MAX_NAMES])
     return text if len(names) <= MAX_NAMES else f"{text}, ... ({len(names)} in all)"
 
 
 def number(low: float = -np.inf, high: float = np.inf, *, whole: bool = False) -> Rule:
-    """A finite number from ``low`` to ``high``, as Python's own type."""
+    """Return a rule that requires a finite number from ``low`` to ``high`` and converts it to a native Python type."""
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     kind = "a whole number" if whole else "a finite number" if np.isinf(high) else "a number"
     shown_high = str(high) if whole else f"{high:g}"
@@ -40,7 +40,7 @@ def number(low: float = -np.inf, high: float = np.inf, *, whole: bool = False) -
 
 
 def one_of(*allowed: Any) -> Rule:
-    """One of a few names."""
+    """Return a rule that requires one of a few names."""
 
     def rule(value: Any, shown: str) -> Any:
         if not isinstance(value, str) or value not in allowed:
@@ -52,7 +52,7 @@ def one_of(*allowed: Any) -> Rule:
 
 
 def flag(value: Any, shown: str) -> bool:
-    """True or False."""
+    """Check that a value is True or False."""
     if not isinstance(value, bool | np.bool_):
         msg = f"Expected `{shown}` to be True or False, found {value!r}."
         raise TypeError(msg)
@@ -60,7 +60,7 @@ def flag(value: Any, shown: str) -> bool:
 
 
 def either(word: str | None, rule: Rule) -> Rule:
-    """Allow a word, or ``None``, instead of another kind of value."""
+    """Return a rule that accepts a given word, or ``None``, in addition to what another rule accepts."""
 
     def check_either(value: Any, shown: str) -> Any:
         is_word = value is None if word is None else isinstance(value, str) and value == word
@@ -70,7 +70,7 @@ def either(word: str | None, rule: Rule) -> Rule:
 
 
 def several(rule: Rule, example: str) -> Rule:
-    """A tuple or list of at least one value, all subject to the same rule."""
+    """Return a rule that requires a non-empty tuple or list in which all values satisfy the same rule."""
 
     def check_each(value: Any, shown: str) -> tuple[Any, ...]:
         if not isinstance(value, tuple | list) or not value:
@@ -139,7 +139,7 @@ def _key_added(value: Any, shown: str) -> str:
 
 
 AT_LEAST_0 = number(0.0)
-#: Rule of each argument by its name; where a name means different things, by ``function.name``.
+#: Rule for each argument by name. If a name has different meanings, its rules are listed as ``function.name``.
 RULES: dict[str, Rule] = {
     # registration
     "categorical_covariate_keys": _columns,
@@ -227,20 +227,20 @@ RULES: dict[str, Rule] = {
 
 
 def check(function: str = "", /, **values: Any) -> dict[str, Any]:
-    """Check arguments of a function and return them as Python's own types."""
+    """Check the arguments of a function and return them as native Python types."""
     return {name: _rule(function, name)(value, name) for name, value in values.items()}
 
 
 def check_kwargs(
     kwargs: Any, function: Callable[..., Any], argument: str, *, without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Check a dictionary of keyword arguments of a function and return it with Python's own types."""
+    """Check a dictionary of keyword arguments of a function and return it with native Python types."""
     check_known(kwargs, set(inspect.signature(function).parameters) - set(without), argument)
     return {name: _rule("", name)(value, f"{argument}[{name!r}]") for name, value in (kwargs or {}).items()}
 
 
 def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
-    """Require a dictionary, or None, without unknown names."""
+    """Check that keyword arguments are None or a dictionary without unknown names."""
     if kwargs is not None and not isinstance(kwargs, Mapping):
         msg = f"Expected `{argument}` to be a dictionary of keyword arguments, found {kwargs!r}."
         raise TypeError(msg)
@@ -251,7 +251,7 @@ def check_known(kwargs: Any, known: Collection[str], argument: str) -> None:
         raise TypeError(msg)
 
 
-#: Replacements for common arguments of other tools, by function.
+#: Replacements for arguments that are common in other tools, by function.
 REPLACED: dict[str, dict[str, str]] = {
     "setup_anndata": {
         "continuous_covariate_keys": "Continuous covariates are not supported: omit this argument",
@@ -278,7 +278,7 @@ REPLACED: dict[str, dict[str, str]] = {
 
 
 def check_replaced(kwargs: Collection[str], function: str) -> None:
-    """Refuse arguments of other tools, and name the replacement."""
+    """Reject arguments that belong to other tools, and name the replacement."""
     for name in kwargs:
         if name in REPLACED[function]:
             msg = f"Expected known arguments of `{function}`, found {name!r}. {REPLACED[function][name]}."
@@ -286,7 +286,10 @@ def check_replaced(kwargs: Collection[str], function: str) -> None:
 
 
 def check_enough_cells(n_clusters: int | None, n_cells: int) -> None:
-    """Require no more clusters than cells, and at least 3 cells if the number of clusters is estimated."""
+    """Check that there are no more clusters than cells.
+
+    If the number of clusters is estimated, there must be at least 3 cells.
+    """
     if n_clusters is not None and n_clusters > n_cells:
         msg = f"Expected no more clusters than cells, found `n_clusters={n_clusters}` for {n_cells} cells."
         raise ValueError(msg)

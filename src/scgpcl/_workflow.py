@@ -1,4 +1,4 @@
-"""The work behind the command line, file to file: read, cluster, describe, draw, write."""
+"""Workflows behind the command line, from file to file: read, cluster, describe, draw and write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CELL_TYPE = "cell_type"
 
 
 class Result(NamedTuple):
-    """The clusters (one row each), the written files, the seconds taken, and scores by name if the types are known."""
+    """Clusters (one row each), written files, elapsed time in seconds and, if the types are known, scores by name."""
 
     table: pd.DataFrame
     files: list[Path]
@@ -77,12 +77,13 @@ def cluster_file(
     force: bool = False,
     progress: bool = True,
 ) -> Result:
-    """Cluster the cells of one or several files and write them, with the results, to an h5ad file.
+    """Cluster the cells of one or more files and write them, with the results, to an h5ad file.
 
-    Options are those of ``scgpcl cluster``. ``figures`` is a folder, created if missing; ``report`` an HTML page. Existing files
-    are overwritten, once the new ones are complete, only with ``force``. The table has marker genes if figures or a report are
-    requested. Nothing is written if a path, the file or an option is invalid (``InputError``). If only the cells are
-    written, large counts in ``X`` of a single h5ad file stay on disk.
+    The options are the same as for ``scgpcl cluster``. ``figures`` is a folder, which is created if missing, and
+    ``report`` is an HTML page. Existing files are only overwritten if ``force`` is set, and only once the new ones are
+    complete. The table includes marker genes if figures or a report are requested. If a path, the file or an option is
+    invalid, an ``InputError`` is raised and nothing is written. If only the cells are written, large counts in ``X`` of
+    a single h5ad file stay on disk.
     """
     check_output_path(output_path, input_paths)
     _check_levels(levels)
@@ -175,10 +176,10 @@ def map_file(
     min_confidence: float | None = None,
     force: bool = False,
 ) -> Result:
-    """Label the cells of files with a saved model and write them, with the results, to an h5ad file.
+    """Label cells from files with a saved model and write them, with the results, to an h5ad file.
 
-    Options are those of ``scgpcl map``. Nothing is written if a path, the model, the files or an option is invalid
-    (``InputError``).
+    The options are the same as for ``scgpcl map``. If a path, the model, the files or an option is invalid, an
+    ``InputError`` is raised and nothing is written.
     """
     check_output_path(output_path, input_paths)
     check_free([output_path], force=force)
@@ -200,10 +201,11 @@ def cut_file(
     min_confidence: float | None = None,
     force: bool = False,
 ) -> Result:
-    """Label cells with another level of the tree of a saved model, and write them to an h5ad file.
+    """Label cells with another level of a saved model's tree, and write them to an h5ad file.
 
-    Options are those of ``scgpcl cut``. Without files, the cells saved with the model are used. The model is not
-    changed. Nothing is written if a path, the model, the files or an option is invalid (``InputError``).
+    The options are the same as for ``scgpcl cut``. If no files are given, the cells saved with the model are used. The
+    model is not changed. If a path, the model, the files or an option is invalid, an ``InputError`` is raised and
+    nothing is written.
     """
     if (n_clusters is None) == (support is None):
         msg = "Expected either --n-clusters or --support, found {}. Pass one of them.".format(
@@ -228,8 +230,9 @@ def subcluster_file(
 ) -> Result:
     """Divide one cluster of a saved model using its own genes, and write the labelled cells to an h5ad file.
 
-    Options are those of ``scgpcl subcluster``. Without files, the cells saved with the model are used. The model is not
-    changed. Nothing is written if a path, the model, the files, the cluster or an option is invalid (``InputError``).
+    The options are the same as for ``scgpcl subcluster``. If no files are given, the cells saved with the model are
+    used. The model is not changed. If a path, the model, the files, the cluster or an option is invalid, an
+    ``InputError`` is raised and nothing is written.
     """
     model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
     divide = lambda query: model.subcluster(cluster, n, adata=query, min_confidence=min_confidence)
@@ -239,7 +242,7 @@ def subcluster_file(
 def _model_and_cells(
     model_path: Path, input_paths: Sequence[Path], output_path: Path, *, layer: str | None, force: bool
 ) -> tuple[SCGPCL, Found]:
-    """A saved model, and the cells from files or those saved with the model."""
+    """Load a saved model and the cells, either from files or from the data saved with the model."""
     own = model_path / DATA_NAME
     check_output_path(output_path, input_paths or [path for path in (own,) if path.exists()])
     check_free([output_path], force=force)
@@ -258,12 +261,12 @@ def _model_and_cells(
 
 
 def _loaded(path: Path) -> SCGPCL:
-    """A saved model, for new cells."""
+    """Load a saved model for use with new cells."""
     return _refused(lambda: SCGPCL.load(path, False, accelerator="cpu"))
 
 
 def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.AnnData], None]) -> Result:
-    """Label the cells of files with a function, in the form that the model expects, and write them."""
+    """Convert cells from files to the form that the model expects, label them with a function, and write them."""
     whole, (adata, layer, _), _ = found
     counts, own = counts_of(adata, layer), model.registration.layer
     query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
@@ -280,7 +283,7 @@ def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.A
 
 
 def _refused(call: Callable[[], T]) -> T:
-    """Result of a call; its errors are attributed to the input."""
+    """Return the result of a call, and attribute any errors to the input."""
     try:
         return call()
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -289,14 +292,14 @@ def _refused(call: Callable[[], T]) -> T:
 
 
 def _with_names(table: pd.DataFrame, named: pd.Series | None) -> pd.DataFrame:
-    """The table of clusters, with their names in the second column if they were named."""
+    """Add the names of the clusters as the second column of the table, if the clusters were named."""
     if named is not None:
         table.insert(1, "name", named.loc[table["cluster"]].to_numpy())
     return table
 
 
 def _store_map(adata: ad.AnnData, *, seed: int, most: int | None = None) -> None:
-    """Store a UMAP, unless there is one or there are too many cells."""
+    """Store a UMAP, unless there already is one or there are too many cells."""
     if _keys.UMAP in adata.obsm or adata.n_obs < 3:  # a map needs three cells
         return
     if most is not None and adata.n_obs > most:
@@ -307,7 +310,7 @@ def _store_map(adata: ad.AnnData, *, seed: int, most: int | None = None) -> None
 
 
 def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
-    """Copy what clustering added to ``source``, with the genes of ``raw``, to the AnnData that ``raw`` belongs to."""
+    """Copy the results from ``source``, which has the genes of ``raw``, to the AnnData that ``raw`` belongs to."""
     for name in ("obs", "obsm", "uns"):
         mine, theirs = getattr(source, name), getattr(target, name)
         for key in [key for key in mine if key not in theirs or str(key).startswith((_keys.STEM, _keys.LATENT))]:
@@ -316,9 +319,9 @@ def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
 
 
 def demo(out_dir: Path, *, seed: int = 0, force: bool = False, progress: bool = True) -> Result:
-    """Cluster the bundled blood cells and write results, figures and a table to a folder, created if missing.
+    """Cluster the bundled blood cells and write results, figures and a table to a folder, which is created if missing.
 
-    The table has marker genes and the closest published types; the scores are ARI, NMI and ACC.
+    The table lists the marker genes and the closest published types. The scores are ARI, NMI and ACC.
     """
     check_folder(out_dir)
     output_path = out_dir / "pbmc3k_scgpcl.h5ad"
@@ -342,7 +345,7 @@ def demo(out_dir: Path, *, seed: int = 0, force: bool = False, progress: bool = 
 def _described(
     adata: ad.AnnData, model: SCGPCL, *, layer: str | None, batch_key: str | None, label_key: str | None, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, bytes]]:
-    """Table of clusters, marker genes and figures, for both the folder and the page."""
+    """Return the table of clusters, the marker genes and the figures, for use in both the folder and the page."""
     logger.info("Ranking marker genes; mitochondrial and ribosomal genes are not shown.")
     markers = _describe.rank(adata, _keys.CLUSTER, layer=layer)
     genes = {} if markers is None else tl.top_markers(markers, skip_mt_ribo=True)
@@ -365,7 +368,10 @@ def _fit(
     preset: str,
     progress: bool,
 ) -> tuple[SCGPCL, float]:
-    """Train a model and annotate ``adata``, also with levels and stability; returns the model and the seconds taken."""
+    """Train a model and annotate ``adata``, optionally with levels and stability.
+
+    Returns the model and the elapsed time in seconds.
+    """
     _check_options(adata, n_clusters, batch_key=batch_key)
     before = set(adata.obs) | set(adata.uns)
     start = time.perf_counter()
@@ -388,14 +394,17 @@ def _fit(
 
 
 def _forget_registration(adata: ad.AnnData, *, kept: Collection[str] = ()) -> None:
-    """Remove the model's registration, which is of no use to readers of a file."""
+    """Remove the model's registration, which is not useful to anyone who reads the file."""
     for mapping in (adata.obs, adata.uns):
         for name in [name for name in mapping if name.startswith("_scvi") and name not in kept]:
             del mapping[name]
 
 
 def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> None:
-    """Write a column of obs for each level that the tree has; only warn about the others, because training is done."""
+    """Write a column of ``obs`` for each level that exists in the tree.
+
+    Other levels only cause a warning, because training is already done.
+    """
     tree = cast("pd.DataFrame", model.get_tree())
     known = set(tree["n_clusters"])
     missing = [level for level in levels if level not in known]
@@ -421,7 +430,10 @@ def _check_levels(levels: Sequence[int]) -> None:
 
 
 def _check_options(adata: ad.AnnData, n_clusters: int | None, *, batch_key: str | None) -> None:
-    """Reject options that do not fit the file; the model would reject them too, but in terms of Python arguments."""
+    """Reject options that do not fit the file.
+
+    The model would also reject them, but its errors refer to Python arguments.
+    """
     if batch_key is not None and batch_key not in adata.obs:
         names = ", ".join(repr(str(name)) for name in adata.obs) or "none"
         msg = f"Expected --batch-key {batch_key!r} to be a column of obs, found columns {names}. Name one of these."

@@ -1,4 +1,4 @@
-"""The ``scgpcl`` command: options, printing and exit codes; the work is done in ``_workflow`` and ``benchmark``."""
+"""The ``scgpcl`` command: options, output and exit codes. The work is done in ``_workflow`` and ``benchmark``."""
 
 import logging
 import os
@@ -30,14 +30,14 @@ app = typer.Typer(
 
 #: Largest seed that numpy, torch and scanpy all accept.
 MAX_SEED = 2**32 - 1
-#: Python arguments that are options of the command; error messages that name them are translated.
+#: Python arguments that are also command-line options. Error messages that mention them are translated.
 OPTIONS = (
     "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "min_confidence", "min_counts",
     "n", "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
-#: Python advice in error messages, and the option that replaces it.
+#: Advice for Python users in error messages, and the advice that replaces it on the command line.
 ADVICE = {
     "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
     "`model.get_tree()` shows them": "Choose one of these",
@@ -46,14 +46,14 @@ ADVICE = {
 
 
 class Side(StrEnum):
-    """Where the genes of a table are."""
+    """Side of a table that lists the genes."""
 
     rows = "rows"
     columns = "columns"
 
 
 class Preset(StrEnum):
-    """Names of the configurations."""
+    """Names of the available configurations."""
 
     default = "default"
     paper = "paper"
@@ -129,7 +129,7 @@ def cluster(
 ) -> None:
     """Cluster the cells of a file and write them, with the results, to an h5ad file.
 
-    Reads h5ad, zarr, loom, csv and tsv files, and the .h5 files and matrix.mtx folders of Cell Ranger.
+    Supports h5ad, zarr, loom, csv and tsv files, as well as .h5 files and matrix.mtx folders from Cell Ranger.
     """
     _check_inputs(inputs)
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -183,7 +183,8 @@ def map_cells(
 ) -> None:
     """Label the cells of a file with a saved model and write them, with the results, to an h5ad file.
 
-    Reads the formats of ``scgpcl cluster``. Load only models you trust, or those saved with safe=True.
+    Supports the same input formats as ``scgpcl cluster``. Only load models that you trust or that were saved with
+    safe=True.
     """
     _check_inputs(inputs)
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -229,9 +230,10 @@ def cut(
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Label cells with another number of clusters of a saved model, without training, and write them to an h5ad file.
+    """Use a saved model to label cells with another number of clusters, without training, and write an h5ad file.
 
-    Uses a level of the tree of clusters built by training. Load only models you trust, or those saved with safe=True.
+    Uses a level of the tree of clusters that was built during training. Only load models that you trust or that were
+    saved with safe=True.
     """
     _check_inputs(inputs or [])
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -274,7 +276,7 @@ def subcluster(
 ) -> None:
     """Divide one cluster of a saved model using genes chosen from its cells, and write the cells to an h5ad file.
 
-    The other clusters and the model are not changed. Load only models you trust, or those saved with safe=True.
+    The other clusters and the model are not changed. Only load models that you trust or that were saved with safe=True.
     """
     _check_inputs(inputs or [])
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -320,7 +322,7 @@ def benchmark(
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Repeat runs that failed.")] = False,
     scib: Annotated[bool, typer.Option("--scib", help="Also score latent spaces with scib-metrics.")] = False,
 ) -> None:
-    """Compare methods on labelled data sets: scores, run time and memory, a summary and figures."""
+    """Compare methods on labelled data sets, and write scores, run time and memory, a summary and figures."""
     for path in data:
         if not path.exists():
             _refuse(f"Expected an h5ad file or a folder, found nothing at {path}. Check the path.")
@@ -351,7 +353,7 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str | None) -> list[int]:
-    """Distinct whole numbers of a comma-separated list."""
+    """Return the distinct whole numbers in a comma-separated list."""
     words = [] if text is None else _words(text)
     if text is not None and not (words and all(word.isdecimal() for word in words)):
         _refuse(
@@ -361,7 +363,7 @@ def _numbers(text: str | None) -> list[int]:
 
 
 def _number_or_auto(text: str) -> int | None:
-    """A number of clusters; None to estimate it."""
+    """Return the number of clusters, or None if it is to be estimated."""
     if text != "auto" and not re.fullmatch(r"-?\d+", text):
         _refuse(f"Expected --n-clusters to be auto or a whole number, found {text!r}.")
     return None if text == "auto" else int(text)
@@ -390,7 +392,7 @@ def _shown_log(name: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def _check_inputs(paths: list[Path]) -> None:
-    """Reject a missing file or folder before anything heavy is imported."""
+    """Reject missing files or folders before any large packages are imported."""
     from scgpcl._read import FORMATS
 
     for path in paths:
@@ -399,13 +401,13 @@ def _check_inputs(paths: list[Path]) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    """Print an error in one line and exit with code 2."""
+    """Print an error on one line and exit with code 2."""
     typer.echo(f"Error: {' '.join(_for_shell(message).split())}", err=True)
     raise typer.Exit(2)
 
 
 def _for_shell(message: str) -> str:
-    """Replace Python arguments with options: "Pass ``layer=None``" becomes "Leave out --layer"."""
+    """Replace Python arguments with options. For example, "Pass ``layer=None``" becomes "Leave out --layer"."""
 
     def option(match: re.Match[str]) -> str:
         name, value = match[1], match[2] or ""
@@ -424,7 +426,7 @@ def _end(signum: int, frame: object) -> None:
 
 @contextmanager
 def _command() -> Iterator[None]:
-    """Run a command without a display, hide warnings meant for programmers, and print errors in one line."""
+    """Run a command without a display, hide warnings meant for programmers, and print errors on one line."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     main = threading.current_thread() is threading.main_thread()
     # turn SIGTERM into an exception, so that unfinished files are removed
@@ -454,7 +456,7 @@ def _command() -> Iterator[None]:
 
 
 def _report(result: "Result", *, title: str, verb: str = "train") -> None:
-    """Print the table of clusters, the scores and the files."""
+    """Print the table of clusters, the scores and the list of files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -483,7 +485,7 @@ def _shown(value: float, digits: int) -> str:
 
 
 def _report_benchmark(runs: "pd.DataFrame", out: Path) -> None:
-    """Print the means over data sets, and the files."""
+    """Print the means over data sets and the list of files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""The published configuration as plain data: what differs from the defaults of ``SCGPCL(...)`` and ``train(...)``."""
+"""The published configuration as plain data, listing only changes to the defaults of ``SCGPCL`` and ``train``."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 Preset = Mapping[str, Mapping[str, Any]]
 
-#: The published configuration, from Lee et al. (2023) and the authors' script for real data, as arguments for
-#: ``SCGPCL(**PAPER["model"])`` and ``train(**PAPER["train"])``.
+#: Published configuration, taken from Lee et al. (2023) and the authors' script for real data. The arguments can be
+#: passed as ``SCGPCL(**PAPER["model"])`` and ``train(**PAPER["train"])``.
 PAPER: Final[Preset] = MappingProxyType(
     {
         "model": MappingProxyType(

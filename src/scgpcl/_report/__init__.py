@@ -1,4 +1,4 @@
-"""One HTML page, or a folder of figures, about a clustering."""
+"""Reports on a clustering, as a single HTML page or as a folder of figures."""
 
 from scgpcl._report._page import report
 

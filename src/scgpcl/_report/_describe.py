@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Names of all figures; those that do not apply are left out.
+#: Names of all figures. Figures that do not apply are left out.
 FIGURES = ("umap", "confidence", "batch", "comparison", "markers", "history")
 #: Files that :func:`write_folder` may write.
 FOLDER_FILES = (*(f"{name}.png" for name in FIGURES), "clusters.csv")
@@ -29,7 +29,7 @@ DPI = 150
 
 
 def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFrame | None:
-    """``tl.rank_markers``, or ``None`` if no two groups of cells can be compared."""
+    """Rank genes with ``tl.rank_markers``, or return ``None`` if no two groups of cells can be compared."""
     sizes = adata.obs[key].value_counts()
     sizes = sizes[sizes > 0]
     if len(sizes) < 2 or sizes.max() < 2:
@@ -38,7 +38,10 @@ def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFra
 
 
 def stability_of(adata: ad.AnnData, key: str) -> pd.DataFrame | None:
-    """Stored stability of the non-empty clusters, in the order of the categories; None unless it covers all of them."""
+    """Return the stored stability of the non-empty clusters, in the order of the categories.
+
+    The result is None unless the stability of all of them is stored.
+    """
     stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories().cat.categories.astype(str)
     return None if stability is None or not clusters.isin(stability.index).all() else stability.loc[clusters]
@@ -47,11 +50,12 @@ def stability_of(adata: ad.AnnData, key: str) -> pd.DataFrame | None:
 def cluster_table(
     adata: ad.AnnData, key: str, label_key: str | None = None, *, genes: Mapping[str, list[str]] | None = None
 ) -> pd.DataFrame:
-    """One row per cluster, in the order of the categories: ``cluster`` and ``size``.
+    """Return a table with one row per cluster, in category order, and the columns ``cluster`` and ``size``.
 
-    The stability of the clusters follows if it is in ``uns``, see :meth:`scgpcl.SCGPCL.get_cluster_stability`.
-    With ``genes`` (see :func:`scgpcl.tl.top_markers`) also ``markers``, separated by commas; with ``label_key`` also
-    ``closest_type`` (the most frequent type in the cluster) and ``share`` (of the cluster's cells that have this type).
+    If the stability of the clusters is in ``uns`` (see :meth:`scgpcl.SCGPCL.get_cluster_stability`), its columns
+    follow. If ``genes`` is given (see :func:`scgpcl.tl.top_markers`), the column ``markers`` lists them, separated by
+    commas. If ``label_key`` is given, ``closest_type`` is the most frequent type in the cluster, and ``share`` is the
+    share of the cluster's cells that have this type.
     """
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories()
     sizes = clusters.value_counts(sort=False)
@@ -89,9 +93,10 @@ def figures(
     names: Collection[str] = FIGURES,
     positions: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """PNG files of the figures in ``names`` that apply; ``adata`` and the user's matplotlib state are not changed.
+    """Draw the figures in ``names`` that apply and return them as PNG files.
 
-    ``positions`` (n_cells, 2) are those of the map, if it already exists.
+    ``adata`` and the user's matplotlib state are not changed. ``positions`` (n_cells, 2) are the positions of the cells
+    on the map, if it already exists.
     """
     import matplotlib.pyplot as plt
 
@@ -120,7 +125,7 @@ def figures(
 
 
 def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
-    """A new AnnData with the input of the maps, so that storing a map does not change the user's AnnData."""
+    """Copy the input of the maps to a new AnnData, so that storing a map does not change the user's AnnData."""
     place = _keys.UMAP
     uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}
     obsm = {name: adata.obsm[name] for name in (_keys.LATENT, place) if name in adata.obsm}
@@ -128,7 +133,7 @@ def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
 
 
 def _png(ax: Axes) -> bytes:
-    """The figure of the axes as a PNG file; closes it."""
+    """Return the figure that contains the axes as a PNG file, and close the figure."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
@@ -141,7 +146,7 @@ def _png(ax: Axes) -> bytes:
 
 
 def write_folder(pictures: Mapping[str, bytes], table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the figures and ``clusters.csv`` to an existing folder; returns the paths."""
+    """Write the figures and ``clusters.csv`` to an existing folder, and return the paths."""
     paths = [folder / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
         with writing(path) as temporary:
@@ -150,7 +155,7 @@ def write_folder(pictures: Mapping[str, bytes], table: pd.DataFrame, folder: Pat
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> Path:
-    """Write the table of clusters to ``clusters.csv``; returns the path."""
+    """Write the table of clusters to ``clusters.csv``, and return the path."""
     path = folder / "clusters.csv"
     with writing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")

@@ -1,4 +1,4 @@
-"""Data of the page's map: positions, values and names of cells, and sums over groups of cells, packed for a browser."""
+"""Data for the map on the page: positions, values and names of cells, and sums over groups, packed for a browser."""
 
 from __future__ import annotations
 
@@ -26,24 +26,28 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Maximum number of cells on the map; larger data sets are sampled at random.
+#: Maximum number of cells on the map. Larger data sets are randomly subsampled.
 MAX_CELLS = 200_000
-#: Number of marker genes of a cluster that are listed and can be drawn; fewer if all cells and genes of the page would
-#: give more values than this.
+#: Number of marker genes that are listed and can be drawn for each cluster, and maximum number of values for all cells
+#: and genes on the page. If this would be exceeded, fewer genes are used.
 N_MARKERS, MAX_VALUES = 8, 25_000_000
-#: Maximum number of groups of a column of ``obs`` that can be told apart.
+#: Maximum number of groups that can be distinguished in a column of ``obs``.
 MAX_GROUPS = 100
-#: Neighbours of a cell, cells whose neighbours are searched for, and cells among which they are searched for.
+#: Number of neighbours per cell, number of cells to find neighbours for, and number of cells to search.
 N_NEIGHBORS, N_ASKED, N_SEARCHED = 15, 4000, 40_000
-#: Counts per cell after normalisation, as in the ranking of markers.
+#: Counts per cell after normalisation, as used to rank marker genes.
 TARGET_SUM = 1e4
-#: Number of steps of a colour scale, and of the values of a gene.
+#: Number of steps in a colour scale and in the values of a gene.
 N_COLORS = 64
 DOUBLET_SCORE = "doublet_score"
 
 
 class Level(NamedTuple):
-    """One division of the cells: name, groups as text, code of each cell (-1: none), colours and markers of groups."""
+    """One division of the cells into groups.
+
+    Contains its name, the groups as text, the code of each cell (-1 if it has no group), and the colours and marker
+    genes of the groups.
+    """
 
     name: str
     groups: list[str]
@@ -53,7 +57,7 @@ class Level(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Total counts, detected genes, mitochondrial share (or None) and log-normalised genes (CSR) of each cell."""
+    """Total counts, detected genes, mitochondrial share (or None) and log-normalised expression (CSR) of each cell."""
 
     depth: np.ndarray
     n_genes: np.ndarray
@@ -62,7 +66,7 @@ class Measured(NamedTuple):
 
 
 def check_levels(levels: Any, adata: ad.AnnData) -> None:
-    """Require nested labels of all cells, one column per level."""
+    """Check that the levels are nested labels of all cells, with one column per level."""
     if levels is None:
         return
     if not isinstance(levels, pd.DataFrame) or levels.shape[1] == 0:
@@ -97,7 +101,7 @@ def check_levels(levels: Any, adata: ad.AnnData) -> None:
 
 
 def check_genes(genes: Any, adata: ad.AnnData) -> list[str]:
-    """Require names of genes in ``adata``, and return them without duplicates."""
+    """Check that genes are in ``adata``, and return their names without duplicates."""
     if genes is None:
         return []
     if isinstance(genes, str | bytes) or not isinstance(genes, Iterable):
@@ -129,7 +133,10 @@ def explorer(
     doublets: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything that the script of the page reads, ready for JSON; ``positions`` (n_cells, 2) are those of the map."""
+    """Return everything that the script of the page reads, ready for JSON.
+
+    ``positions`` (n_cells, 2) are the positions of the cells on the map.
+    """
     rng = np.random.default_rng(seed)
     counts = _checks.counts_of(adata, layer)
     n_groups = categories_of(adata, key).nunique() + (0 if levels is None else int(levels.nunique().sum()))
@@ -210,7 +217,10 @@ def explorer(
 
 
 def measure(counts: Any, columns: Sequence[int], names: Sequence[str]) -> Measured:
-    """One pass over the counts (n_cells, n_genes) in any storage; ``columns`` are those of the log-normalised genes."""
+    """Measure the cells in one pass over the counts (n_cells, n_genes), in any storage.
+
+    ``columns`` are the positions of the genes to log-normalise.
+    """
     mitochondrial = np.flatnonzero([str(name).upper().startswith("MT-") for name in names])
     depth, n_genes, share, expression = [], [], [], []
     for block in row_blocks(counts):
@@ -240,7 +250,7 @@ def _levels(
     layer: str | None,
     n_markers: int,
 ) -> list[Level]:
-    """The clusters, then the levels of the tree; a level with the groups of the clusters is left out."""
+    """Return the clusters, then the levels of the tree, except for a level with the same groups as the clusters."""
     clusters = categories_of(adata, key)
     codes = clusters.cat.codes.to_numpy()
     hexes = [to_hex(color) for color in (colors_of(adata, key)[name] for name in clusters.cat.categories)]
@@ -272,13 +282,16 @@ def _texts(column: pd.Series) -> list[str]:
 
 
 def _listed(markers: pd.DataFrame | None, groups: list[str], n_markers: int) -> list[list[str]]:
-    """Marker genes of each group, best first."""
+    """Return the marker genes of each group, best first."""
     genes: Mapping[str, list[str]] = {} if markers is None else top_markers(markers, n_markers, skip_mt_ribo=True)
     return [[str(gene) for gene in genes.get(name, [])] for name in groups]
 
 
 def _inherited(pairs: pd.Series, colors: list[str], n_groups: int) -> list[str]:
-    """Colour of each group of a level: that of the cluster with most of its cells, paler for each further group."""
+    """Return the colour of each group of a level.
+
+    A group has the colour of the cluster with most of its cells, and further groups of the same cluster are paler.
+    """
     most = pairs.reset_index(name="n").sort_values(["n", "level"], ascending=[False, True]).drop_duplicates("level")
     most = most[most["own"] >= 0]
     result = ["#808080"] * n_groups
@@ -291,7 +304,10 @@ def _inherited(pairs: pd.Series, colors: list[str], n_groups: int) -> list[str]:
 
 
 def _links(adata: ad.AnnData, atoms: np.ndarray, n_atoms: int, rng: np.random.Generator) -> np.ndarray:
-    """Expected number of nearest cells in each group (columns) of the cells of each group (rows), in the latent space."""
+    """Estimate the number of neighbours in each group (columns) for the cells of each group (rows).
+
+    Neighbours are the nearest cells in the latent space.
+    """
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize
 
@@ -318,7 +334,7 @@ def _links(adata: ad.AnnData, atoms: np.ndarray, n_atoms: int, rng: np.random.Ge
 
 
 def _doublet_scores(adata: ad.AnnData, counts: Any, batch_key: str | None, seed: int) -> np.ndarray:
-    """Doublet score of each cell by :func:`scanpy.pp.scrublet`; NaN for cells that it leaves out."""
+    """Compute the doublet score of each cell with :func:`scanpy.pp.scrublet`, or NaN for cells that it leaves out."""
     import scanpy as sc
 
     cells = ad.AnnData(sp.vstack(list(row_blocks(counts)), format="csr", dtype=np.float32))
@@ -348,7 +364,7 @@ def _number(
     log: bool = False,
     quality: bool = False,
 ) -> dict[str, Any]:
-    """Numbers of the drawn cells in 65535 steps between two ends, 0 for a missing one."""
+    """Encode the values of the drawn cells in 65535 steps between two limits, with 0 for missing values."""
     values = np.asarray(values, dtype=np.float64)[shown]
     values = np.log10(np.maximum(values, 1.0)) if log else values
     finite = values[np.isfinite(values)]
@@ -367,7 +383,10 @@ def _number(
 
 
 def _groups(adata: ad.AnnData, column: str, caption: str, shown: np.ndarray, member: sp.csr_matrix) -> dict[str, Any]:
-    """Groups of the drawn cells, 0 for cells without one, and cells of each in ``member``; the largest if very many."""
+    """Encode the group of each drawn cell (0 for none), and count the cells of each group in ``member``.
+
+    If there are very many groups, only the largest are kept.
+    """
     groups = categories_of(adata, column)
     names = list(groups.cat.categories)
     colors = [to_hex(color) for color in (colors_of(adata, column)[name] for name in names)]
@@ -387,7 +406,7 @@ def _groups(adata: ad.AnnData, column: str, caption: str, shown: np.ndarray, mem
 
 
 def _scaled(positions: np.ndarray) -> np.ndarray:
-    """Positions in 65535 steps of the longer side of the map, in the middle of a square; uint16, (n_cells, 2)."""
+    """Scale positions to 65535 steps of the longer side of the map, centred in a square; uint16, (n_cells, 2)."""
     positions = np.asarray(positions, dtype=np.float64)
     middle = (positions.max(0) + positions.min(0)) / 2
     reach = float(np.ptp(positions, axis=0).max()) or 1.0
@@ -395,13 +414,16 @@ def _scaled(positions: np.ndarray) -> np.ndarray:
 
 
 def _columns(matrix: sp.csc_matrix) -> Iterable[tuple[np.ndarray, np.ndarray, int]]:
-    """Rows and values of each column, and the number of rows."""
+    """Yield the rows and values of each column, together with the number of rows."""
     for start, end in zip(matrix.indptr, matrix.indptr[1:], strict=False):
         yield matrix.indices[start:end], matrix.data[start:end], matrix.shape[0]
 
 
 def _dense(column: tuple[np.ndarray, np.ndarray, int]) -> tuple[float, np.ndarray]:
-    """Largest value of a gene, and its values in a few steps, with 0 only for zeros. Zeros compress well."""
+    """Return the largest value of a gene, and its values in a few steps.
+
+    The value 0 is only used for zeros, which compress well.
+    """
     rows, values, n_cells = column
     result = np.zeros(n_cells, dtype=np.uint8)
     high = float(values.max()) if len(values) else 0.0
@@ -410,7 +432,7 @@ def _dense(column: tuple[np.ndarray, np.ndarray, int]) -> tuple[float, np.ndarra
 
 
 def _packed(values: np.ndarray | str) -> str:
-    """Bytes of an array (little-endian), or text in UTF-8, compressed and in base64."""
+    """Compress the bytes of an array (little-endian) or of text in UTF-8, and encode them in base64."""
     if isinstance(values, str):
         data = values.encode("utf-8", errors="replace")
     else:
@@ -419,5 +441,5 @@ def _packed(values: np.ndarray | str) -> str:
 
 
 def _scale(name: str, low: float, high: float) -> list[str]:
-    """Colours of a matplotlib scale, between two points on it."""
+    """Return colours from a matplotlib colormap between two given points."""
     return [to_hex(color) for color in colormaps[name](np.linspace(low, high, N_COLORS))]

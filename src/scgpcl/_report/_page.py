@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Maximum number of characters of a name on the page.
+#: Maximum number of characters in a name on the page.
 MAX_LENGTH = 80
-#: Packages whose versions are listed.
+#: Packages for which the version is listed.
 SOFTWARE = ("scgpcl", "scvi-tools", "scanpy", "anndata", "torch", "numpy")
-#: Figures on the page; the explorer replaces the other maps.
+#: Figures on the page. The explorer replaces the other maps.
 ON_PAGE = ("umap", "comparison", "markers", "history")
 #: CSS pixels per inch.
 CSS_DPI = 96
 
 
 class Picture(NamedTuple):
-    """A PNG file in base64, and its width in CSS pixels."""
+    """PNG file in base64 and its width in CSS pixels."""
 
     data: str
     width: int
 
 
 class Reference(NamedTuple):
-    """Something to cite."""
+    """Reference that can be cited."""
 
     what: str
     text: str
@@ -75,43 +75,46 @@ def report(
 ) -> Path:
     """Write an HTML page to explore and annotate a clustering in any browser.
 
-    The page shows a map of the cells (a random sample of 200,000 if there are more), coloured by cluster, batch, confidence,
-    depth or a marker gene, and the marker genes, neighbours and quality of each cluster. Clusters can be renamed, merged and
-    commented; the page saves these annotations as a small file for :func:`scgpcl.tl.apply_annotation`. It also contains a dot
-    plot, the training curves, the settings, a text for the methods section, and the references to cite. It is a single file,
-    makes no network requests, and can be printed.
+    The page shows a map of the cells (a random sample of 200,000 if there are more), coloured by cluster, batch,
+    confidence, depth or a marker gene, and it lists the marker genes, neighbours and quality of each cluster. Clusters
+    can be renamed, merged and commented on. The page saves these annotations to a small file for
+    :func:`scgpcl.tl.apply_annotation`. It also contains a dot plot, the training curves, the settings, text for the
+    methods section, and the references to cite. The page is a single file that makes no network requests and can be
+    printed.
 
     Parameters
     ----------
     adata
-        Cells annotated by the model; not changed. The map in ``obsm["X_umap"]`` is used if it is up to date, see
-        :func:`scgpcl.pl.latent`.
+        Cells annotated by the model, which are not changed. The map in ``obsm["X_umap"]`` is used if it is up to date
+        (see :func:`scgpcl.pl.latent`).
     model
         The trained model.
     path
-        File to write, ending in ``.html``. An existing file is overwritten once the new one is complete.
+        Path of the file to write, which must end in ``.html``. An existing file is overwritten once the new one is
+        complete.
     key
         Column of ``adata.obs`` with the clusters.
     label_key
         Column of ``adata.obs`` with published types to compare the clusters with.
     title
-        Heading of the page; ``None`` uses ``adata.uns["title"]``, or the file name of a backed ``adata``.
+        Heading of the page. If ``None``, ``adata.uns["title"]`` is used, or the file name of a backed ``adata``.
     markers
-        Result of :func:`scgpcl.tl.rank_markers`; ``None`` ranks all genes with the Wilcoxon rank-sum test.
+        Result of :func:`scgpcl.tl.rank_markers`. If ``None``, all genes are ranked with the Wilcoxon rank-sum test.
     levels
-        Nested labels of the cells, for example from a tree of clusters: one column per level, indexed by cell. The page gets a
-        slider to choose a level or the clusters, and the marker genes of each level are ranked with a t-test.
+        Nested cell labels, for example from a tree of clusters, with one column per level and indexed by cell. The page
+        then has a slider to choose a level or the clusters, and the marker genes of each level are ranked with a
+        t-test.
     genes
         Genes to colour the map by, in addition to the marker genes.
     doublets
-        Compute doublet scores with :func:`scanpy.pp.scrublet`, separately for each batch. An existing column
-        ``"doublet_score"`` of ``adata.obs`` is shown in any case.
+        Whether to compute doublet scores with :func:`scanpy.pp.scrublet`, separately for each batch. An existing column
+        ``"doublet_score"`` of ``adata.obs`` is always shown.
     seed
-        Seed of the map and of random samples.
+        Random seed for the map and for random samples.
 
     Returns
     -------
-    The path.
+    The path of the page.
 
     Raises
     ------
@@ -122,8 +125,8 @@ def report(
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the path cannot be written to, the levels are not nested or belong to other cells, a gene is unknown, or the seed
-        is out of range.
+        If the path cannot be written to, if the levels are not nested or belong to other cells, if a gene is unknown,
+        or if the seed is out of range.
 
     Examples
     --------
@@ -201,7 +204,10 @@ def write_page(
     seed: int = 0,
     positions: np.ndarray | None = None,
 ) -> Path:
-    """Write the page with existing figures and an existing map; other arguments as in :func:`report`."""
+    """Write the page with existing figures and an existing map.
+
+    The other arguments are the same as in :func:`report`.
+    """
     columns = {"layer": layer, "batch_key": batch_key, "label_key": label_key}
     positions = _positions(adata, seed) if positions is None else positions
     data = explorer(
@@ -243,14 +249,14 @@ def write_page(
 
 
 def _positions(adata: AnnData, seed: int) -> np.ndarray | None:
-    """Positions of the cells on the map, (n_cells, 2); ``adata`` is not changed."""
+    """Return the positions of the cells on the map, shape (n_cells, 2), without changing ``adata``."""
     if adata.n_obs < 3:
         return None
     return latent_map(_describe.drawn_part(adata, []), use_rep=_keys.LATENT, method="umap", seed=seed)
 
 
 def title_of(adata: AnnData, default: str = "Clusters of cells") -> str:
-    """Title stored in the data, or the name of the file, or ``default``."""
+    """Return the title stored in the data, the name of the file, or ``default``."""
     own = adata.uns.get("title")
     if isinstance(own, str) and own.strip():
         return own
@@ -262,18 +268,18 @@ def _source(name: str) -> str:
 
 
 def _json(data: object) -> str:
-    """JSON that cannot end the script or start a comment, whatever names it contains."""
+    """Convert data to JSON that cannot end the script or start a comment, whatever names it contains."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _digest(script: str) -> str:
-    """Digest with which the content security policy of the page allows a single script."""
+    """Return the digest that lets the content security policy of the page allow a single script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _short(name: object) -> str:
-    """Name of at most ``MAX_LENGTH`` characters; the middle of a longer one is replaced by an ellipsis."""
+    """Shorten a name to at most ``MAX_LENGTH`` characters by replacing the middle with an ellipsis."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
     half = MAX_LENGTH // 2
     return text if len(text) <= MAX_LENGTH else f"{text[:half]}…{text[-half + 1 :]}"
@@ -287,7 +293,7 @@ def _picture(file: bytes) -> Picture:
 def _facts(
     adata: AnnData, model: SCGPCL, key: str, *, layer: str | None, batch_key: str | None
 ) -> list[tuple[str, str]]:
-    """Value and caption of each number in the summary of the data."""
+    """Return the value and caption of each number in the summary of the data."""
     counts = _checks.counts_of(adata, layer)
     n_detected = np.concatenate([block.getnnz(axis=1) for block in row_blocks(counts)])
     sizes = categories_of(adata, key).value_counts()
@@ -308,7 +314,7 @@ def _facts(
 def _cluster_rows(
     adata: AnnData, key: str, label_key: str | None, *, markers: pd.DataFrame | None
 ) -> list[dict[str, Any]]:
-    """One row of the table per cluster, in the order of the categories."""
+    """Return one row of the table for each cluster, in the order of the categories."""
     groups = categories_of(adata, key)
     table = _describe.cluster_table(adata, key, label_key)
     genes = {} if markers is None else top_markers(markers, N_MARKERS, skip_mt_ribo=True)
@@ -339,7 +345,7 @@ def _cluster_rows(
 
 
 def _settings(model: SCGPCL) -> list[tuple[str, str]]:
-    """Name and value of each setting of the model, and the number of epochs."""
+    """Return the name and value of each model setting, and the number of epochs."""
     setup = model.registry["setup_args"]
     covariates = setup.get("categorical_covariate_keys")
     named = {
@@ -356,7 +362,7 @@ def _settings(model: SCGPCL) -> list[tuple[str, str]]:
 
 
 def _methods(adata: AnnData, model: SCGPCL, key: str) -> str:
-    """Text for the methods section of an article: what this model did."""
+    """Write text for the methods section of an article that describes what this model did."""
     settings = model.init_params_["non_kwargs"]
     epochs = _epochs(model)
     n_found = categories_of(adata, key).nunique()
@@ -413,7 +419,7 @@ def _counted(n_epochs: int) -> str:
 
 
 def _epochs(model: SCGPCL) -> dict[int, int]:
-    """Epochs of pre-training (1) and of clustering (2)."""
+    """Return the number of epochs of pre-training (1) and of clustering (2)."""
     if _keys.STAGE not in model.history_:
         return {1: 0, 2: 0}
     stage = model.history_[_keys.STAGE].iloc[:, 0]
@@ -421,7 +427,7 @@ def _epochs(model: SCGPCL) -> dict[int, int]:
 
 
 def _references() -> list[Reference]:
-    """What a user of the page should cite."""
+    """Return the references that a user of the page should cite."""
     return [
         Reference(
             "The method",

@@ -1,4 +1,4 @@
-"""Labelled data sets: finding and reading files, and hiding the labels from the methods."""
+"""Find and read labelled data sets, and hide their labels from the methods."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """A data set: what methods see, and the types, which only the scorer sees.
+    """Data set with the types, which only the scorer sees, and everything that methods see.
 
-    Counts are CSR float32 (n_cells, n_genes), gene names (n_genes,), batches and types (n_cells,) as text; batches may be ``None``.
+    The counts are a CSR matrix of type float32 (n_cells, n_genes). The gene names (n_genes,), the batches and the types
+    (both (n_cells,)) are text. The batches may be ``None``.
     """
 
     counts: sparse.csr_matrix
@@ -29,7 +30,10 @@ class Dataset(NamedTuple):
 
 
 def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[str, Path]:
-    """Files by name of the data set (file name without ``.h5ad``), from files and folders; ``wanted`` selects names."""
+    """Find the files of all data sets in files and folders, by name (the file name without ``.h5ad``).
+
+    If ``wanted`` is given, only the data sets with these names are returned.
+    """
     files: list[Path] = []
     for path in data:
         if not path.exists():
@@ -53,7 +57,7 @@ def find_datasets(data: Iterable[Path], wanted: Sequence[str] | None) -> dict[st
 
 
 def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
-    """Read counts (from ``X``), types and batches (columns of ``obs`` without missing values) of a data set."""
+    """Read the counts (from ``X``), types and batches (columns of ``obs`` without missing values) of a data set."""
     adata = read(path)
     if adata.X is None:
         msg = f"Expected counts in `X` of {path}, found none."
@@ -68,7 +72,10 @@ def read_dataset(path: Path, *, labels: str, batch_key: str | None) -> Dataset:
 
 
 def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
-    """Column of ``obs`` as text, shape (n_cells,); an error if it is missing or has missing values."""
+    """Return a column of ``obs`` as text, shape (n_cells,).
+
+    An error is raised if the column does not exist or has missing values.
+    """
     if key not in obs:
         msg = f"Expected {what} in `obs[{key!r}]`, found the columns {list(map(str, obs.columns))}."
         raise InputError(msg)
@@ -80,7 +87,7 @@ def _column(obs: pd.DataFrame, key: str, what: str) -> np.ndarray:
 
 
 def write_visible(dataset: Dataset, path: Path) -> None:
-    """Write the part that methods may see, for the processes in which they run."""
+    """Write the part of a data set that methods may see, for the processes in which they run."""
     x = dataset.counts
     parts = {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": x.shape, "genes": dataset.genes}
     if dataset.batch is not None:

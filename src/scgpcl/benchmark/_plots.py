@@ -1,4 +1,4 @@
-"""Figures of a benchmark: scores per data set, scores over data sets, time against ARI."""
+"""Figures of a benchmark: scores for each data set, scores over all data sets, and time against ARI."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Colours of Okabe and Ito, which most colour-blind readers can tell apart; further methods are grey.
+#: Colours of Okabe and Ito, which most colour-blind readers can distinguish. Further methods are grey.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 _SCORES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
 _GRID: dict[str, Any] = {"color": "0.9", "lw": 0.8, "zorder": 0}
 
 
 def write_figures(table: pd.DataFrame, folder: Path) -> None:
-    """Write ``bars.png``, ``box.png`` and ``time.png``; nothing if no run succeeded."""
+    """Write ``bars.png``, ``box.png`` and ``time.png``, or nothing if no run succeeded."""
     if not (table["error"] == "").any():
         return
     for name, figure in (("bars", draw_bars(table)), ("box", draw_box(table)), ("time", draw_time(table))):
@@ -32,7 +32,10 @@ def write_figures(table: pd.DataFrame, folder: Path) -> None:
 
 
 def draw_bars(table: pd.DataFrame) -> Figure:
-    """Mean ARI of each data set, one bar per method, with the standard deviation over seeds; missing results have no bar."""
+    """Draw the mean ARI for each data set, with one bar per method and the standard deviation over seeds.
+
+    Missing results have no bar.
+    """
     mean, std = by_set(table, "ari")
     n_sets, n_methods = mean.shape
     figure = _figure(max(5.0, 1.5 + n_sets * (0.35 + 0.17 * n_methods)), 4.8)
@@ -60,7 +63,7 @@ def draw_bars(table: pd.DataFrame) -> Figure:
 
 
 def draw_box(table: pd.DataFrame) -> Figure:
-    """Distribution of mean ARI, NMI and ACC over data sets: one box per method, one point per data set."""
+    """Draw the distribution of mean ARI, NMI and ACC over data sets: one box per method, one point per data set."""
     methods = list(by_set(table, "ari")[0])
     figure = _figure(1.5 + 3 * max(1.6, 0.62 * len(methods)), 4.2)
     axes = figure.subplots(1, len(_SCORES), sharey=True, squeeze=False)[0]
@@ -84,7 +87,10 @@ def draw_box(table: pd.DataFrame) -> Figure:
 
 
 def draw_time(table: pd.DataFrame) -> Figure:
-    """Seconds against ARI: small points for each data set and method, large ones for the mean of a method."""
+    """Draw the time in seconds against the ARI.
+
+    Small points represent each data set and method, and large points represent the mean of a method.
+    """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     ari, seconds = by_set(table, "ari")[0], by_set(table, "train_seconds")[0].clip(lower=1e-3)
@@ -114,5 +120,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _colors(mean: pd.DataFrame) -> Mapping[str, str]:
-    """Colour of each method, by position."""
+    """Return the colour of each method, which depends on its position."""
     return {str(m): _PALETTE[i] if i < len(_PALETTE) else "0.6" for i, m in enumerate(mean.columns)}

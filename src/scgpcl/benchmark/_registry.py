@@ -1,4 +1,4 @@
-"""Methods by name, one file each: built-in ones in ``methods/``, those of users anywhere."""
+"""Registry of methods, with one file each. Built-in methods are in ``methods/``, and users' files can be anywhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clustering(NamedTuple):
 
 
 class Method(Protocol):
-    """Signature of a method: a function from counts to clusters."""
+    """Signature of a method, which is a function that takes counts and returns clusters."""
 
     def __call__(
         self, adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None
@@ -47,7 +47,7 @@ class Method(Protocol):
 
 
 class Source(NamedTuple):
-    """Where another process can import a method from: a module, or if that is empty, the file ``path``."""
+    """Place from which another process can import a method: a module or, if that is empty, the file ``path``."""
 
     name: str
     module: str
@@ -60,13 +60,14 @@ _registered: dict[str, tuple[Method, Source, Callable[[], object] | None]] = {}
 def register(name: str, *, prepare: Callable[[], object] | None = None) -> Callable[[Method], Method]:
     """Register a function as a benchmark method (decorator).
 
-    Each run has its own process, which imports the file of the function again. The function must therefore be defined at
-    the top level of a file.
+    Each run has its own process, which re-imports the file that contains the function. The function must therefore be
+    defined at the top level of a file.
 
     Parameters
     ----------
     name
-        Name in the tables: letters, digits, dots and hyphens. A previous method with this name is replaced.
+        Name in the tables, which may contain letters, digits, dots and hyphens. If there already is a method with this
+        name, it is replaced.
     prepare
         Function to call before timing starts, for one-off costs such as compilation.
 
@@ -77,7 +78,7 @@ def register(name: str, *, prepare: Callable[[], object] | None = None) -> Calla
     Raises
     ------
     ValueError
-        If the name has other characters, or the function is not defined at the top level of a file.
+        If the name contains other characters, or if the function is not defined at the top level of a file.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def register(name: str, *, prepare: Callable[[], object] | None = None) -> Calla
 
 
 def method_names() -> list[str]:
-    """Names of all registered methods, built-in ones first."""
+    """Return the names of all registered methods, starting with the built-in methods."""
     return [*_builtin(), *(name for name in _registered if name not in _builtin())]
 
 
@@ -115,7 +116,7 @@ def import_file(path: Path) -> None:
 
 
 def find_source(name: str) -> Source:
-    """Source of a method, without importing its dependencies."""
+    """Return the source of a method without importing its dependencies."""
     if name in _registered:
         return _registered[name][1]
     if name in _builtin():
@@ -141,13 +142,13 @@ def load(source: Source) -> Method:
 
 
 def _builtin() -> dict[str, str]:
-    """Module of each built-in method; ``pca_kmeans.py`` registers "pca-kmeans"."""
+    """Return the module of each built-in method. For example, ``pca_kmeans.py`` registers "pca-kmeans"."""
     folder = str(Path(__file__).with_name("methods"))
     return {m.name.replace("_", "-"): f"{_METHODS}.{m.name}" for m in pkgutil.iter_modules([folder])}
 
 
 def _source_of(name: str, function: Method) -> Source:
-    """Source of a function, which must be at the top level of a file."""
+    """Return the source of a function, which must be at the top level of a file."""
     path = getattr(function, "__globals__", {}).get("__file__")
     if path is None or "<locals>" in getattr(function, "__qualname__", ""):
         msg = f"Expected {name!r} to be a function at the top level of a file, found one that other processes cannot import. Move it to a file."
@@ -158,7 +159,7 @@ def _source_of(name: str, function: Method) -> Source:
 
 
 def _origin(module: str) -> str | None:
-    """File that another process would import under this name."""
+    """Return the file that another process would import under this name."""
     if module in ("__main__", "__mp_main__"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The folder of a benchmark: its table, its settings, and the result of each run."""
+"""Folder of a benchmark, with its table, its settings and the result of each run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SETTINGS = "settings.json"
 
 
 class Table:
-    """A CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
+    """CSV file that is complete after each addition, so that an interrupted study resumes where it stopped.
 
-    ``keys`` are the columns that identify a task; all rows of a task are added together. Columns in ``text`` have no missing values,
-    those in ``whole`` and the other keys are whole numbers; all others are float64.
+    ``keys`` are the columns that identify a task. All rows of a task are added together. Columns in ``text`` have no
+    missing values. Columns in ``whole`` and the other keys are whole numbers, and all remaining columns are float64.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Table:
         self.types |= dict.fromkeys(whole, "Int64") | dict.fromkeys(self.text, "str")
 
     def read(self) -> pd.DataFrame:
-        """All rows, in the order in which they were added; any other file is rejected."""
+        """Read all rows in the order in which they were added. Any other file is rejected."""
         if not self.path.exists():
             return self._typed(pd.DataFrame(columns=self.columns))
         try:
@@ -58,7 +58,7 @@ class Table:
             raise InputError(msg) from error
 
     def done(self) -> set[tuple[Any, ...]]:
-        """Keys of the tasks that have rows."""
+        """Return the keys of all tasks that have rows."""
         return set(self.read()[self.keys].itertuples(index=False, name=None))
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -71,20 +71,20 @@ class Table:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
     def _typed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The same rows with the type of each column; text that is missing is empty."""
+        """Convert each column to its type. Missing text becomes an empty string."""
         text = table[list(self.text)].astype(object)
         return table.assign(**text.where(text.notna(), "")).astype(self.types)
 
 
 class Folder:
-    """Results on disk, complete after each run; ``path`` is created by ``open``."""
+    """Results on disk, which are complete after each run. ``path`` is created by ``open``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.table = Table(path / "results.csv", KEYS, COLUMNS, text=_TEXT, whole=_WHOLE)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Require that earlier results, if any, have the same settings."""
+        """Check that earlier results, if any, have the same settings."""
         results = self.table.path
         if not results.exists():
             return
@@ -110,19 +110,19 @@ class Folder:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 
     def read(self) -> pd.DataFrame:
-        """The table of runs, in the order in which they finished; any other file is rejected."""
+        """Read the table of runs in the order in which they finished. Any other file is rejected."""
         return self.table.read()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a run to the table, replacing an earlier one of the same data set, method and seed."""
+        """Add a run to the table, replacing any earlier run with the same data set, method and seed."""
         self.table.add([row])
 
     def run_path(self, dataset: str, method: str, seed: int, suffix: str) -> Path:
-        """File of one run."""
+        """Return the path of the file for one run."""
         return self.path / "runs" / f"{dataset}__{method}__{seed}{suffix}"
 
     def save_run(self, dataset: str, method: str, seed: int, outcome: Outcome) -> None:
-        """Write labels and latent space of a run."""
+        """Write the labels and the latent space of a run."""
         parts = {"labels": outcome.labels}
         if outcome.latent is not None:
             parts["latent"] = outcome.latent
@@ -134,24 +134,24 @@ class Folder:
 
 
 def load_run(out: str | Path, dataset: str, method: str, seed: int) -> Clustering:
-    """Load labels and latent space of one run, for further analysis.
+    """Load the labels and latent space of one run for further analysis.
 
     Parameters
     ----------
     out
         Folder of the benchmark.
     dataset, method, seed
-        The run, as in ``results.csv``.
+        Data set, method and seed of the run, as in ``results.csv``.
 
     Returns
     -------
-    ``labels``, shape (n_cells,), in the order of the cells in the file of the data set, and ``latent``, float32 of shape
-    (n_cells, n_latent), or ``None`` if the method has no latent space.
+    ``labels`` of shape (n_cells,), in the order of the cells in the data set's file, and ``latent`` of type float32 and
+    shape (n_cells, n_latent), which is ``None`` if the method has no latent space.
 
     Raises
     ------
     ValueError
-        If the folder has no such run.
+        If the folder does not contain the run.
     """
     path = Folder(Path(out)).run_path(dataset, method, seed, ".npz")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Plan a benchmark, run what is missing, collect the results."""
+"""Plan a benchmark, run what is missing, and collect the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS = ("scgpcl", "scgpcl-paper", "pca-kmeans", "pca-leiden", "scvi-kmeans")
 
 
 class Plan(NamedTuple):
-    """The validated arguments of a benchmark."""
+    """Validated arguments of a benchmark."""
 
     datasets: dict[str, Path]
     methods: dict[str, Source]
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that all runs in one folder share."""
+        """Settings that are shared by all runs in a folder."""
         from scgpcl import __version__
 
         mode = "known" if self.given else "auto"
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         return {**settings, "threads": self.threads, "scgpcl": __version__}
 
     def missing(self, done: set[tuple[str, str, int]]) -> dict[str, list[tuple[str, int]]]:
-        """Method and seed of the remaining runs, by data set."""
+        """Return the methods and seeds of the remaining runs for each data set."""
         left = {
             name: [(method, seed) for method in self.methods for seed in self.seeds if (name, method, seed) not in done]
             for name in self.datasets
@@ -75,58 +75,62 @@ def run(
     scib: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run clustering methods on labelled data sets and score them; the labels are used for scoring only.
+    """Run clustering methods on labelled data sets and score them. The labels are only used for scoring.
 
-    Each run has its own process, which receives the counts, the gene names and, if requested, the batches. If a run fails, its
-    error is recorded and the other runs continue. Results are written after each run: called again with the same folder, the
-    benchmark resumes where it stopped.
+    Each run has its own process, which receives the counts, the gene names and, if requested, the batches. If a run
+    fails, its error is recorded and the other runs continue. Results are written after each run. If the function is
+    called again with the same folder, the benchmark resumes where it stopped.
 
     Parameters
     ----------
     data
-        One or several h5ad files with counts in ``X``, or folders with such files.
+        One or more h5ad files with counts in ``X``, or folders with such files.
     methods
-        Names, see :func:`method_names` and :func:`register`.
+        Names of the methods (see :func:`method_names` and :func:`register`).
     out
-        Folder for the results, created if missing.
+        Folder for the results, which is created if missing.
     labels
         Column of ``obs`` with the published types.
     seeds
-        Number of seeds, counted from 0, or the seeds themselves.
+        Number of seeds, starting from 0, or a list of seeds.
     batch_key
-        Column of ``obs`` with batches, for methods that use them.
+        Column of ``obs`` with the batches, for methods that use them.
     n_clusters
-        ``"known"``: methods are given the number of types. ``"auto"``: they are given ``None``; methods that cannot estimate
-        the number record an error.
+        If ``"known"``, methods are given the number of types. If ``"auto"``, they are given ``None``, and an error is
+        recorded for methods that cannot estimate the number.
     datasets
-        Names of the data sets to use, which are the file names without ``.h5ad``; ``None`` uses all.
+        Names of the data sets to use, which are the file names without ``.h5ad``. If ``None``, all data sets are used.
     threads
-        Threads per run; ``None`` uses all processors.
+        Number of threads per run. If ``None``, all processors are used.
     timeout
-        Seconds after which a run is stopped and recorded as an error; ``None`` means no limit.
+        Time in seconds after which a run is stopped and recorded as an error. If ``None``, there is no limit.
     retry_errors
-        Repeat runs that failed before.
+        Whether to repeat runs that failed before.
     scib
-        Also score the latent spaces with scib-metrics (``scib.csv``), which the extra ``benchmark`` installs.
+        Whether to also score the latent spaces with scib-metrics (``scib.csv``), which is installed by the extra
+        ``benchmark``.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
-    All rows of ``results.csv``, including those of earlier calls: ``dataset``, ``method``, ``seed``, ``n_cells``, ``n_genes``, ``n_types``,
-    ``n_clusters`` (found), ``ari``, ``nmi``, ``acc``, ``macro_f1``, ``silhouette`` (of the types in the latent space),
-    ``train_seconds`` (wall time of the method, without reading data and importing libraries), ``peak_memory_mb`` (increase of
-    the resident memory of its process during the method, in units of 1e6 bytes) and ``error`` (one line, empty on success).
+    All rows of ``results.csv``, including rows from earlier calls. The columns are ``dataset``, ``method``, ``seed``,
+    ``n_cells``, ``n_genes``, ``n_types``, ``n_clusters`` (found), ``ari``, ``nmi``, ``acc``, ``macro_f1``,
+    ``silhouette`` (of the types in the latent space), ``train_seconds`` (wall time of the method, excluding the time to
+    read data and import libraries), ``peak_memory_mb`` (increase in the resident memory of its process while the method
+    runs, in units of 1e6 bytes) and ``error`` (one line, empty on success).
 
     Raises
     ------
     ValueError
-        If an argument is not valid, or the folder contains results with other settings. Nothing is written in that case.
+        If an argument is invalid, or if the folder contains results with different settings. Nothing is written in that
+        case.
 
     Notes
     -----
-    Writes ``results.csv``, ``settings.json``, ``summary.md``, the figures ``bars.png``, ``box.png`` and ``time.png``, and in ``runs/``
-    the labels and latent space of each run (see :func:`load_run`), or its log if it failed.
+    Writes ``results.csv``, ``settings.json``, ``summary.md`` and the figures ``bars.png``, ``box.png`` and
+    ``time.png``. The labels and latent space of each run (see :func:`load_run`), or its log if it failed, are written
+    to ``runs/``.
 
     A script must call this function under ``if __name__ == "__main__":``.
     """
@@ -192,7 +196,7 @@ def _plan(
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds themselves, given their number or a list."""
+    """Return the seeds, given either their number or a list."""
     if isinstance(seeds, int):
         if seeds < 1:
             msg = f"Expected at least one seed, found {seeds}."
@@ -209,7 +213,7 @@ def _n_processors() -> int:
 
 
 def _run_missing(plan: Plan, folder: Folder, *, retry_errors: bool, progress: bool) -> None:
-    """Run everything that is not in the folder yet, with a progress bar on standard error."""
+    """Run everything that is not yet in the folder, with a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -240,7 +244,7 @@ def _run_dataset(
     bar: Progress,
     task: TaskID,
 ) -> None:
-    """All remaining runs on one data set."""
+    """Run all remaining methods and seeds on one data set."""
     visible = scratch / "visible.npz"
     dataset: Dataset | InputError
     try:
@@ -261,7 +265,7 @@ def _run_dataset(
 
 
 def _one_run(plan: Plan, folder: Folder, dataset: Dataset, visible: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Run one method; returns sizes, scores and cost, or the error."""
+    """Run one method, and return the sizes, scores and cost, or the error."""
     n_cells, n_genes = dataset.counts.shape
     n_types = len(set(dataset.types))
     key = (row["dataset"], row["method"], row["seed"])

@@ -1,4 +1,4 @@
-"""Score one run, optionally with scib-metrics. No other module compares with the published types."""
+"""Score one run, optionally with scib-metrics. No other module compares clusters with the published types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Maximum number of cells for which the silhouette is computed; more would take too long.
+#: Maximum number of cells used to compute the silhouette. More cells would take too long.
 MAX_CELLS = 5000
 BIO = ["silhouette_label", "clisi", "kmeans_nmi", "kmeans_ari", "leiden_nmi", "leiden_ari"]
 BATCH = ["isolated_labels", "silhouette_batch", "ilisi", "kbet", "graph_connectivity", "pcr_comparison"]
@@ -31,7 +31,7 @@ N_NEIGHBORS = 90
 
 
 def score(types: np.ndarray, outcome: Outcome) -> dict[str, float]:
-    """Agreement with published types, and the silhouette of the types in the latent space."""
+    """Compute the agreement with published types, and the silhouette of the types in the latent space."""
     return {
         "n_clusters": len(np.unique(outcome.labels)),
         "ari": metrics.ari(types, outcome.labels),
@@ -43,10 +43,10 @@ def score(types: np.ndarray, outcome: Outcome) -> dict[str, float]:
 
 
 def silhouette(latent: np.ndarray | None, types: np.ndarray) -> float:
-    """Mean Euclidean silhouette of the types in the latent space (n_cells, n_latent).
+    """Compute the mean Euclidean silhouette of the types in the latent space (n_cells, n_latent).
 
-    Larger data sets are subsampled to the same 5000 random cells. NaN without a latent space, or if there is only one
-    type or every cell has its own.
+    Larger data sets are subsampled to the same 5000 random cells. The result is NaN if there is no latent space, if
+    there is only one type, or if every cell has its own type.
     """
     if latent is None:
         return float("nan")
@@ -59,14 +59,14 @@ def silhouette(latent: np.ndarray | None, types: np.ndarray) -> float:
 
 
 def check_installed() -> None:
-    """Require scib-metrics."""
+    """Check that scib-metrics is installed."""
     if find_spec("scib_metrics") is None:
         msg = "Expected scib-metrics, which `scib` needs, found none. Install it: pip install 'scgpcl[benchmark]'."
         raise InputError(msg)
 
 
 def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batch_key: str | None) -> None:
-    """Write ``scib.csv``: one row for each run with a latent space; existing rows are kept."""
+    """Write ``scib.csv`` with one row for each run that has a latent space. Existing rows are kept."""
     columns = [*KEYS, *BIO, *(BATCH if batch_key else []), "error"]
     scored = Table(folder.path / "scib.csv", KEYS, columns, text=("dataset", "method", "error"))
     done = scored.done()
@@ -90,10 +90,10 @@ def score_all(folder: Folder, datasets: Mapping[str, Path], *, labels: str, batc
 
 
 def scib_scores(latent: np.ndarray, types: np.ndarray, batch: np.ndarray | None, counts: Any) -> dict[str, float]:
-    """Scores of scib-metrics for latent vectors (n_cells, n_latent); higher is better for all of them.
+    """Compute the scores of scib-metrics for latent vectors (n_cells, n_latent). Higher is better for all of them.
 
-    Conservation of the types (n_cells,), and with batches (n_cells,) also isolated labels and removal of batches, relative to the
-    principal components of the counts (n_cells, n_genes).
+    The scores measure how well the types (n_cells,) are conserved. If there are batches (n_cells,), they also measure
+    isolated labels and the removal of batches, relative to the principal components of the counts (n_cells, n_genes).
     """
     import scib_metrics as scib
 
@@ -123,7 +123,7 @@ def scib_scores(latent: np.ndarray, types: np.ndarray, batch: np.ndarray | None,
 
 
 def _neighbors(latent: np.ndarray) -> Any:
-    """Exact neighbours, each cell first in its own row, in the format of scib-metrics."""
+    """Find exact neighbours in the format of scib-metrics, where each cell comes first in its own row."""
     from scib_metrics.nearest_neighbors import NeighborsResults
     from sklearn.neighbors import NearestNeighbors
 
@@ -133,7 +133,7 @@ def _neighbors(latent: np.ndarray) -> Any:
 
 
 def _components(counts: Any) -> np.ndarray:
-    """50 principal components of all log-normalised genes, shape (n_cells, 50)."""
+    """Compute 50 principal components of all log-normalised genes, shape (n_cells, 50)."""
     import anndata as ad
     import scanpy as sc
 

@@ -1,4 +1,4 @@
-"""Summaries of the table of runs: one row per method, and data sets x methods in Markdown."""
+"""Summaries of the table of runs: a table with one row per method, and Markdown tables of data sets x methods."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TITLES = {"ari": "ARI", "nmi": "NMI", "acc": "ACC"}
 
 
 def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean and standard deviation (n - 1) over seeds of successful runs.
+    """Compute the mean and standard deviation (n - 1) over seeds of successful runs.
 
-    Two tables, data sets x methods; data sets are sorted by name, methods by their first run. With a single seed,
-    the standard deviation is NaN.
+    Returns two tables of data sets x methods. Data sets are sorted by name, and methods by their first run. If there is
+    only one seed, the standard deviation is NaN.
     """
     good = table[table["error"] == ""]
     groups = good.groupby(["dataset", "method"], sort=True)[column]
@@ -31,12 +31,12 @@ def by_set(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def method_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per method, over the data sets for which it has a result.
+    """Summarise each method in one row, over the data sets for which it has a result.
 
     Columns: ``sets``; ``ari``, ``nmi``, ``acc`` (means over data sets of the means over seeds); ``seed_sd`` (mean over
-    data sets of the standard deviation of ARI over seeds); ``wins`` (data sets on which no method has a higher mean
-    ARI; all ties count); ``worst`` and ``worst_set`` (lowest difference in mean ARI from ``pca-kmeans`` on one data
-    set); ``seconds`` and ``memory_mb`` (means over data sets); ``failed`` (number of runs).
+    data sets of the standard deviation of ARI over seeds); ``wins`` (number of data sets on which no method has a
+    higher mean ARI; all ties count); ``worst`` and ``worst_set`` (lowest difference in mean ARI from ``pca-kmeans`` on
+    one data set); ``seconds`` and ``memory_mb`` (means over data sets); ``failed`` (number of runs).
     """
     mean, std = by_set(table, "ari")
     result = pd.DataFrame(index=pd.Index(list(dict.fromkeys(table["method"])), name="method"))
@@ -56,7 +56,7 @@ def method_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, settings: Mapping[str, Any]) -> str:
-    """Markdown text: the settings, then the tables of all scores."""
+    """Return Markdown text that contains the settings, followed by the tables of all scores."""
     seeds = ", ".join(map(str, sorted(set(table["seed"]))))
     lines = ["# Benchmark", "", f"Seeds: {seeds}. " + _settings_line(settings)]
     lines += ["", "## Methods", "", *_method_lines(method_table(table))]
@@ -92,7 +92,7 @@ def _method_lines(methods: pd.DataFrame) -> list[str]:
 
 
 def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
-    """Table of one score: data sets x methods, the best mean of each data set in bold."""
+    """Return a table of one score (data sets x methods), with the best mean of each data set in bold."""
     rows = [
         [
             str(name),
@@ -105,14 +105,14 @@ def _set_lines(mean: pd.DataFrame, std: pd.DataFrame) -> list[str]:
 
 
 def _method_cells(row: Any) -> list[str]:
-    """Cells of one row of ``method_table``."""
+    """Return the cells of one row of ``method_table``."""
     cells = [str(row.Index), str(row.sets), *(_number(getattr(row, column)) for column in _TITLES)]
     cells += [_number(row.seed_sd), str(row.wins), *([_worst(row)] if hasattr(row, "worst") else [])]
     return [*cells, _number(row.seconds, 1), _number(row.memory_mb, 0), str(row.failed)]
 
 
 def _mean_of(values: pd.Series) -> str:
-    """Mean over data sets, with their number if the method has no result on some."""
+    """Return the mean over data sets, with their number if the method has no result for some of them."""
     known = int(values.notna().sum())
     return (
         _number(values.mean()) if known in (0, len(values)) else f"{values.mean():.3f} ({known} of {len(values)} sets)"
@@ -135,7 +135,7 @@ def _spread(mean: float, std: float, best: bool) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, with the first column aligned to the left."""
+    """Return the lines of a Markdown table in which the first column is left-aligned."""
     rule = ["---", *["---:"] * (len(heads) - 1)]
     # a vertical bar would end the cell
     return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in [heads, rule, *rows]]

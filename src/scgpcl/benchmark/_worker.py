@@ -1,4 +1,4 @@
-"""What the process of one run does; it receives the counts but never the labels."""
+"""Code that runs in the process of a single run. It receives the counts but never the labels."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MB = 1e6
 
 
 class Job(NamedTuple):
-    """One run: the method, the file of ``write_visible``, and the arguments of the method.
+    """One run: the method, the file written by ``write_visible``, and the arguments of the method.
 
-    ``n_clusters=None`` leaves the number to the method; ``threads`` limits the numerical libraries; ``log`` is a file for the output
-    and the traceback of the method.
+    If ``n_clusters=None``, the method chooses the number of clusters. ``threads`` limits the number of threads of
+    numerical libraries, and ``log`` is a file for the output and the traceback of the method.
     """
 
     source: Source
@@ -43,8 +43,9 @@ class Job(NamedTuple):
 class Outcome(NamedTuple):
     """Result and cost of a method.
 
-    Labels (n_cells,) are whole numbers or text; latent vectors (n_cells, n_latent) are float32, or ``None``. ``seconds`` is wall time
-    without reading data and importing the method; ``peak_memory_mb`` the increase of resident memory in units of 1e6 bytes.
+    Labels (n_cells,) are whole numbers or text, and latent vectors (n_cells, n_latent) are float32 or ``None``.
+    ``seconds`` is the wall time, excluding the time to read the data and to import the method. ``peak_memory_mb`` is
+    the increase in resident memory, in units of 1e6 bytes.
     """
 
     labels: np.ndarray
@@ -68,7 +69,7 @@ def serve(link: Connection, job: Job) -> None:
 
 
 def _run(job: Job) -> Outcome:
-    """Call the method between two readings of the clock and the memory."""
+    """Run the method and measure its elapsed time and memory use."""
     warnings.simplefilter("ignore")
     _limit_threads(job.threads)
     method = load(job.source)
@@ -85,7 +86,7 @@ def _run(job: Job) -> Outcome:
 
 
 def _visible(job: Job) -> ad.AnnData:
-    """AnnData with counts, gene names and batches; cells are named by number."""
+    """Read the counts, gene names and batches into an AnnData in which the cells are named by number."""
     with np.load(job.data) as file:
         counts = sparse.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
         obs = pd.DataFrame(index=[str(i) for i in range(counts.shape[0])])
@@ -95,7 +96,7 @@ def _visible(job: Job) -> ad.AnnData:
 
 
 def _limit_threads(threads: int) -> None:
-    """Limit the threads of libraries that are loaded, and through the environment those of libraries loaded later."""
+    """Limit the threads of libraries that are already loaded and, through the environment, of those loaded later."""
     from threadpoolctl import threadpool_limits
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -113,7 +114,7 @@ def _limit_threads(threads: int) -> None:
 
 
 def _mark_memory() -> float:
-    """Bytes in memory now; resets the kernel's high-water mark if possible."""
+    """Return the number of bytes in memory now, and reset the kernel's high-water mark if possible."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -122,7 +123,7 @@ def _mark_memory() -> float:
 
 
 def _peak_memory() -> float:
-    """Maximum bytes in memory since the mark was reset, or since the process started."""
+    """Return the maximum number of bytes in memory since the mark was reset or since the process started."""
     if (_PROCESS / "status").exists():
         return _status("VmHWM")
     try:

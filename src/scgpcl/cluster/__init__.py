@@ -1,4 +1,4 @@
-"""Clustering of latent vectors: functions on tensors and arrays."""
+"""Functions that cluster latent vectors, given as tensors or arrays."""
 
 from scgpcl.cluster._branches import Branches, calibrated, fit_branches
 from scgpcl.cluster._consensus import Evidence, targets

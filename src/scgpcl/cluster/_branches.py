@@ -1,4 +1,4 @@
-"""Assign cells to leaves of the tree, given their cluster and latent vector."""
+"""Assign cells to leaves of the tree, given their clusters and latent vectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scgpcl.nn import fit_centers, fit_temperature, soft_assign
 
 
 class Branches(NamedTuple):
-    """Centres of the leaves below each of some clusters.
+    """Centres of the leaves below one or more clusters.
 
     Parameters
     ----------
     centers
-        Shape (n_leaves, n).
+        Centres of the leaves, shape (n_leaves, n).
     cluster
         Cluster that each leaf belongs to, int64, shape (n_leaves,).
     temperature
-        See :func:`scgpcl.nn.soft_assign`.
+        Temperature of the assignment, see :func:`scgpcl.nn.soft_assign`.
     """
 
     centers: Tensor
@@ -29,10 +29,10 @@ class Branches(NamedTuple):
     temperature: float
 
     def probability(self, q: Tensor, z: Tensor, alpha: float) -> Tensor:
-        """Probabilities of the leaves, (n_cells, n_leaves): those of the clusters (n_cells, n_clusters), divided up.
+        """Return leaf probabilities (n_cells, n_leaves) by splitting each cluster's probability among its leaves.
 
-        The vectors have shape (n_cells, n). In double precision, so that the result for a cell does not depend on which
-        other cells are assigned with it.
+        ``q`` holds the cluster probabilities (n_cells, n_clusters) and ``z`` the vectors (n_cells, n). The computation
+        uses double precision, so that the result for a cell does not depend on which other cells are assigned with it.
         """
         found = torch.zeros(len(z), len(self.centers), dtype=torch.float64)
         for cluster in self.cluster.unique().tolist():
@@ -44,14 +44,14 @@ class Branches(NamedTuple):
 
 
 def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *, alpha: float) -> Branches:
-    """Fit the centres that give cells their support for the leaves of their cluster.
+    """Fit leaf centres that reproduce each cell's support for the leaves of its cluster.
 
     Parameters
     ----------
     z
-        Represented vectors, shape (n_cells, n).
+        Latent vectors as used for clustering, shape (n_cells, n).
     support
-        Shape (n_cells, n_leaves).
+        Support of each cell for each leaf, shape (n_cells, n_leaves).
     labels
         Cluster of each cell, int64, shape (n_cells,).
     cluster
@@ -71,9 +71,11 @@ def fit_branches(z: Tensor, support: Tensor, labels: Tensor, cluster: Tensor, *,
 
 
 def calibrated(branches: Branches, first: Tensor, second: Tensor, labels: Tensor, *, alpha: float) -> Branches:
-    """Return a copy with the temperature at which one half of a cell's molecules predicts the leaf found from the other half.
+    """Return a copy with a calibrated temperature.
 
-    Takes the vectors of both halves (n_cells, n), and the cluster of each cell (n_cells,), which is taken as known.
+    At this temperature, one half of a cell's molecules best predicts the leaf found from the other half. ``first`` and
+    ``second`` hold the vectors of the two halves, each of shape (n_cells, n). The cluster of each cell (n_cells,) is
+    taken as known.
     """
     q = torch.nn.functional.one_hot(labels, int(branches.cluster.max()) + 1)
     both = [branches.probability(q, z, alpha) for z in (first, second)]

@@ -1,4 +1,4 @@
-"""Leiden communities of a shared-neighbour graph, with a given number of communities."""
+"""Find a given number of Leiden communities in a shared-neighbour graph."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch.nn.functional import normalize
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Neighbours of a cell in the graph, as in scanpy.
+#: Number of neighbours of each cell in the graph, as in scanpy.
 N_NEIGHBORS = 15
-#: Number of partitions tried to reach each number of communities, and the range of resolutions.
+#: Number of partitions tried to obtain each number of communities, and the range of resolutions that is searched.
 N_STEPS = 4
 LOW, HIGH = 1e-3, 20.0
-#: Iterations of one Leiden run, as scanpy recommends.
+#: Number of iterations of each Leiden run, as recommended by scanpy.
 N_ITERATIONS = 2
-#: Number of cosines in memory at a time.
+#: Number of cosine similarities held in memory at a time.
 BLOCK_COSINES = 4_000_000
 
 
 def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
-    """Positions of the cells with the largest cosine to each cell, excluding itself, (n_cells, n_neighbors)."""
+    """Return the positions of the nearest other cells by cosine similarity, shape (n_cells, n_neighbors)."""
     unit = normalize(x, dim=1)
     transpose = unit.t().contiguous()
     found = []
@@ -40,7 +40,7 @@ def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
 
 
 def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.Graph:
-    """Graph of nearest cells; edges are weighted by the Jaccard index of the neighbour sets of the two cells (PhenoGraph)."""
+    """Build a graph of nearest cells with edges weighted by the Jaccard index of their neighbour sets (PhenoGraph)."""
     near = nearest_cells(x, min(n_neighbors, len(x) - 1)).cpu().numpy()
     n_cells, k = near.shape
     links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
@@ -52,10 +52,10 @@ def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.G
 
 
 def communities(graph: igraph.Graph, numbers: Sequence[int], *, seed: int) -> np.ndarray:
-    """Leiden partitions with given numbers of communities, int64, shape (n_numbers, n_cells).
+    """Return Leiden partitions with the given numbers of communities, int64, shape (n_numbers, n_cells).
 
-    The logarithm of the resolution is bisected, for each number between the closest resolutions tried before. If the number
-    is not reached, the closest partition is returned.
+    For each number, the logarithm of the resolution is bisected between the closest resolutions tried so far. If a
+    number cannot be reached, the closest partition is returned.
     """
     found: dict[float, np.ndarray] = {}
     sizes: dict[float, int] = {}
@@ -83,7 +83,7 @@ def communities(graph: igraph.Graph, numbers: Sequence[int], *, seed: int) -> np
 
 @contextmanager
 def _igraph_seeded(seed: int) -> Iterator[None]:
-    """Let igraph use a separate random generator instead of Python's global one."""
+    """Make igraph use a separate random number generator instead of Python's global one."""
     igraph.set_random_number_generator(random.Random(seed))
     try:
         yield

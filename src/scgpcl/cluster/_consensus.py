@@ -1,4 +1,4 @@
-"""Consensus of many partitions of the same cells, from many draws of their molecules."""
+"""Compute a consensus of many partitions of the same cells, based on several random draws of their molecules."""
 
 from __future__ import annotations
 
@@ -18,25 +18,31 @@ from scgpcl.nn import shrink_length
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Powers by which lengths are reduced before k-means: whole lengths find unusual cells, directions alone equal types.
+#: Powers by which vector lengths are reduced before k-means. Full lengths help to find unusual cells, and directions
+#: alone help to find types of equal size.
 POWERS = (0.0, 0.5, 1.0)
-#: Power of the support that is learned, which leaves little besides the largest entry, and the smallest share of it.
+#: Power to which the support is raised before it is learned, which leaves little besides the largest entry, and the
+#: lower bound of each entry.
 SHARPNESS, LEAST_TARGET = 32, 1e-6
-#: Numbers of groups of the partitions, and the factor by which they continue if the number of clusters is larger.
+#: Numbers of groups into which cells are partitioned, and the growth factor for adding larger numbers if there are more
+#: clusters.
 NUMBERS = (2, 3, 5, 8, 12, 19, 30)
 GROWTH = 1.6
-#: Minimum number of cells in a group of a partition, on average, so that small data sets are not divided too finely.
+#: Minimum average number of cells per group of a partition, so that small data sets are not divided too finely.
 CELLS_PER_GROUP = 15
-#: Restarts of each k-means if all partitions have the same number of groups.
+#: Number of restarts of each k-means run if all partitions have the same number of groups.
 N_INIT = 5
-#: Maximum number of cells from which the tree is built; the others join the clusters they agree with most.
+#: Maximum number of cells used to build the tree. Each of the other cells joins the cluster it agrees with most.
 MAX_LINKED = 2000
-#: Smallest share of the linked cells that forms a separate cluster, and the smallest number.
+#: Minimum size of a separate cluster, as a share of the linked cells and as a number of cells.
 MIN_SHARE, MIN_CELLS = 0.0025, 3
 
 
 def numbers_of_groups(n_cells: int, n_clusters: int) -> list[int]:
-    """Numbers of groups to partition cells into; they depend on the number of clusters only if it exceeds them."""
+    """Return the numbers of groups into which the cells are partitioned.
+
+    They depend on the number of clusters only if it is larger than all default numbers.
+    """
     found = list(NUMBERS)
     while found[-1] < n_clusters:
         found.append(round(GROWTH * found[-1]))
@@ -45,7 +51,10 @@ def numbers_of_groups(n_cells: int, n_clusters: int) -> list[int]:
 
 
 def partitions(z: Tensor, numbers: Sequence[int], *, n_init: int = 1, seed: int) -> list[Tensor]:
-    """Partitions of cells (n_cells, n) by k-means at several lengths and by Leiden, each int64 of shape (n_cells,)."""
+    """Partition cells (n_cells, n) by k-means at several vector lengths and by Leiden clustering.
+
+    Each partition is int64 with shape (n_cells,).
+    """
     short = [shrink_length(z, power) for power in POWERS]
     found = [kmeans(each, n, n_init=n_init, seed=seed).labels.cpu() for n in numbers for each in short]
     if len(z) > 2:
@@ -54,27 +63,31 @@ def partitions(z: Tensor, numbers: Sequence[int], *, n_init: int = 1, seed: int)
 
 
 def targets(support: Tensor) -> Tensor:
-    """Support as it is learned, (n_cells, n_clusters): sharpened, with the largest cluster first; rows sum to one."""
+    """Return the sharpened support that is used as the training target, shape (n_cells, n_clusters).
+
+    The largest cluster comes first, and rows sum to one.
+    """
     n_clusters = support.shape[1]
     support = support[:, torch.bincount(support.argmax(1), minlength=n_clusters).argsort(descending=True, stable=True)]
     return sharpened(support)
 
 
 def sharpened(support: Tensor) -> Tensor:
-    """Support (n_cells, n) raised to a power, and scaled to sum to one."""
+    """Raise the support (n_cells, n) to a power and scale each row to sum to one."""
     support = support.clamp(min=LEAST_TARGET)
     power = ((support / support.amax(1, keepdim=True)) ** SHARPNESS).clamp(min=LEAST_TARGET)
     return power / power.sum(1, keepdim=True)
 
 
 class Evidence(NamedTuple):
-    """Partitions of the same cells (n_partitions, n_cells), linked cells, and the share that separates two of these.
+    """Partitions of the same cells, and the share of the partitions that separate each pair of linked cells.
 
-    This is evidence accumulation (Fred and Jain 2005): two cells are as similar as the share of the partitions that put them
-    together. The cells of each draw are partitioned into two groups, into many, and into numbers in between, so the evidence
-    does not depend on the number of clusters. The clusters are found by average linkage of this similarity, cut so that as many
-    clusters as wanted with more than a handful of cells remain. A split that is found by only one method or in only one draw of
-    the molecules is outvoted, regardless of the size of the group.
+    The partitions have shape (n_partitions, n_cells). This is evidence accumulation (Fred and Jain 2005): the
+    similarity of two cells is the share of the partitions that put them together. The cells of each draw are
+    partitioned into two groups, into many groups, and into several numbers in between, so the evidence does not depend
+    on the number of clusters. The clusters are found by average linkage on this similarity. The tree is cut so that the
+    requested number of clusters with more than a handful of cells remains. A split that is found by only one method or
+    in only one draw of the molecules is outvoted, regardless of the size of the group.
     """
 
     labels: Tensor
@@ -83,7 +96,7 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(cls, draws: Iterable[Tensor], n_clusters: int, *, seed: int, only: bool = False) -> Evidence:
-        """Partition every draw (n_cells, n) into several numbers of groups, or ``only`` into ``n_clusters``."""
+        """Partition each draw (n_cells, n) into several numbers of groups, or into ``n_clusters`` if ``only``."""
         found: list[Tensor] = []
         for i, z in enumerate(draws):
             if only:
@@ -97,14 +110,14 @@ class Evidence(NamedTuple):
 
     @classmethod
     def from_partitions(cls, labels: Tensor, linked: Tensor) -> Evidence:
-        """Link some cells, ascending positions (n_linked,), by partitions (n_partitions, n_cells)."""
+        """Link the cells at ascending positions (n_linked,) based on partitions (n_partitions, n_cells)."""
         return cls(labels, linked, distances(labels[:, linked]))
 
     def support(self, n_clusters: int) -> Tensor:
-        """Support of each cell for each of ``n_clusters`` clusters, float32, shape (n_cells, n_clusters); rows sum to one.
+        """Return the support of each cell for each cluster, float32, shape (n_cells, n_clusters).
 
-        It is the mean similarity of the cell to the cells of the cluster, over the sum of those to all clusters. The largest entry
-        is the cell's cluster.
+        The support is the mean similarity of the cell to the cells of the cluster, divided by the sum of these means
+        over all clusters, so each row sums to one. A cell belongs to the cluster with the largest entry.
         """
         clusters = _cut(self.distance, n_clusters)
         size = torch.bincount(clusters, minlength=n_clusters).float()
@@ -117,13 +130,16 @@ class Evidence(NamedTuple):
         return support / support.sum(1, keepdim=True)
 
     def memberships(self) -> np.ndarray:
-        """Vectors whose inner products are the shares of partitions that put cells together, float32, (n_cells, n)."""
+        """Return float32 vectors (n_cells, n) whose inner products are the shares of partitions that join two cells."""
         parts = [one_hot(each).float() for each in self.labels]
         return torch.cat(parts, 1).div_(len(parts) ** 0.5).numpy()
 
 
 def distances(labels: Tensor) -> np.ndarray:
-    """Share of the partitions (n_partitions, n_cells) that separate each pair of cells, in scipy's condensed form."""
+    """Compute the share of the partitions that separate each pair of cells, in scipy's condensed form.
+
+    The partitions have shape (n_partitions, n_cells).
+    """
     member = torch.cat([one_hot(each).float() for each in labels], 1)
     distance = (member @ member.t()).div_(-len(labels)).add_(1.0).numpy()
     np.fill_diagonal(distance, 0.0)
@@ -131,7 +147,10 @@ def distances(labels: Tensor) -> np.ndarray:
 
 
 def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
-    """Cut the tree so that ``n_clusters`` groups are large enough; smaller ones join the nearest of these, int64."""
+    """Cut the tree so that ``n_clusters`` groups are large enough, and return the group of each cell as int64.
+
+    Smaller groups join the nearest of the large groups.
+    """
     merges = average(distance)
     n_cells = len(merges) + 1
     least = min(smallest_group(n_cells), n_cells // n_clusters)
@@ -157,12 +176,12 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
 
 
 def smallest_group(n_cells: int) -> int:
-    """Minimum number of linked cells that form a separate group."""
+    """Return the minimum number of linked cells in a separate group."""
     return max(MIN_CELLS, round(MIN_SHARE * n_cells))
 
 
 def leaves_below(node: int, merges: np.ndarray, n_cells: int) -> list[int]:
-    """Cells below a node of the tree."""
+    """Return the cells below a node of the tree."""
     stack, found = [node], []
     while stack:
         node = stack.pop()

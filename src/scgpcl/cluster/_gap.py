@@ -1,4 +1,4 @@
-"""Whether two groups are apart along an axis, or result from a cut through one continuous group."""
+"""Test whether two groups are separate along an axis or result from cutting one continuous group."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Number of grid points on which the peaks of densities are counted, and steps of the search for a bandwidth.
+#: Number of grid points used to count the peaks of a density, and number of steps in the bandwidth search.
 N_GRID, N_STEPS = 512, 30
-#: Share of the highest density below which a peak is a rounding error, and the smallest separation told from none.
+#: Share of the highest density below which a peak is a rounding error, and the smallest separation that is
+#: distinguished from no separation.
 PEAK, LEAST = 1e-6, 0.05
 
 
 class Gap(NamedTuple):
-    """Logarithm of the separation of two groups, and of those of cuts through one continuous group, shape (n_null,)."""
+    """Log separation of two groups, and the log separations (n_null,) of cuts through one continuous group."""
 
     observed: float
     null: np.ndarray
 
 
 def gap(first: np.ndarray, second: np.ndarray, side: np.ndarray, rng: np.random.Generator, n_null: int) -> Gap:
-    """Compare the separation of two groups with that of cuts through one group with a single peak.
+    """Compare the separation of two groups with cuts through one group that has a single peak.
 
-    The separation is the distance of the means over the standard deviation within the groups, and is measured along two
-    scores that share no genes; the logarithms are averaged. The groups may have been found in the same counts. The comparison
-    is therefore with the cut that separates best: cells are drawn from the density of the sum of the scores, smoothed with the
-    smallest bandwidth that leaves a single peak (Silverman 1981) and scaled to the same variance, and as many as in the first
-    group are cut off at one end. Both scores of a draw follow from the sum by regression, with residuals of the cells.
+    The separation is the distance between the means divided by the standard deviation within the groups. It is measured
+    along two scores that share no genes, and the logarithms are averaged. Because the groups may have been found in the
+    same counts, the separation is compared with the cut that separates best. For this comparison, cells are drawn from
+    the density of the sum of the scores, smoothed with the smallest bandwidth that leaves a single peak (Silverman
+    1981) and scaled to the same variance. They are cut at one end, with as many cells cut off as there are in the first
+    group. Both scores of a drawn cell are predicted from the sum by regression, with residuals taken from the original
+    cells.
 
     Parameters
     ----------
     first, second
-        Scores of the same cells, shape (n_cells,), larger in the second group.
+        Scores of the same cells, each of shape (n_cells,) and larger in the second group.
     side
         Whether each cell is in the second group, bool, shape (n_cells,).
     rng
-        Source of the draws.
+        Random number generator for the draws.
     n_null
         Number of draws.
     """
@@ -58,7 +61,7 @@ def gap(first: np.ndarray, second: np.ndarray, side: np.ndarray, rng: np.random.
 
 
 def critical_bandwidth(x: np.ndarray) -> float:
-    """Smallest bandwidth at which the Gaussian kernel density of numbers (n,) has one peak (Silverman 1981)."""
+    """Find the smallest bandwidth at which the Gaussian kernel density of ``x`` (n,) has one peak (Silverman 1981)."""
     span = float(np.ptp(x))
     if span == 0.0:
         return 0.0
@@ -81,7 +84,7 @@ def critical_bandwidth(x: np.ndarray) -> float:
 
 
 def _log_separation(first: np.ndarray, second: np.ndarray, side: np.ndarray) -> float:
-    """Mean logarithm of the separations along two scores."""
+    """Return the mean logarithm of the separations along two scores."""
     found = []
     for score in (first, second):
         own, other = score[side], score[~side]

@@ -1,4 +1,4 @@
-"""k-means on a tensor's own device, with all restarts run side by side."""
+"""k-means on the device of the input tensor, with all restarts computed together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-#: Above this many cells the centres are fitted on a random sample and all cells are then assigned.
+#: If there are more cells than this, the centres are fitted to a random sample before all cells are assigned.
 MAX_FIT_CELLS = 100_000
-#: Number of rows that are compared with centres at a time.
+#: Number of rows compared with the centres at a time.
 NEAREST_ROWS = 1 << 16
 
 
@@ -21,11 +21,11 @@ class KMeansResult(NamedTuple):
     Parameters
     ----------
     centers
-        Shape (n_clusters, n).
+        Cluster centres, shape (n_clusters, n).
     labels
         Nearest centre of each row, int64, shape (n_rows,).
     inertia
-        Sum of squared distances to the nearest centre.
+        Sum of squared distances to the nearest centres.
     """
 
     centers: Tensor
@@ -44,7 +44,7 @@ def kmeans(
     seed: int = 0,
     directions: bool = False,
 ) -> KMeansResult:
-    """Lloyd's algorithm from greedy k-means++ starts.
+    """Cluster rows by Lloyd's algorithm with greedy k-means++ initialisation.
 
     Parameters
     ----------
@@ -53,17 +53,17 @@ def kmeans(
     n_clusters
         Number of clusters.
     n_init
-        Restarts; the one with the lowest inertia is returned.
+        Number of restarts. The run with the lowest inertia is returned.
     init
-        Centres to start from instead, shape (n_clusters, n); then there is one run.
+        Initial centres, shape (n_clusters, n). If given, there is only one run.
     max_iter
-        Largest number of iterations.
+        Maximum number of iterations.
     tol
-        A run ends when the squared shift of its centres is below this value times the mean variance of the columns.
+        A run stops when the squared shift of its centres is below ``tol`` times the mean variance of the columns.
     seed
-        Seed of the starts; the same seed gives the same result.
+        Random seed for the initial centres. The same seed gives the same result.
     directions
-        Scale each row to length 1 when it is read, which avoids a scaled copy of many rows.
+        Whether to scale each row to length 1 as it is read, which avoids a scaled copy of many rows.
 
     Raises
     ------
@@ -79,14 +79,14 @@ def kmeans(
 
 
 class KMeansRuns(NamedTuple):
-    """All runs of k-means.
+    """Results of all k-means runs.
 
     Parameters
     ----------
     centers
-        Shape (n_runs, n_clusters, n).
+        Cluster centres of each run, shape (n_runs, n_clusters, n).
     inertia
-        Of the rows that the centres were fitted on, shape (n_runs,).
+        Inertia of each run over the rows used to fit the centres, shape (n_runs,).
     """
 
     centers: Tensor
@@ -104,7 +104,7 @@ def kmeans_runs(
     seed: int = 0,
     directions: bool = False,
 ) -> KMeansRuns:
-    """Run k-means several times and keep every run; arguments as in :func:`scgpcl.cluster.kmeans`."""
+    """Run k-means several times and keep all runs. See :func:`scgpcl.cluster.kmeans` for the arguments."""
     if n_clusters < 1:
         msg = f"Expected at least one cluster, found `n_clusters={n_clusters}`."
         raise ValueError(msg)
@@ -122,20 +122,20 @@ def kmeans_runs(
 
 
 def nearest(x: Tensor, centers: Tensor, *, directions: bool = False) -> tuple[Tensor, Tensor]:
-    """Nearest centre of each row and the squared distance to it.
+    """Find the nearest centre of each row and the squared distance to it.
 
     Parameters
     ----------
     x
-        Shape (n_rows, n).
+        Rows, shape (n_rows, n).
     centers
-        Shape (n_clusters, n).
+        Cluster centres, shape (n_clusters, n).
     directions
-        Scale each row to length 1 when it is read.
+        Whether to scale each row to length 1 as it is read.
 
     Returns
     -------
-    Labels, int64, and squared distances, each of shape (n_rows,).
+    Labels (int64) and squared distances, each of shape (n_rows,).
     """
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distance = x.new_empty(len(x))
@@ -148,14 +148,17 @@ def nearest(x: Tensor, centers: Tensor, *, directions: bool = False) -> tuple[Te
 
 
 def _half_distance(x: Tensor, centers: Tensor) -> Tensor:
-    """Half the squared distance up to the row's own norm: (n_rows, n_runs, n_clusters)."""
+    """Compute half the squared distances without the norms of the rows, shape (n_rows, n_runs, n_clusters)."""
     n_runs, n_clusters, n = centers.shape
     flat = centers.reshape(n_runs * n_clusters, n)
     return torch.addmm(0.5 * flat.square().sum(1), x, flat.t(), alpha=-1.0).view(-1, n_runs, n_clusters)
 
 
 def _plus_plus(x: Tensor, n_clusters: int, n_runs: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007) for all runs at once, shape (n_runs, n_clusters, n)."""
+    """Initialise all runs at once by greedy k-means++ (Arthur and Vassilvitskii 2007).
+
+    The initial centres have shape (n_runs, n_clusters, n).
+    """
     n_rows = x.shape[0]
     n_trials = 2 + int(math.log(n_clusters))
     norm = x.square().sum(1)
@@ -182,7 +185,7 @@ def _squared_distance(x: Tensor, norm: Tensor, points: Tensor) -> Tensor:
 
 
 def _lloyd(x: Tensor, centers: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Iterate all runs; each stops moving when it has converged. Returns centres and inertias, (n_runs,)."""
+    """Iterate all runs, stopping each one once it has converged, and return the centres and inertias (n_runs,)."""
     n_runs, n_clusters, n = centers.shape
     norm = x.square().sum()
     offset = torch.arange(n_runs, device=x.device) * n_clusters
@@ -206,7 +209,7 @@ def _lloyd(x: Tensor, centers: Tensor, max_iter: int, tol: float) -> tuple[Tenso
 
 
 def _scatter_rows(x: Tensor, label: Tensor, n_runs: int, n_clusters: int) -> Tensor:
-    """Sum of the rows of each cluster in each run, shape (n_runs, n_clusters, n)."""
+    """Sum the rows of each cluster in each run, shape (n_runs, n_clusters, n)."""
     total = x.new_zeros(n_runs, n_clusters, x.shape[1])
     for run in range(n_runs):
         add_rows(total[run], label[:, run], x)
@@ -214,9 +217,9 @@ def _scatter_rows(x: Tensor, label: Tensor, n_runs: int, n_clusters: int) -> Ten
 
 
 def add_rows(total: Tensor, label: Tensor, x: Tensor) -> None:
-    """Add each row of x (n_rows, n) to the row of the total (n_groups, n) given by its label (n_rows,).
+    """Add each row of ``x`` (n_rows, n) to the row of ``total`` (n_groups, n) given by its label (n_rows,).
 
-    The order is the same on every device, whereas ``index_add_`` on a GPU adds in any order.
+    The rows are added in the same order on every device, whereas ``index_add_`` on a GPU adds them in any order.
     """
     if x.device.type == "cpu":
         total.index_add_(0, label, x)
@@ -225,7 +228,7 @@ def add_rows(total: Tensor, label: Tensor, x: Tensor) -> None:
 
 
 def _fill_empty(x: Tensor, value: Tensor, mean: Tensor, size: Tensor) -> Tensor:
-    """Give an empty cluster the row that lies farthest from its centre."""
+    """Move the centre of each empty cluster to the row that lies farthest from its own centre."""
     empty = (size == 0).nonzero()
     if len(empty):
         distance = value + 0.5 * x.square().sum(1, keepdim=True)

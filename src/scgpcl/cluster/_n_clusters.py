@@ -1,4 +1,4 @@
-"""The number of clusters: splits that most partitions make and that hold on held-out molecules."""
+"""Estimate the number of clusters from splits that most partitions make and that hold on held-out molecules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from scgpcl.cluster._consensus import Evidence
 
-#: Minimum share of the partitions that make a split.
+#: Share of the partitions that must make a split.
 MAJORITY = 0.5
-#: Maximum number of runners-up, and the minimum fall of the share of the partitions after such a number.
+#: Maximum number of runners-up, and the minimum drop in the share of the partitions after a runner-up.
 MAX_RUNNERS_UP, LEAST_FALL = 3, 0.05
 
 
 class NClusters(NamedTuple):
-    """Estimated number of clusters, and the curve that it is based on, see :attr:`scgpcl.SCGPCL.n_clusters_curve_`."""
+    """Estimated number of clusters and the underlying curve, see :attr:`scgpcl.SCGPCL.n_clusters_curve_`."""
 
     n_clusters: int
     curve: pd.DataFrame
@@ -37,11 +37,12 @@ def estimate_n_clusters(
     false_splits: float,
     seed: int,
 ) -> NClusters:
-    """Count the splits of the tree that a majority of the partitions makes and that hold on held-out molecules.
+    """Count the tree splits that are made by a majority of the partitions and that hold on held-out molecules.
 
-    A split counts if more than half of the partitions separate its sides (Fred and Jain 2005: cells that most partitions keep
-    together are one cluster), if the split above it counts, and if its sides are apart, see :func:`split_test`. The
-    first condition also divides a group without structure, into as many parts as most partitions have; the last does not.
+    A split counts if more than half of the partitions separate its sides (Fred and Jain 2005: cells that most
+    partitions keep together are one cluster), if the split above it counts, and if its sides are apart (see
+    :func:`split_test`). The first condition alone would also divide a group without structure, into as many parts as
+    most partitions have. The last condition prevents this.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def estimate_n_clusters(
     false_splits
         Maximum probability that any of the splits divides a continuous group.
     seed
-        Seed of the tests.
+        Random seed for the tests.
     """
     n_linked = len(evidence.linked)
     # as many leaves as there can be: a large group without structure has many splits that come before those of small groups
@@ -77,7 +78,7 @@ def estimate_n_clusters(
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:
-    """Other numbers after which the share of the partitions falls most: at most three, the largest fall first."""
+    """Return up to three other numbers after which the share of the partitions drops most, the largest drop first."""
     number, fall = curve["K"].to_numpy()[:-1], -np.diff(curve["share"])
     higher = np.maximum(np.r_[-np.inf, fall[:-1]], np.r_[fall[1:], -np.inf])
     peaks = (fall > higher) & (fall >= LEAST_FALL) & (abs(number - n_clusters) > 1)
@@ -85,7 +86,7 @@ def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:
 
 
 def also_stable(numbers: Sequence[int]) -> str:
-    """Text about runners-up: "6 and 12 are stable too: model.cut(6)"; empty if there are none."""
+    """Describe the runners-up, such as "6 and 12 are stable too: model.cut(6)", or return "" if there are none."""
     if not numbers:
         return ""
     named = [str(number) for number in numbers]

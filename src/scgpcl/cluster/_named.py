@@ -1,4 +1,4 @@
-"""Clusters with names: types of which some cells are labelled, and new groups of cells that fit none of them."""
+"""Named clusters: types for which some cells are labelled, plus new groups of cells that match none of those types."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 PARTITION_WEIGHT = 3.0
 INVERSE_RIDGE = 1.0
 MAX_ITERATIONS = 500
-#: Mean largest support that is learned, and the range in which the logarithm of the power of probabilities is searched.
+#: Target for the mean of the largest support, and the range in which the logarithm of the sharpening power is searched.
 CONFIDENCE = 0.95
 LOG_POWERS = (0.0, 6.0)
-#: Number of folds in which labels are left out to estimate the accuracy.
+#: Number of folds for estimating the accuracy on cells whose labels are left out.
 N_FOLDS = 5
-#: A group is new if its cells are grouped with the labelled cells of every type in less than this share of partitions.
+#: A group is new if, for every type, less than this share of the partitions group its cells with the labelled cells.
 MAX_CLAIM = 0.2
-#: Number of additional groups that are tried if a new group may be hidden in that of a type.
+#: Number of additional groups to try if a new group may be hidden within the group of a type.
 MORE_GROUPS = 10
 
 
 class NamedSupport(NamedTuple):
-    """Support of each type and new group, float32 (n_cells, n_types + n_new), the number of new groups, and the accuracy.
+    """Support of each type and new group, the number of new groups, and the accuracy.
 
-    The accuracy is that for cells whose labels were left out, NaN if there are too few labels to estimate it.
+    The support is float32 with shape (n_cells, n_types + n_new). The accuracy is estimated on cells whose labels were
+    left out, and is NaN if there are too few labels.
     """
 
     support: Tensor
@@ -47,11 +48,12 @@ class NamedSupport(NamedTuple):
 def named_support(
     evidence: Evidence, spaces: Sequence[Tensor], known: Tensor, n_types: int, n_groups: int, *, n_new: int | None
 ) -> NamedSupport:
-    """Propagate the labels of some cells to all cells, and find groups that no label reaches.
+    """Propagate the labels of some cells to all cells, and find groups of cells that no label reaches.
 
-    Multinomial regression on what is known about each cell without labels: its direction in some spaces, and its
-    memberships in many partitions. Few labels are thus propagated along clusters, and many draw borders inside them.
-    Groups of the consensus without labelled cells of any type are added with new names, each with the weight of a type.
+    The model is a multinomial regression on what is known about each cell without labels: its direction in several
+    spaces and its memberships in many partitions. As a result, a few labels are propagated along clusters, whereas many
+    labels can draw borders inside them. Groups of the consensus that contain no labelled cells of any type are added
+    with new names, each with the same weight as a type.
 
     Parameters
     ----------
@@ -60,13 +62,13 @@ def named_support(
     spaces
         Vectors of the cells, each of shape (n_cells, n).
     known
-        Type of each labelled cell, -1 for the others, int64, shape (n_cells,); every type has labelled cells.
+        Type of each labelled cell, or -1 for the other cells, int64, shape (n_cells,). Every type has labelled cells.
     n_types
         Number of types.
     n_groups
-        Number of groups among which new ones are searched for.
+        Number of groups in which to search for new groups.
     n_new
-        Number of new groups; ``None`` takes those that are hardly ever grouped with labelled cells.
+        Number of new groups. If ``None``, all groups that are hardly ever grouped with labelled cells are used.
     """
     member = evidence.memberships()
     units = [shrink_length(z, 1.0).cpu().numpy() / z.shape[1] ** 0.5 for z in spaces]
@@ -87,7 +89,10 @@ def named_support(
 
 
 def _sharpened(probability: np.ndarray) -> np.ndarray:
-    """Sharpen probabilities, which are flat with few labels, by a power that makes the mean maximum ``CONFIDENCE``."""
+    """Raise probabilities to the power at which their mean maximum equals ``CONFIDENCE``.
+
+    Without sharpening, the probabilities are flat if there are few labels.
+    """
     logits = np.log(np.maximum(probability, np.finfo(float).tiny))
 
     def powered(log_power: float) -> np.ndarray:
@@ -104,7 +109,7 @@ def _sharpened(probability: np.ndarray) -> np.ndarray:
 def _held_out(
     x: np.ndarray, y: np.ndarray, used: np.ndarray, weight: np.ndarray, support: np.ndarray, n_types: int
 ) -> float:
-    """Share of labelled cells named correctly without their labels, with types weighted by predicted frequency."""
+    """Estimate the accuracy on labelled cells whose labels are left out, weighting types by predicted frequency."""
     labelled = np.flatnonzero(used & (y < n_types))
     counts = np.bincount(y[labelled], minlength=n_types)
     if counts.min() < 2 or n_types < 2:
@@ -128,7 +133,7 @@ def _held_out(
 def _new_groups(
     evidence: Evidence, member: np.ndarray, code: np.ndarray, n_types: int, n_groups: int, n_new: int | None
 ) -> tuple[np.ndarray, list[int]]:
-    """Group of each cell (n_cells,), and the new groups, the largest first."""
+    """Return the group of each cell (n_cells,) and the new groups, the largest first."""
     n_cells = len(code)
     if n_new == 0:
         return np.zeros(n_cells, dtype=np.int64), []

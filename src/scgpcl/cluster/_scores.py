@@ -1,4 +1,4 @@
-"""Agreement of two partitions, and separation of the clusters of one."""
+"""Measure the agreement of two partitions and the separation of the clusters within one partition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 
 def adjusted_rand(a: Tensor, b: Tensor) -> float:
-    """Adjusted Rand index of two int64 labellings, each of shape (n_cells,); on the labels' own device."""
+    """Compute the adjusted Rand index of two int64 labellings (n_cells,) on the device of the labels."""
     n_b = int(b.max()) + 1
     table = torch.bincount(a * n_b + b, minlength=(int(a.max()) + 1) * n_b).view(-1, n_b).double()
     pairs, pairs_a, pairs_b = (_pairs(t) for t in (table, table.sum(1), table.sum(0)))
@@ -23,11 +23,11 @@ def _pairs(sizes: Tensor) -> float:
 
 
 def cosine_silhouette(z: Tensor, labels: Tensor, n_clusters: int) -> float:
-    """Mean silhouette with cosine distance (Rousseeuw 1987), exact and linear in the number of cells.
+    """Compute the mean silhouette with cosine distance (Rousseeuw 1987).
 
-    The mean cosine distance of a cell to a cluster is one minus its product with the cluster's mean unit vector, so
-    no distances between cells are needed.
-    Takes latent vectors (n_cells, n) and int64 labels (n_cells,); empty clusters are left out.
+    The result is exact, and the cost is linear in the number of cells. The mean cosine distance of a cell to a cluster
+    is one minus its product with the cluster's mean unit vector, so no distances between cells are needed. The latent
+    vectors have shape (n_cells, n) and the int64 labels (n_cells,). Empty clusters are left out.
     """
     unit = normalize(z, dim=1)
     size = torch.bincount(labels, minlength=n_clusters).to(z)

@@ -16,16 +16,16 @@ from scgpcl.nn import shrink_length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Number of draws from the null distribution, and iterations of 2-means.
+#: Number of draws from the null distribution, and number of iterations of 2-means.
 N_NULL = 16
 N_STEPS = 10
-#: Minimum number of cells on each side of a split, and in total to test whether there are groups.
+#: Minimum number of cells on each side of a split, and minimum number of cells needed to test for groups.
 MIN_SIDE, MIN_TESTED = 5, 20
 #: Minimum separation for two groups to count as apart.
 APART = 2.0
-#: Power by which lengths are reduced before the groups are found, and restarts.
+#: Power by which vector lengths are reduced before the groups are found, and number of k-means restarts.
 POWER, N_INIT = 0.5, 10
-#: Logarithm at which separations are capped, because small groups can have hardly any variance.
+#: Upper bound for the logarithm of a separation, because small groups can have hardly any variance.
 MAX_LOG_SEPARATION = 3.0
 
 
@@ -35,10 +35,10 @@ class SplitTest(NamedTuple):
     Parameters
     ----------
     separation
-        Distance between the means over the standard deviation within groups, relative to that from cutting one
-        continuous group: 1 means no gap, and well separated groups have 2 or more.
+        Distance between the means divided by the standard deviation within groups, relative to the value from cutting
+        one continuous group. A value of 1 means no gap, and well-separated groups have 2 or more.
     p_value
-        Probability of such a separation, or a larger one, in one continuous group.
+        Probability of a separation at least this large in one continuous group.
     """
 
     separation: float
@@ -53,23 +53,24 @@ def split_test(
     rng: np.random.Generator,
     n_null: int = N_NULL,
 ) -> SplitTest:
-    """Test whether two groups of cells are apart, or are two ends of one continuous group.
+    """Test whether two groups of cells are apart or are the two ends of one continuous group.
 
-    The split is repeated with one half of the molecules of each cell, by 2-means starting from the two groups, and
-    measured with the other half, along the direction between the means of the first half. Chance differences in one
-    half are absent from the other (count splitting, Neufeld et al. 2022). Since any cut also separates the cells of a
-    continuous group, the separation is compared with that of a Gaussian group, cut in the same way, with the covariance
-    of these cells: that between the halves, which has no sampling noise, and the noise of each.
+    The split is repeated on one half of the molecules of each cell, by 2-means starting from the two groups. It is then
+    measured on the other half, along the direction between the means of the first half. Chance differences in one half
+    are absent from the other (count splitting, Neufeld et al. 2022). Since any cut also separates the cells of a
+    continuous group, the separation is compared with the separation of a Gaussian group that is cut in the same way.
+    This group has the same covariance as the cells: the covariance between the halves, which is free of sampling noise,
+    plus the noise of each half.
 
     Parameters
     ----------
     halves
-        Vectors of all cells from both halves of the molecules, two arrays of shape (n_cells, n), for each kind of vectors.
-        The logarithms of the separations are averaged over the kinds.
+        Two arrays of shape (n_cells, n) for each kind of vectors, which hold the vectors of all cells from the two
+        halves of the molecules. The log separations are averaged over the kinds of vectors.
     left, right
-        Positions of the cells of the two groups.
+        Positions of the cells in the two groups.
     rng
-        Source of the draws.
+        Random number generator for the draws.
     n_null
         Number of draws.
     """
@@ -90,23 +91,25 @@ def split_test(
 def any_apart(
     whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, false_splits: float, seed: int
 ) -> bool:
-    """Whether any groups of cells are apart; otherwise the cells form one group, however much it may vary.
+    """Return whether any groups of cells are apart. Otherwise, the cells form one group, however much it may vary.
 
-    Considers two groups, and the tree above ``n_clusters`` groups: k-means, and average linkage of the means by cosine.
-    Splits are tested on held-out molecules, see :func:`split_test`. With too few cells for a test, returns True.
+    The candidate splits are the split into two groups and the splits of the tree above ``n_clusters`` groups. The
+    groups are found by k-means, and the tree by average linkage of the group means with cosine distance. Splits are
+    tested on held-out molecules (see :func:`split_test`). If there are too few cells for a test, the result is
+    ``True``.
 
     Parameters
     ----------
     whole
         Centred vectors of the cells, shape (n_cells, n).
     halves
-        The same from both halves of the molecules.
+        Centred vectors of the cells from the two halves of the molecules.
     n_clusters
-        Number of groups to consider, besides two.
+        Number of groups to consider, in addition to two.
     false_splits
         Maximum probability of a wrong answer for one continuous group.
     seed
-        Seed of the groups and of the test.
+        Random seed for the groups and the test.
     """
     if len(whole) < MIN_TESTED:
         return True
@@ -131,7 +134,10 @@ def any_apart(
 def _null(
     a: np.ndarray, b: np.ndarray, start: np.ndarray, n_left: int, rng: np.random.Generator, n_null: int
 ) -> np.ndarray:
-    """Log separations (n_null,) of draws of one group with the covariance of the cells of both halves (n_cells, n)."""
+    """Draw one group with the covariance of the cells repeatedly, and return the log separations (n_null,).
+
+    ``a`` and ``b`` are the vectors of the cells from both halves, each of shape (n_cells, n).
+    """
     n_cells, n = a.shape
     signal = (a.T @ b + b.T @ a) / (2 * n_cells)
     roots = [_root(value) for value in (signal, a.T @ a / n_cells - signal, b.T @ b / n_cells - signal)]
@@ -152,7 +158,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def _log_separation(a: np.ndarray, b: np.ndarray, means: np.ndarray) -> float:
-    """Split vectors (n_cells, n) by 2-means from two means (2, n), and measure the gap in other vectors of cells."""
+    """Split vectors ``a`` (n_cells, n) by 2-means from two means (2, n), and measure the gap in the vectors ``b``."""
     for _ in range(N_STEPS):
         side = a @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
         if not MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE:
@@ -167,6 +173,6 @@ def _log_separation(a: np.ndarray, b: np.ndarray, means: np.ndarray) -> float:
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    """Cells that are in both of two groups, given as masks (n_cells,), over those in either; 1 if both are empty."""
+    """Compute the Jaccard index of two groups of cells, given as masks (n_cells,). It is 1 if both groups are empty."""
     either = (first | second).sum()
     return float((first & second).sum() / either) if either else 1.0

@@ -1,4 +1,4 @@
-"""One tree over all numbers of clusters, from many small groups up to one."""
+"""A single tree for all numbers of clusters, from many small groups up to one."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
 
     from scgpcl.cluster._consensus import Evidence
 
-#: Name of a node, or of a part of one, of a tree whose clusters are numbered: "3", "3.1", "3.a", "2+5", "0-2+5", "(2+5).a".
+#: Pattern of the names of nodes and their parts in a tree with numbered clusters: "3", "3.1", "3.a", "2+5", "0-2+5",
+#: "(2+5).a".
 NUMBERED = re.compile(r"\(*\d+\)*([.+-]\(*(\d+|[a-z]+)\)*)*")
-#: Number of leaves of the tree, and the same as a multiple of the number of clusters if that is larger.
+#: Number of leaves of the tree, and the number of leaves per cluster that is used if it gives more leaves.
 N_LEAVES = 32
 LEAVES_PER_CLUSTER = 2
 
 
 class Grown(NamedTuple):
-    """A tree, the branches that assign cells below its clusters, and the node of each of their outputs, (n_outputs,)."""
+    """A tree, the branches that assign cells below its clusters, and the node of each branch output (n_outputs,)."""
 
     tree: Tree
     branches: Branches
     nodes: np.ndarray
 
     def state(self) -> dict[str, Any]:
-        """State of the object as arrays and numbers."""
+        """Return the state of the object as arrays and numbers."""
         tree, branches = self.tree, self.branches
         return {
             "parent": tree.parent,
@@ -54,7 +55,7 @@ class Grown(NamedTuple):
 
     @classmethod
     def of(cls, state: Mapping[str, Any], called: Iterable[str] | None = None) -> Grown:
-        """Restore the object from its :meth:`state`, with names of the clusters."""
+        """Restore the object from its :meth:`state` and the names of the clusters."""
         names = None if called is None else tuple(str(name) for name in called)
         tree = Tree(state["parent"], state["height"], state["clusters"], dict(state["values"]), names)
         centers, cluster = (torch.from_numpy(np.asarray(state[name])) for name in ("centers", "cluster"))
@@ -62,7 +63,10 @@ class Grown(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A group of cells (positions) and, if it is split in two, the share of the partitions that separate the parts."""
+    """A group of cells, and its two parts if it is split.
+
+    The cells are given by their positions. The height is the share of the partitions that separate the parts.
+    """
 
     cells: np.ndarray
     height: float = 0.0
@@ -71,20 +75,20 @@ class Branch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A tree of groups of cells; nodes are numbered so that a parent comes before its children, the root first.
+    """Tree of groups of cells, with nodes numbered so that the root is first and parents come before their children.
 
     Parameters
     ----------
     parent
-        Parent of each node, -1 for the root, int64, shape (n_nodes,).
+        Parent of each node, or -1 for the root, int64, shape (n_nodes,).
     height
-        Share of the partitions that separate the children of a node, 0 for a leaf, shape (n_nodes,).
+        Share of the partitions that separate the children of a node, or 0 for a leaf, shape (n_nodes,).
     clusters
-        Nodes that are the clusters from training, int64, shape (n_clusters,).
+        Nodes that correspond to the clusters from training, int64, shape (n_clusters,).
     values
-        Further values of each node by name, such as ``"size"``, each of shape (n_nodes,).
+        Additional node values by name, such as ``"size"``, each of shape (n_nodes,).
     called
-        Names of the clusters; ``None`` numbers them.
+        Names of the clusters. If ``None``, the clusters are numbered.
     """
 
     parent: np.ndarray
@@ -104,19 +108,19 @@ class Tree:
 
     @cached_property
     def leaves(self) -> np.ndarray:
-        """Nodes without children, ascending."""
+        """Nodes without children, in ascending order."""
         return np.array([node for node, below in enumerate(self.children) if not below])
 
     @cached_property
     def splits(self) -> list[int]:
-        """Nodes with children in the order in which they are split: that of their first child."""
+        """Nodes with children, in the order in which they are split, which is the order of their first children."""
         return sorted(
             (node for node, below in enumerate(self.children) if below), key=lambda node: self.children[node][0]
         )
 
     @cached_property
     def below(self) -> np.ndarray:
-        """Whether the second node is the first or lies below it, bool, shape (n_nodes, n_nodes)."""
+        """Whether the second node is equal to or below the first node, bool, shape (n_nodes, n_nodes)."""
         found = np.eye(len(self.parent), dtype=bool)
         for node in range(len(self.parent) - 1, 0, -1):
             found[self.parent[node]] |= found[node]
@@ -124,17 +128,17 @@ class Tree:
 
     @cached_property
     def cluster_of(self) -> np.ndarray:
-        """Number of the cluster that each node is or lies below, -1 above the clusters, int64, shape (n_nodes,)."""
+        """Cluster to which each node belongs, or -1 for nodes above the clusters, int64, shape (n_nodes,)."""
         found = np.full(len(self.parent), -1)
         for number, node in enumerate(self.clusters.tolist()):
             found[self.below[node]] = number
         return found
 
     def paths(self, probability: np.ndarray) -> np.ndarray:
-        """Leaf of each cell, given the probabilities of the leaves (n_cells, n_leaves), int64, shape (n_cells,).
+        """Return the leaf of each cell, int64, shape (n_cells,), given leaf probabilities (n_cells, n_leaves).
 
-        A cell goes to its most probable cluster and, below it, to the more probable child at each split, so its
-        group at one level follows from its group at any finer level.
+        A cell goes to its most probable cluster and, below it, to the more probable child at each split. Its group at
+        one level therefore follows from its group at any finer level.
         """
         whole = probability @ self.below[:, self.leaves].T.astype(probability.dtype)
         node = self.clusters[whole[:, self.clusters].argmax(1)]
@@ -147,7 +151,7 @@ class Tree:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the nodes: "3" for a cluster from training, "3.1" below it, and "0-2+5" above several clusters."""
+        """Names of the nodes: "3" for a cluster from training, "3.1" below it, or "0-2+5" above several clusters."""
         names = [""] * len(self.parent)
         called = self.called or tuple(str(number) for number in range(len(self.clusters)))
         for name, node in zip(called, self.clusters.tolist(), strict=True):
@@ -164,15 +168,15 @@ class Tree:
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of clusters that the tree can be cut into, ascending."""
+        """Numbers of clusters into which the tree can be cut, in ascending order."""
         return [1, *(1 + np.cumsum([len(self.children[node]) - 1 for node in self.splits])).tolist()]
 
     def level(self, n_clusters: int) -> list[int]:
-        """Nodes that partition the cells into ``n_clusters`` clusters."""
+        """Return the nodes that partition the cells into ``n_clusters`` clusters."""
         return self.split(self.splits[: self.numbers.index(n_clusters)])
 
     def split(self, nodes: Iterable[int]) -> list[int]:
-        """Nodes that remain if the given nodes are split into their children, from the root down."""
+        """Split the given nodes into their children, from the root down, and return the nodes that remain."""
         wanted, found, stack = set(nodes), [], [0]
         while stack:
             node = stack.pop()
@@ -183,11 +187,14 @@ class Tree:
         return sorted(found, key=lambda node: name_order(self.names[node]))
 
     def held(self, holds: np.ndarray) -> list[int]:
-        """Nodes whose split holds, or that have such a split below them; ``holds`` has shape (n_nodes,)."""
+        """Return the nodes with a split that holds, either their own or one below them.
+
+        ``holds`` has shape (n_nodes,).
+        """
         return [node for node in self.splits if (self.below[node] & holds).any()]
 
     def newick(self) -> str:
-        """The tree in Newick format; the length of a branch is the difference of heights."""
+        """Return the tree in Newick format, with differences in height as branch lengths."""
 
         def text(node: int) -> str:
             inner = ",".join(text(child) for child in self.children[node])
@@ -198,9 +205,10 @@ class Tree:
         return text(0) + ";"
 
     def grafted(self, node: int, n_parts: int, height: float, values: dict[str, np.ndarray]) -> tuple[Tree, np.ndarray]:
-        """The tree with new children replacing all nodes below a node, and new numbers of the old nodes, -1 if removed.
+        """Replace all nodes below a node with new children.
 
-        ``values`` are those of the children, in their order, each of shape (n_parts,).
+        Returns the new tree and the new numbers of the old nodes, which are -1 for removed nodes. ``values`` holds the
+        values of the children in their order, each of shape (n_parts,).
         """
         kept = ~self.below[node]
         kept[node] = True
@@ -214,12 +222,12 @@ class Tree:
         return Tree(parent, heights, number[self.clusters], more, self.called), number
 
     def with_values(self, **values: np.ndarray) -> Tree:
-        """The tree with further values of its nodes."""
+        """Return the tree with additional node values."""
         return replace(self, values={**self.values, **values})
 
 
 def merged_name(names: Sequence[str]) -> str:
-    """Name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, "B cells + T cells" if they have names."""
+    """Return the name of several clusters together: "2+5", "0-2+5" for 0, 1, 2 and 5, or "B cells + T cells"."""
     if not all(map(NUMBERED.fullmatch, names)):
         return " + ".join(sorted(names, key=name_order))
     runs = [part.split("-") for name in names for part in ([name] if "(" in name else name.split("+"))]
@@ -235,7 +243,10 @@ def merged_name(names: Sequence[str]) -> str:
 
 
 def part_names(name: str, n: int, taken: Collection[str]) -> tuple[str, ...]:
-    """Names for ``n`` parts of a cluster, none of them ``taken``: "3.a", "3.b", ..., "3.z", "3.aa", and "(2+5).a" of "2+5"."""
+    """Return ``n`` names for parts of a cluster: "3.a", "3.b", ..., "3.z", "3.aa", or "(2+5).a" for parts of "2+5".
+
+    Names that are already ``taken`` are skipped.
+    """
     outside, n_inner = name, 1
     while n_inner:
         outside, n_inner = re.subn(r"\([^()]*\)", "", outside)
@@ -246,38 +257,38 @@ def part_names(name: str, n: int, taken: Collection[str]) -> tuple[str, ...]:
 
 
 def name_order(name: str) -> tuple[Any, ...]:
-    """Key that sorts names of nodes as a reader would: "2", "2.1", "2.10", "3"."""
+    """Return a key that sorts node names as a reader would: "2", "2.1", "2.10", "3"."""
     return tuple(int(part) if part.isdecimal() else -1 for part in re.split(r"[^0-9]+", name)), name
 
 
 def most_leaves(n_cells: int, n_clusters: int) -> int:
-    """Largest number of leaves of a tree."""
+    """Return the maximum number of leaves of a tree."""
     return max(1, n_clusters, min(max(N_LEAVES, LEAVES_PER_CLUSTER * n_clusters), n_cells // CELLS_PER_GROUP))
 
 
 def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: int) -> tuple[Tree, list[np.ndarray]]:
     """Build the tree above the clusters and, below each cluster, the groups that most partitions keep together.
 
-    Cells are as similar as the share of the partitions that put them together. Average linkage joins the clusters, and is
-    followed within each cluster down to ``n_leaves`` leaves in total, the clearest split first; groups of a handful of
-    cells are not split off.
+    The similarity of two cells is the share of the partitions that put them together. The clusters are joined by
+    average linkage. Within each cluster, the linkage is followed until there are ``n_leaves`` leaves in total, starting
+    with the clearest split. Groups with only a handful of cells are not split off.
 
     Parameters
     ----------
     evidence
-        Partitions into few and many groups.
+        Partitions of the cells into few and many groups.
     clusters
         Cluster of each linked cell, shape (n_linked,).
     n_clusters
         Number of clusters.
     n_leaves
-        Leaves of the tree, at least one for each cluster.
+        Number of leaves of the tree, at least one for each cluster.
 
     Returns
     -------
-    The tree, and for each of its nodes the linked cells in it, as positions among all linked cells. The value
-    ``"overlap"`` of a split is the share of the partitions that put cells from both sides together, over the share that
-    put two cells from one side together.
+    The tree and, for each of its nodes, the positions of its cells among all linked cells. The value ``"overlap"`` of a
+    split is the share of the partitions that put cells from both sides together, divided by the share that put two
+    cells from the same side together.
     """
     apart = squareform(evidence.distance) if len(clusters) > 1 else np.zeros((1, 1))
     least = smallest_group(len(clusters))
@@ -290,7 +301,7 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
     heap: list[tuple[bool, float, int, int | Branch]] = []
 
     def reach(node: int, what: int | Branch, most: float) -> None:
-        """Record what a node is: a cluster or merge by its number, or a branch below a cluster."""
+        """Record whether a node is a cluster or merge, given by its number, or a branch below a cluster."""
         if isinstance(what, int) and what < n_clusters:
             order[what], own = node, members[what]
             what = condensed(apart[np.ix_(own, own)], least, own)
@@ -323,9 +334,10 @@ def grow(evidence: Evidence, clusters: np.ndarray, n_clusters: int, n_leaves: in
 
 
 def _merges(apart: np.ndarray, members: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
-    """Average linkage of groups of cells from distances (n_cells, n_cells): two groups and their distance per merge.
+    """Join groups of cells by average linkage, and return the two groups and their distance for each merge.
 
-    The group of the first merge has the number ``len(members)``, and so on, as in scipy; empty groups are far from all.
+    The distances between cells have shape (n_cells, n_cells). As in scipy, the group of the first merge has the number
+    ``len(members)``, and so on. Empty groups are far from all other groups.
     """
     size = {number: len(cells) for number, cells in enumerate(members)}
     far = {
@@ -350,7 +362,10 @@ def _merges(apart: np.ndarray, members: Sequence[np.ndarray]) -> list[tuple[int,
 
 
 def _overlap(apart: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
-    """How often two groups are together, over how often the cells of each are; ``apart`` is (n_cells, n_cells)."""
+    """Compute how often cells of two groups are together, relative to how often cells of the same group are.
+
+    ``apart`` has shape (n_cells, n_cells).
+    """
     if min(len(left), len(right)) < 2:
         return 1.0
     within = [1.0 - apart[np.ix_(own, own)].sum() / (len(own) * (len(own) - 1)) for own in (left, right)]
@@ -358,7 +373,10 @@ def _overlap(apart: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
 
 
 def support_of(labels: Tensor, groups: Sequence[np.ndarray]) -> Tensor:
-    """Share of the partitions (n_partitions, n_cells) that put a cell with those of each group, (n_cells, n_groups)."""
+    """Compute the share of the partitions that put each cell with the cells of each group, (n_cells, n_groups).
+
+    The partitions have shape (n_partitions, n_cells).
+    """
     found = torch.zeros(labels.shape[1], len(groups))
     for each in labels:
         for number, cells in enumerate(groups):
@@ -368,9 +386,9 @@ def support_of(labels: Tensor, groups: Sequence[np.ndarray]) -> Tensor:
 
 
 def condensed(distance: np.ndarray, least: int, cells: np.ndarray) -> Branch:
-    """Average linkage of cells (n_cells,) by distances (n_cells, n_cells); each side of a split has ``least`` or more.
+    """Build a tree of cells (n_cells,) by average linkage, with ``least`` or more cells on each side of a split.
 
-    Smaller groups of cells stay in the group that they were joined to.
+    The distances have shape (n_cells, n_cells). Smaller groups of cells stay in the group that they were joined to.
     """
     n_cells = len(cells)
     if n_cells < 2 * least:

@@ -1,4 +1,4 @@
-"""Counts as blocks of the cell-gene graph."""
+"""Counts represented as blocks of the cell-gene graph."""
 
 from scgpcl.data._canonical import canonical
 from scgpcl.data._cells import (

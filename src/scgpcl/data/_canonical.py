@@ -1,4 +1,4 @@
-"""One form of counts for all storage formats: each entry once, in the order of the genes, in native byte order."""
+"""Convert counts in any storage to one form: unique entries, in the order of the genes, in native byte order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import scipy.sparse as sp
 
 
 def canonical(x: Any) -> Any:
-    """The same numbers as a numpy array or as a CSR matrix without repeated entries; ``x`` itself if it already is one.
+    """Convert counts to a numpy array or to a CSR matrix without repeated entries.
 
-    Entries stored in parts are summed in a copy. Anything but an array or a sparse matrix is returned unchanged.
+    If ``x`` already has this form, ``x`` itself is returned. Entries stored in parts are summed in a copy. Anything
+    other than an array or a sparse matrix is returned unchanged.
     """
     if not (isinstance(x, np.ndarray) or sp.issparse(x)):
         return x
@@ -28,5 +29,5 @@ def canonical(x: Any) -> Any:
 
 
 def _widened(x: Any) -> Any:
-    """Integers as float64, because the sum of the parts of an entry may overflow a small type."""
+    """Convert integers to float64, because the sum of the parts of an entry may overflow a small type."""
     return x.astype(np.float64) if x.dtype.kind in "bui" else x

@@ -1,4 +1,4 @@
-"""Cells: counts in any storage with size factors and batches, and the mini-batches that the network takes."""
+"""Cells with counts in any storage, size factors and batches, and the mini-batches for the network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from scgpcl.nn import Moments
 
-#: Number of rows read at a time in a pass over the whole matrix.
+#: Number of rows to read at a time in a pass over the whole matrix.
 BLOCK_ROWS = 4096
 
 
 class BipartiteBatch(NamedTuple):
-    """Counts of some cells, as edges of the graph in both directions.
+    """Counts of some cells, represented as edges of the graph in both directions.
 
     Parameters
     ----------
@@ -33,14 +33,15 @@ class BipartiteBatch(NamedTuple):
     counts
         Count of each edge, float32, shape (n_edges,).
     size_factor
-        Library size over the median library size of the training data, float32, shape (n_cells,).
+        Library size divided by the median library size of the training data, float32, shape (n_cells,).
     cell_index
         Row of each cell in the data, int64, shape (n_cells,).
     batch_index
-        Experimental batch of each cell, int64, shape (n_cells,); ``None`` without batch correction.
+        Experimental batch of each cell, int64, shape (n_cells,), or ``None`` if there is no batch correction.
     measured
-        1 for a measured gene and 0 for one that was not measured, float32, shape (n_genes,); ``None`` if all were. A
-        count of zero means that a measured gene is silent; it says nothing about a gene that was not measured.
+        1 for each measured gene and 0 for each gene that was not measured, float32, shape (n_genes,), or ``None`` if
+        all genes were measured. A count of zero means that a measured gene is silent, but it says nothing about a gene
+        that was not measured.
     """
 
     graph: Bipartite
@@ -51,7 +52,7 @@ class BipartiteBatch(NamedTuple):
     measured: Tensor | None = None
 
     def to(self, device: torch.device | str) -> BipartiteBatch:
-        """The batch on a device."""
+        """Move the batch to a device."""
         graph = Bipartite(*(part.to(device, non_blocking=True) for part in self.graph))
         values = self._asdict().items()
         moved = {name: part.to(device, non_blocking=True) for name, part in values if isinstance(part, Tensor)}
@@ -61,7 +62,7 @@ class BipartiteBatch(NamedTuple):
 def bipartite_batch(
     counts: sp.csr_matrix, size_factor: np.ndarray, cell_index: np.ndarray, batch_index: np.ndarray | None = None
 ) -> BipartiteBatch:
-    """Build a batch from a CSR block of shape (n_cells, n_genes); the rest has shape (n_cells,)."""
+    """Build a batch from a CSR block of shape (n_cells, n_genes). All other arguments have shape (n_cells,)."""
     counts.sum_duplicates()
     counts.eliminate_zeros()
     order = np.arange(counts.nnz, dtype=np.int64)
@@ -84,14 +85,17 @@ def bipartite_batch(
 
 
 def thinned(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> BipartiteBatch:
-    """The batch with each molecule kept with the probability ``share`` of its cell (n_cells,); drawn on the CPU."""
+    """Keep each molecule of a batch with the probability ``share`` of its cell (n_cells,).
+
+    Random numbers are drawn on the CPU.
+    """
     return _with_counts(batch, _drawn(batch, share, generator), share)
 
 
 def halves(batch: BipartiteBatch, generator: torch.Generator) -> tuple[BipartiteBatch, BipartiteBatch]:
-    """Two batches of half the depth, with each molecule randomly in one of them; drawn on the CPU.
+    """Split a batch into two batches of half the depth by randomly assigning each molecule to one of them.
 
-    The two parts of a Poisson count are independent (Neufeld et al. 2022).
+    Random numbers are drawn on the CPU. The two parts of a Poisson count are independent (Neufeld et al. 2022).
     """
     half = torch.full((len(batch.size_factor),), 0.5)
     first = _drawn(batch, half, generator)
@@ -99,12 +103,12 @@ def halves(batch: BipartiteBatch, generator: torch.Generator) -> tuple[Bipartite
 
 
 def _drawn(batch: BipartiteBatch, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Binomial part of the count of each edge, on the CPU, shape (n_edges,)."""
+    """Draw a binomial part of the count of each edge on the CPU, shape (n_edges,)."""
     return torch.binomial(batch.counts.cpu(), share[batch.graph.rows.cpu()], generator=generator)
 
 
 def _with_counts(batch: BipartiteBatch, counts: Tensor, share: Tensor) -> BipartiteBatch:
-    """The batch on the CPU with new counts of its edges, and size factors multiplied by shares (n_cells,)."""
+    """Return the batch on the CPU with new edge counts and with size factors multiplied by shares (n_cells,)."""
     batch = batch.to("cpu")
     n_cells, n_genes = len(batch.size_factor), len(batch.graph.t_indptr) - 1
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
@@ -114,7 +118,7 @@ def _with_counts(batch: BipartiteBatch, counts: Tensor, share: Tensor) -> Bipart
 
 
 def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
-    """The batch with only the genes at the given positions, in that order (n_columns,); on the CPU."""
+    """Return the batch on the CPU with only the genes at the given positions (n_columns,), in that order."""
     batch = batch.to("cpu")
     shape = len(batch.size_factor), len(batch.graph.t_indptr) - 1
     pattern = batch.graph.indices.numpy(), batch.graph.indptr.numpy()
@@ -125,7 +129,10 @@ def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
 
 
 def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
-    """Iterate over counts in any storage, (n_cells, n_genes), by blocks of rows; a data module has its own blocks."""
+    """Iterate over counts (n_cells, n_genes) in any storage by blocks of rows.
+
+    A data module has its own blocks.
+    """
     if isinstance(x, DataModuleCounts):
         yield from x.row_blocks()
         return
@@ -135,7 +142,10 @@ def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
 
 
 def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> sp.csr_matrix:
-    """Some rows of counts in memory or on disk, in the requested order, as a new float32 matrix with sorted columns."""
+    """Read some rows of counts in memory or on disk, in the requested order.
+
+    Returns a new float32 matrix with sorted columns.
+    """
     if isinstance(x, np.ndarray) or sp.issparse(x):
         block = sp.csr_matrix(x[index]) if columns is None else sp.csr_matrix(x[index][:, columns])
         block = block.astype(np.float32, copy=False)
@@ -150,7 +160,7 @@ def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> s
 
 
 def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_matrix:
-    """Read ascending rows of a file; all their genes are temporarily in memory."""
+    """Read ascending rows of a file. All of their genes are temporarily in memory."""
     in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
     wanted = slice(rows[0], rows[-1] + 1) if in_a_row else rows  # one read instead of one per row
     block = sp.csr_matrix(x[wanted], dtype=np.float32)
@@ -158,27 +168,30 @@ def _read_block(x: Any, rows: np.ndarray, columns: np.ndarray | None) -> sp.csr_
 
 
 class Cells:
-    """Counts of the model's genes in some cells, with the size factor and the batch of each, in any storage.
+    """Counts of the model's genes in some cells, in any storage, with the size factor and the batch of each cell.
 
-    In memory and from a data module, the genes are selected once, here; on disk, they are selected from each block of
-    rows as it is read.
+    If the counts are in memory or come from a data module, the genes are selected once, at construction. If they are on
+    disk, the genes are selected from each block of rows as it is read.
 
     Parameters
     ----------
     x
-        Counts, shape (n_cells, n_all_genes): numpy array, scipy sparse matrix, a matrix on disk, or those of a data module.
+        Counts, shape (n_cells, n_all_genes), as a numpy array, a scipy sparse matrix, a matrix on disk, or the counts
+        of a data module.
     size_factor
-        Shape (n_cells,).
+        Size factor of each cell, shape (n_cells,).
     columns
-        Positions of the model's measured genes, in its order, shape (n_measured,); ``None`` takes all as they are.
+        Positions of the model's measured genes, in the model's order, shape (n_measured,). If ``None``, all genes are
+        used as they are.
     batch_index
         Experimental batch of each cell, shape (n_cells,), if the model corrects for batches.
     label_index
-        Type of each labelled cell and -1 for the others, shape (n_cells,), if the model was given labels.
+        Type of each labelled cell and -1 for all other cells, shape (n_cells,), if the model was given labels.
     places
-        Ascending positions of the measured genes among the model's, shape (n_measured,); ``None`` if all were measured.
+        Ascending positions of the measured genes among the model's genes, shape (n_measured,), or ``None`` if all genes
+        were measured.
     n_genes
-        Number of genes of the model, with ``places``.
+        Number of genes of the model. Only required if ``places`` is given.
     """
 
     def __init__(
@@ -210,19 +223,19 @@ class Cells:
         return self._x.shape[0]
 
     def of_batch(self, code: int) -> Cells:
-        """The same cells, treated as cells of another batch."""
+        """Return the same cells, treated as cells from another batch."""
         other = copy(self)
         other.batch_index = np.full(len(self), code, dtype=np.int64)
         return other
 
     def measured(self) -> np.ndarray:
-        """Whether each gene of the model was measured, bool, shape (n_genes,)."""
+        """Return whether each gene of the model was measured, bool, shape (n_genes,)."""
         if self._places is None:
             return np.ones(self.rows(np.arange(0)).shape[1], dtype=bool)
         return np.isin(np.arange(self._n_genes), self._places)
 
     def rows(self, index: np.ndarray) -> sp.csr_matrix:
-        """Counts of some cells in the requested order, a new float32 matrix of shape (len(index), n_genes)."""
+        """Return the counts of some cells in the requested order, as a new float32 matrix (len(index), n_genes)."""
         block = read_rows(self._x, index, self._columns)
         if self._places is None:
             return block
@@ -231,17 +244,20 @@ class Cells:
         return sp.csr_matrix(values, shape=(block.shape[0], self._n_genes))
 
     def taken(self, index: np.ndarray) -> Cells:
-        """Some cells in memory, in the order of ``index``; all genes of the model must have been measured."""
+        """Load some cells into memory, in the order of ``index``. All genes of the model must have been measured."""
         batch, label = (None if codes is None else codes[index] for codes in (self.batch_index, self.label_index))
         return Cells(self.rows(index), self.size_factor[index], batch_index=batch, label_index=label)
 
     def features(self, moments: Moments, index: np.ndarray) -> sp.csr_matrix:
-        """Standardised features of some cells minus those of a zero count, shape (len(index), n_genes)."""
+        """Return the standardised features of some cells, shape (len(index), n_genes).
+
+        The features of a zero count are subtracted.
+        """
         known = None if self.batch_index is None else self.batch_index[index]
         return moments.sparse_features(self.rows(index), self.size_factor[index], known)
 
     def batch(self, index: np.ndarray | None = None) -> BipartiteBatch:
-        """Mini-batch of some cells, or of all."""
+        """Return a mini-batch of some or all cells."""
         index = np.arange(len(self)) if index is None else index
         known = None if self.batch_index is None else self.batch_index[index]
         batch = bipartite_batch(self.rows(index), self.size_factor[index], index, known)
@@ -253,10 +269,11 @@ class Cells:
 
 
 class GeneMatch(NamedTuple):
-    """Positions of the genes of a model among those of some cells.
+    """Positions of the genes of a model among the genes of some cells.
 
-    Genes that count towards the library size (``None``: all) and their share in the training library; measured genes in
-    the model's order, their positions among the model's genes (``None``: all were measured), and its number of genes.
+    Contains the genes that count towards the library size (``None`` for all) and their share in the training library.
+    It also contains the measured genes in the model's order, their positions among the model's genes (``None`` if all
+    were measured), and the number of genes in the model.
     """
 
     library: np.ndarray | None
@@ -277,26 +294,26 @@ def read_cells(
     batch_index: np.ndarray | None = None,
     inspect: Callable[[sp.csr_matrix], None] | None = None,
 ) -> Iterator[Cells]:
-    """Cells in the order of ``index``, ``batch_size`` at a time: only their rows are in memory.
+    """Yield cells in the order of ``index``, ``batch_size`` at a time, so that only their rows are in memory.
 
     Parameters
     ----------
     x
         Counts in any storage, shape (n_cells, n_all_genes).
     index
-        Cells, shape (n_wanted,).
+        Cells to read, shape (n_wanted,).
     batch_size
-        Cells read at a time.
+        Number of cells to read at a time.
     match
         Positions of the genes of the model.
     unit_size
         Library size of a cell whose size factor is 1.
     size
-        Given size factors of all cells, shape (n_cells,); ``None`` counts library sizes.
+        Given size factors of all cells, shape (n_cells,). If ``None``, library sizes are counted.
     batch_index
         Experimental batch of all cells, shape (n_cells,), if the model corrects for batches.
     inspect
-        Called with each block of counts before it is used.
+        Function that is called with each block of counts before the block is used.
     """
     x = canonical(x)
     for start in range(0, len(index), batch_size):
@@ -321,7 +338,10 @@ def read_cells(
 
 
 def concatenated(parts: Sequence[Cells]) -> Cells:
-    """Cells of all parts in memory, one part after the other, without labels; every part must have measured all genes."""
+    """Concatenate the cells of all parts in memory, without labels.
+
+    Every part must have measured all genes.
+    """
     counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
     known = [part.batch_index for part in parts if part.batch_index is not None]
     size_factor = np.concatenate([part.size_factor for part in parts])

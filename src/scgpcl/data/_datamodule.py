@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
     from anndata.experimental import AnnCollection
 
-#: Number of rows of a collection that are read at a time.
+#: Number of rows of a collection to read at a time.
 READ_ROWS = 4096
-#: Upper bound of the gene weights whose sums identify cells; the sums over ten million molecules are exact.
+#: Upper bound of the gene weights whose sums identify cells. Sums over ten million molecules are exact.
 MAX_WEIGHT = 1 << 29
 
 
 def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts, float32 (n_cells, n_genes), and batch codes, int64 (n_cells,), of a mini-batch of scvi-tools."""
+    """Return the counts and batch codes of a mini-batch from scvi-tools.
+
+    The counts are float32 with shape (n_cells, n_genes), and the batch codes are int64 with shape (n_cells,).
+    """
     x = tensors.get(REGISTRY_KEYS.X_KEY) if hasattr(tensors, "get") else None
     if not isinstance(x, torch.Tensor):
         msg = (
@@ -48,10 +51,10 @@ def tensors_to_counts(tensors: Mapping[str, torch.Tensor], n_genes: int) -> tupl
 
 
 class DataModuleCounts:
-    """Counts of a data module that can only be read in the order of its inference loader, (n_cells, n_genes).
+    """Counts (n_cells, n_genes) of a data module that can only be read in the order of its inference loader.
 
-    After the first pass ``library`` holds the total count of each cell, float64 (n_cells,), and ``batch_index`` its batch
-    code, int64 (n_cells,).
+    After the first pass, ``library`` contains the total count of each cell, float64 (n_cells,), and ``batch_index``
+    contains its batch code, int64 (n_cells,).
     """
 
     dtype = np.dtype(np.float32)
@@ -61,12 +64,15 @@ class DataModuleCounts:
         self.shape = (int(datamodule.n_obs), int(datamodule.n_vars))
         self.library: np.ndarray | None = None
         self.batch_index: np.ndarray | None = None
-        #: Integer weights of the genes, whose exact sum over the counts of a cell identifies the cell.
+        #: Integer weight of each gene. The exact weighted sum of its counts identifies a cell.
         self._weights = np.random.default_rng(0).integers(1, MAX_WEIGHT, self.shape[1]).astype(np.float64)
         self._sums: np.ndarray | None = None
 
     def row_blocks(self) -> Iterator[sp.csr_matrix]:
-        """Iterate over the cells; their number must be that of the data module, their order that of the first pass."""
+        """Iterate over the cells in blocks.
+
+        The number of cells must match the data module, and their order must be the same as in the first pass.
+        """
         n_cells, n_genes = self.shape
         totals: list[np.ndarray] = []
         batches: list[np.ndarray] = []
@@ -96,22 +102,22 @@ class DataModuleCounts:
         self._sums = np.concatenate(sums)
 
     def columns(self, index: np.ndarray) -> sp.csr_matrix:
-        """Counts of some genes of all cells in memory, shape (n_cells, len(index))."""
+        """Load the counts of some genes into memory for all cells, shape (n_cells, len(index))."""
         return sp.vstack([block[:, index] for block in self.row_blocks()], format="csr")
 
 
 class CollectionDataModule:
-    """Data module of several AnnData objects, such as files on disk, whose cells are concatenated lazily.
+    """Data module for several AnnData objects, such as files on disk, whose cells are concatenated lazily.
 
     Implements the parts of scvi-tools' data-module interface that :meth:`scgpcl.SCGPCL.train` uses. Files with the same
-    genes can stay on disk; if their genes differ, take the common ones with ``AnnCollection(..., join_vars="inner")``.
+    genes can stay on disk. If their genes differ, use the common genes with ``AnnCollection(..., join_vars="inner")``.
 
     Parameters
     ----------
     collection
-        The collection.
+        Collection of AnnData objects.
     layer
-        Layer with the counts; ``None`` takes ``X``.
+        Layer with the counts. If ``None``, ``X`` is used.
     batch_key
         Column of ``collection.obs`` with the batch of each cell, such as the ``label`` of the collection.
 
@@ -122,7 +128,7 @@ class CollectionDataModule:
     obs_names
         Names of the cells, in the order of the inference loader.
     registry
-        Registry to create a model from: ``scgpcl.SCGPCL(registry=datamodule.registry)``.
+        Registry for creating a model: ``scgpcl.SCGPCL(registry=datamodule.registry)``.
 
     Raises
     ------
@@ -180,7 +186,7 @@ class CollectionDataModule:
         }
 
     def inference_dataloader(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Mini-batches of all cells, in order: sparse counts and batch codes."""
+        """Yield mini-batches of all cells in order, with sparse counts and batch codes."""
         for start in range(0, self.n_obs, READ_ROWS):
             stop = min(start + READ_ROWS, self.n_obs)
             rows = self._collection[np.arange(start, stop)]
@@ -193,7 +199,7 @@ class CollectionDataModule:
             }
 
     def _read_batches(self, key: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of all cells and names of the batches."""
+        """Return the batch codes of all cells and the names of the batches."""
         if key is None:
             return np.zeros(self.n_obs, dtype=np.int64), np.array(["0"])
         obs = getattr(self._collection, "obs", None)

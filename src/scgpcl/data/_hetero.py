@@ -1,4 +1,4 @@
-"""The cell-gene graph in PyG's own format, for use outside this package."""
+"""Cell-gene graph in PyG's own format, for use outside this package."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
-    """Cell-gene graph of an AnnData: an edge joins a cell to every gene with a count above zero.
+    """Build the cell-gene graph of an AnnData, with an edge from a cell to every gene with a count above zero.
 
     Parameters
     ----------
     adata
-        Counts of ``n_cells`` cells and ``n_genes`` genes; not changed.
+        Counts of ``n_cells`` cells and ``n_genes`` genes, which are not changed.
     layer
-        Layer with the counts; ``None`` is ``adata.X``.
+        Layer with the counts. If ``None``, ``adata.X`` is used.
 
     Returns
     -------
     Graph with node types ``cell`` and ``gene`` (``num_nodes`` and ``name``), and edge types
     ``("cell", "expresses", "gene")`` and ``("gene", "rev_expresses", "cell")``, each with ``edge_index`` of shape
-    (2, n_edges) and ``edge_attr``, the counts, of shape (n_edges, 1).
+    (2, n_edges) and the counts as ``edge_attr`` of shape (n_edges, 1).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Loaders of bipartite mini-batches."""
+"""Data loaders for bipartite mini-batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Blocks(Dataset):
-    """Batches addressed by the list of their cells."""
+    """Data set that returns the batch for a list of cells."""
 
     def __init__(self, source: Cells) -> None:
         self.source = source
@@ -38,12 +38,12 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     index
         Cells to draw from, shape (n_cells,).
     batch_size
-        Largest size of a batch, exceeded by one if a single cell would otherwise be left over.
+        Maximum batch size, which is exceeded by one if a single cell would otherwise be left over.
     seed
-        With a seed the cells are reshuffled in every epoch; without one they keep their order.
+        Random seed. If given, the cells are reshuffled in every epoch. Otherwise, they keep their order.
     rank, n_ranks
-        Rank of this process, and the number of processes that share the batches: each gets the same number of batches,
-        and each cell is in one batch of one process.
+        Rank of this process, and number of processes that share the batches. Each process gets the same number of
+        batches, and each cell is in one batch of one process.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of an epoch; Lightning calls it."""
+        """Set the epoch, which determines how the cells are shuffled. This is called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
 
 
 class _AheadLoader(DataLoader):
-    """Loader that prepares the next batch in a thread while the caller works on the last one."""
+    """Data loader that prepares the next batch in a thread while the caller processes the current one."""
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
@@ -109,9 +109,10 @@ def bipartite_loader(
     n_ranks: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Loader of mini-batches of nearly equal size for the cells in ``index``; without workers, a thread loads ahead.
+    """Create a loader for mini-batches of nearly equal size from the cells in ``index``.
 
-    Pinned memory lets batches be copied to a CUDA device without the host waiting.
+    If there are no workers, a thread loads the next batch ahead of time. Pinned memory lets batches be copied to a CUDA
+    device without making the host wait.
     """
     return _AheadLoader(
         _Blocks(source),

@@ -1,4 +1,4 @@
-"""Data module of both training stages."""
+"""Data module for both training stages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class BipartiteSplitter(DataSplitter):
-    """Split cells once for both stages and yield mini-batches; further arguments as in scvi-tools' ``DataSplitter``."""
+    """Split the cells once for both stages and yield mini-batches.
+
+    Further arguments are the same as in scvi-tools' ``DataSplitter``.
+    """
 
     def __init__(self, source: Cells, *, seed: int, batch_size: int, **kwargs: Any) -> None:
         num_workers = kwargs.pop("num_workers", 0)
@@ -49,19 +52,19 @@ class BipartiteSplitter(DataSplitter):
         self.test_idx = np.sort(index[self.n_val + self.n_train :])
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing is left to do: the split was made at construction, once for both stages."""
+        """Do nothing, because the cells were already split at construction, once for both stages."""
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of the training cells, of which each process gets its share."""
+        """Return shuffled batches of the training cells. Each process gets its share of the batches."""
         ranks = {} if self.trainer is None else {"rank": self.trainer.global_rank, "n_ranks": self.trainer.world_size}
         return self._loader(self.train_idx, seed=self.seed, **ranks)
 
     def val_dataloader(self) -> DataLoader | None:
-        """Batches of the validation cells, if there are any: all of them in every process."""
+        """Return batches of the validation cells, if there are any. Every process gets all of them."""
         return self._loader(self.val_idx) if len(self.val_idx) else None
 
     def test_dataloader(self) -> DataLoader | None:
-        """Batches of the test cells, if there are any."""
+        """Return batches of the test cells, if there are any."""
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
     def _loader(self, index: np.ndarray, **kwargs: Any) -> DataLoader:
@@ -76,15 +79,16 @@ class BipartiteSplitter(DataSplitter):
         )
 
     def restricted(self, index: np.ndarray) -> BipartiteSplitter:
-        """The same split with the training cells that are among ``index``."""
+        """Return the same split with only those training cells that are in ``index``."""
         part = copy(self)
         part.train_idx = np.intersect1d(self.train_idx, index)
         return part
 
     def sampled(self, n_cells: int, *, seed: int) -> BipartiteSplitter:
-        """Splitter of at most ``n_cells`` cells to train on and as many to validate on, drawn uniformly and kept in memory.
+        """Return a splitter with at most ``n_cells`` cells for training and as many for validation.
 
-        Up to half of them are labelled cells, taken from the types in turn, so that every type is represented.
+        The cells are drawn uniformly and kept in memory. Up to half of them are labelled cells, which are taken from
+        the types in turn so that every type is represented.
         """
         rng = np.random.default_rng(seed)
         parts = [np.sort(self._drawn(rng.permutation(each), n_cells)) for each in (self.train_idx, self.val_idx)]
@@ -96,7 +100,7 @@ class BipartiteSplitter(DataSplitter):
         return part
 
     def _drawn(self, order: np.ndarray, n_cells: int) -> np.ndarray:
-        """First cells of an order, preceded by labelled ones, (at most n_cells,)."""
+        """Take the first cells of an order, preceded by labelled cells, shape (at most n_cells,)."""
         codes = self.source.label_index
         if codes is None:
             return order[:n_cells]
@@ -108,7 +112,7 @@ class BipartiteSplitter(DataSplitter):
     def batches(
         self, index: np.ndarray | None = None, *, device: torch.device | str = "cpu"
     ) -> Iterator[BipartiteBatch]:
-        """Large batches of some cells, or of all, in their order, for inference on a device."""
+        """Yield large batches of some or all cells, in order, for inference on a device."""
         index = np.arange(len(self.source)) if index is None else index
         pin_memory = torch.device(device).type == "cuda"
         for batch in bipartite_loader(self.source, index, batch_size=BLOCK_ROWS, pin_memory=pin_memory):

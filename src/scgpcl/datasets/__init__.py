@@ -1,4 +1,4 @@
-"""Two labelled data sets, bundled with the package."""
+"""Two labelled data sets that are bundled with the package."""
 
 from scgpcl.datasets._bundled import pbmc3k, worm_neurons
 

@@ -18,14 +18,14 @@ def pbmc3k() -> ad.AnnData:
     ``.X``
         Raw UMI counts, CSR float32.
     ``.layers["counts"]``
-        A copy of the same counts, which stays raw when you normalise ``.X``.
+        Copy of the same counts, which stays raw when you normalise ``.X``.
     ``.obs["cell_type"]``
         Nine published types (categorical). They were assigned from clusters and marker genes, not measured
         independently, so perfect agreement is neither expected nor proof of quality.
     ``.obs_names``, ``.var_names``
         Cell barcodes and gene symbols.
     ``.uns["source"]``
-        Origin, licence and protocol of counts and labels.
+        Origin, licence and protocol of the counts and labels.
 
     Notes
     -----
@@ -42,10 +42,11 @@ def pbmc3k() -> ad.AnnData:
 
 
 def worm_neurons() -> ad.AnnData:
-    """Neurons of worm larvae: very sparse counts with ten published types.
+    """Neurons of worm larvae, with very sparse counts and ten published cell types.
 
-    Second larval stage of *Caenorhabditis elegans*; the complete data set used in the scDeepCluster and scGPCL papers. The
-    file is bundled with the package, so nothing is downloaded. Each call returns a new object.
+    The cells are from the second larval stage of *Caenorhabditis elegans*. This is the complete data set used in the
+    scDeepCluster and scGPCL papers. The file is bundled with the package, so nothing is downloaded. Each call returns a
+    new object.
 
     Returns
     -------
@@ -54,19 +55,19 @@ def worm_neurons() -> ad.AnnData:
     ``.X``
         Raw UMI counts, CSR float32. The median cell has 246 counts.
     ``.layers["counts"]``
-        A copy of the same counts, which stays raw when you normalise ``.X``.
+        Copy of the same counts, which stays raw when you normalise ``.X``.
     ``.obs["cell_type"]``
         Ten published types (categorical), coded as ``type1`` to ``type10``.
     ``.obs_names``, ``.var_names``
-        Placeholders: the original file names neither types nor genes nor cells, so markers cannot be looked up.
+        Placeholders. The original file does not name types, genes or cells, so marker genes cannot be looked up.
     ``.uns["source"]``
-        Origin, licence and protocol of counts and labels.
+        Origin, licence and protocol of the counts and labels.
 
     Notes
     -----
-    Counts: GEO series GSE98561, sci-RNA-seq (Cao et al. 2017). The neurons with a published type were collected by Tian et
-    al. (2019); their file, from a repository under the Apache licence 2.0, is stored here in another format, together with
-    the text of the licence.
+    Counts: GEO series GSE98561, sci-RNA-seq (Cao et al. 2017). The neurons with a published type were collected by Tian
+    et al. (2019). Their file, from a repository under the Apache licence 2.0, is stored here in a different format,
+    together with the text of the licence.
 
     References
     ----------

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class MarkerOverlap(NamedTuple):
-    """Agreement between the marker genes of clusters and those of published types.
+    """Agreement between the marker genes of clusters and of published types.
 
     Parameters
     ----------
     per_type
-        One row per type, indexed by type and sorted by size, then by name: ``n_cells``, ``cluster`` (the matched cluster, or
-        ``None``) and ``overlap`` (share of the type's marker genes that also mark the cluster; 0 without a cluster, NaN for
-        a type with a single cell, which has no marker genes).
+        Table with one row per type, indexed by type and sorted by size and then by name. The columns are ``n_cells``,
+        ``cluster`` (the matched cluster, or ``None``) and ``overlap`` (share of the type's marker genes that also mark
+        the cluster; 0 if there is no cluster, and NaN for a type with a single cell, which has no marker genes).
     mean
         Mean of ``overlap`` over the types that have marker genes.
     rarest
-        The type with the fewest cells among these.
+        Type with the fewest cells among the types that have marker genes.
     pairwise
         Overlap of every type (rows, in the order of ``per_type``) with every cluster (columns, matched clusters first).
     """
@@ -50,39 +50,41 @@ def marker_overlap(
     layer: str | None = None,
     target_sum: float = 1e4,
 ) -> MarkerOverlap:
-    """Compare the marker genes of clusters with those of the published types (Lee et al. 2023, their Zeisel study).
+    """Compare the marker genes of clusters and published types, as in the Zeisel study of Lee et al. (2023).
 
     The marker genes of a group are the ``n_top`` genes with the highest scores in a Wilcoxon rank-sum test of the group
-    against all other cells, on log-normalised counts. Clusters are matched to types one to one, so that as many cells as
-    possible agree (Hungarian method); a pair without a common cell is not a match. The overlap of a type and its cluster is
-    the number of genes that mark both, divided by ``n_top``.
+    against all other cells, on log-normalised counts. Clusters are matched to types one-to-one such that as many cells
+    as possible agree (Hungarian method). A pair without any common cells is not a match. The overlap of a type and its
+    cluster is the number of genes that mark both, divided by ``n_top``.
 
     Parameters
     ----------
     adata
-        Cells with counts of all genes, not only selected ones; not changed.
+        Cells with counts of all genes and not only of selected genes. The cells are not changed.
     labels
-        Clusters: a column of ``adata.obs``, or an array of shape (n_cells,). A Series is aligned by cell name.
+        Clusters, given as a column of ``adata.obs`` or as an array of shape (n_cells,). A Series is aligned by cell
+        name.
     reference
         Published types, in the same format.
     n_top
         Number of marker genes.
     layer
-        Layer with the counts; ``None`` uses ``X``.
+        Layer with the counts. If ``None``, ``X`` is used.
     target_sum
         Total count per cell after normalisation, before the logarithm.
 
     Returns
     -------
-    Overlap of each type, its mean, the rarest type, and all pairs; plot them with :func:`scgpcl.pl.marker_overlap`.
+    Overlap of each type, the mean overlap, the rarest type, and the overlap of all pairs. Plot the result with
+    :func:`scgpcl.pl.marker_overlap`.
 
     Raises
     ------
     KeyError
         If ``adata`` lacks a column or the layer.
     ValueError
-        If there are fewer than ``n_top`` genes, lengths differ, entries are missing, or no type has at least two cells and
-        other cells to compare with.
+        If there are fewer than ``n_top`` genes, if lengths differ, if entries are missing, or if no type has at least
+        two cells and other cells to compare with.
     """
     if not 1 <= n_top <= adata.n_vars:
         msg = f"Expected `n_top` between 1 and the number of genes, {adata.n_vars}, found {n_top}."
@@ -127,7 +129,7 @@ def marker_overlap(
 
 
 def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
-    """Names of the groups as strings, shape (n_cells,); missing values stay missing."""
+    """Return the names of the groups as strings, shape (n_cells,). Missing values stay missing."""
     if isinstance(values, str):
         if values not in adata.obs:
             msg = f"Expected `adata.obs[{values!r}]`, found the columns {list(adata.obs.columns)}."
@@ -140,7 +142,7 @@ def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
 
 
 def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> AnnData:
-    """New AnnData with log-normalised expression (float32) only."""
+    """Return a new AnnData that only contains log-normalised expression (float32)."""
     import anndata as ad
     import scanpy as sc
 
@@ -158,7 +160,7 @@ def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> Ann
 
 
 def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str, set[str]]:
-    """Marker genes of each group that has at least two cells, but not all cells."""
+    """Return the marker genes of each group that has at least two cells but does not contain all cells."""
     import scanpy as sc
 
     sizes = pd.Series(groups).value_counts()
@@ -172,7 +174,7 @@ def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str,
 
 
 def _share(type_genes: set[str] | None, cluster_genes: set[str] | None, n_top: int) -> float:
-    """Share of the type's marker genes that mark the cluster."""
+    """Return the share of the type's marker genes that also mark the cluster."""
     if type_genes is None:
         return float("nan")
     return len(type_genes & (cluster_genes or set())) / n_top

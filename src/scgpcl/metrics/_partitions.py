@@ -1,4 +1,4 @@
-"""Agreement of two partitions of the same cells."""
+"""Agreement between two partitions of the same cells."""
 
 from collections.abc import Hashable
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 
 def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Adjusted Rand index (Hubert and Arabie 1985): agreement on pairs of cells, corrected for chance.
+    """Compute the adjusted Rand index (Hubert and Arabie 1985): agreement on pairs of cells, corrected for chance.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
 
     Returns
     -------
-    At most 1 (identical partitions); about 0 for a random partition, and possibly slightly negative.
+    A score of at most 1 (identical partitions). It is about 0 for a random partition and can be slightly negative.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def ari(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Mutual information, normalised by the arithmetic mean of the two entropies.
+    """Compute the mutual information, normalised by the arithmetic mean of the two entropies.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def nmi(labels: ArrayLike, clusters: ArrayLike) -> float:
 
     Returns
     -------
-    Between 0 (independent) and 1 (identical partitions); not corrected for chance.
+    A score between 0 (independent partitions) and 1 (identical partitions). It is not corrected for chance.
 
     Raises
     ------
@@ -69,18 +69,19 @@ def match_clusters(
     clusters
         Clusters of the same cells, shape (n_cells,).
     method
-        ``"hungarian"``: a one-to-one matching that maximises the number of agreeing cells (Kuhn 1955). If there are more
-        clusters than labels, unmatched clusters are absent from the result.
-        ``"majority"``: each cluster takes its most frequent label, the first one on ties; labels may repeat.
+        ``"hungarian"`` computes a one-to-one matching that maximises the number of agreeing cells (Kuhn 1955). If there
+        are more clusters than labels, unmatched clusters are absent from the result. ``"majority"`` assigns each
+        cluster its most frequent label, or the first of them if there is a tie. In this case, labels may repeat.
 
     Returns
     -------
-    Label of each matched cluster, ``{cluster: label}``.
+    Label of each matched cluster, as a dictionary ``{cluster: label}``.
 
     Raises
     ------
     ValueError
-        If the method is unknown, or the arrays differ in length, are empty or not one-dimensional, or contain missing values.
+        If the method is unknown, or if the arrays differ in length, are empty or not one-dimensional, or contain
+        missing values.
     """
     if method not in ("hungarian", "majority"):
         msg = f"Expected `method` to be 'hungarian' or 'majority', found {method!r}."
@@ -94,19 +95,19 @@ def match_clusters(
 
 
 def accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Share of cells whose cluster matches their label, under the best one-to-one matching (ACC).
+    """Compute the share of cells whose cluster matches their label, under the best one-to-one matching (ACC).
 
     Parameters
     ----------
     labels
         Known labels, shape (n_cells,).
     clusters
-        Clusters of the same cells, shape (n_cells,). Their number may differ from that of the labels; cells in unmatched
-        clusters count as wrong.
+        Clusters of the same cells, shape (n_cells,). The number of clusters may differ from the number of labels. Cells
+        in unmatched clusters count as wrong.
 
     Returns
     -------
-    Above 0 and at most 1.
+    A score above 0 and at most 1.
 
     Raises
     ------
@@ -118,7 +119,9 @@ def accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def macro_f1(labels: ArrayLike, clusters: ArrayLike) -> float:
-    """Mean F1 score over labels, after the matching of :func:`scgpcl.metrics.accuracy`; every label has the same weight.
+    """Compute the mean F1 score over labels.
+
+    Clusters are matched to labels as in :func:`scgpcl.metrics.accuracy`, and every label has the same weight.
 
     Parameters
     ----------
@@ -129,7 +132,7 @@ def macro_f1(labels: ArrayLike, clusters: ArrayLike) -> float:
 
     Returns
     -------
-    Between 0 and 1. If several matchings are equally good, the value is that of one of them.
+    A score between 0 and 1. If several matchings are equally good, the score is computed for one of them.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def macro_f1(labels: ArrayLike, clusters: ArrayLike) -> float:
 
 
 class Contingency(NamedTuple):
-    """Number of cells per pair of label and cluster; rows and columns are in the order of first appearance."""
+    """Number of cells for each pair of label and cluster. Rows and columns are in the order of first appearance."""
 
     table: np.ndarray  # (n_labels, n_clusters), int64
     labels: np.ndarray  # (n_labels,)
@@ -153,7 +156,10 @@ class Contingency(NamedTuple):
 
 
 def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Integer codes (n_cells,) of an array called ``name`` in errors, and the distinct values that they index."""
+    """Return the integer codes (n_cells,) of an array and the distinct values that they index.
+
+    Error messages call the array ``name``.
+    """
     # numpy would turn the list [1, "a", None] into strings; an object array keeps None as a missing value
     array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
     if array.ndim != 1:
@@ -174,7 +180,7 @@ def encode(values: ArrayLike, *, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """``encode`` for labels and clusters of the same cells; two series with the same cell names are aligned by them."""
+    """Encode labels and clusters of the same cells. Two series with the same cell names are aligned by name."""
     if isinstance(labels, pd.Series) and isinstance(clusters, pd.Series):
         clusters = aligned(clusters, labels.index)
     encoded = encode(labels, name="labels"), encode(clusters, name="clusters")
@@ -189,7 +195,7 @@ def encode_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[tuple[np.ndarra
 
 
 def aligned(values: pd.Series, cells: pd.Index) -> pd.Series:
-    """A series in the order of ``cells`` if it has the same cells in another order; otherwise the series itself."""
+    """Return a series in the order of ``cells`` if it has the same cells in another order, or else unchanged."""
     index = values.index
     if index.equals(cells) or len(index) != len(cells) or not (index.is_unique and cells.is_unique):
         return values
@@ -197,7 +203,7 @@ def aligned(values: pd.Series, cells: pd.Index) -> pd.Series:
 
 
 def contingency(labels: ArrayLike, clusters: ArrayLike) -> Contingency:
-    """Contingency table of labels (rows) and clusters (columns), each of shape (n_cells,)."""
+    """Return the contingency table of labels (rows) and clusters (columns), both of shape (n_cells,)."""
     (row, label_names), (col, cluster_names) = encode_pair(labels, clusters)
     shape = (len(label_names), len(cluster_names))
     table = sparse.coo_array((np.ones(len(row), dtype=np.int64), (row, col)), shape=shape).toarray()
@@ -205,5 +211,8 @@ def contingency(labels: ArrayLike, clusters: ArrayLike) -> Contingency:
 
 
 def _hungarian(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the one-to-one matching with the largest sum, each of shape (min(table.shape),)."""
+    """Return the rows and columns of the one-to-one matching with the largest sum.
+
+    Both have shape (min(table.shape),).
+    """
     return linear_sum_assignment(table, maximize=True)

@@ -1,4 +1,4 @@
-"""The model that users call."""
+"""The user-facing model."""
 
 from scgpcl.model._scgpcl import SCGPCL
 

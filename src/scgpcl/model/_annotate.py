@@ -1,4 +1,4 @@
-"""What the model writes to an AnnData."""
+"""Write the results of the model to an AnnData."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Names(NamedTuple):
-    """Keys of one annotation."""
+    """Keys under which an annotation is stored."""
 
     latent: str
     cluster: str
@@ -25,25 +25,32 @@ class Names(NamedTuple):
 
 
 def names(key_added: str) -> Names:
-    """Keys for a stem; the default stem gives the package's own keys."""
+    """Return the annotation keys for a stem; the default stem gives the package's own keys."""
     parts = (_keys.LATENT, _keys.CLUSTER, _keys.PROBABILITY, _keys.CONFIDENCE, _keys.SELECTED, _keys.UNS)
     return Names(*(part.replace(_keys.STEM, key_added, 1) for part in parts))
 
 
 class Assigned(NamedTuple):
-    """Probabilities of the clusters of a level, a table (n_cells, n_clusters), and the position of each cell's cluster."""
+    """Cluster assignment of cells at one level.
+
+    Contains a table of assignment probabilities, shape (n_cells, n_clusters), and the column index of each cell's
+    cluster.
+    """
 
     probability: pd.DataFrame
     codes: np.ndarray
 
     @property
     def confidence(self) -> np.ndarray:
-        """Probability of each cell's cluster, shape (n_cells,)."""
+        """Probability of the cluster to which each cell is assigned, shape (n_cells,)."""
         return np.take_along_axis(self.probability.to_numpy(), self.codes[:, None], 1)[:, 0]
 
 
 def cluster_names(assigned: Assigned, min_confidence: float | None) -> pd.Categorical[str]:
-    """Name of each cell's cluster, or ``"unassigned"``, the last category, if below ``min_confidence``."""
+    """Return the cluster name of each cell.
+
+    Cells whose confidence is below ``min_confidence`` are named ``"unassigned"``, which is the last category.
+    """
     codes, categories = assigned.codes, assigned.probability.columns
     if min_confidence is not None:
         codes = np.where(assigned.confidence < min_confidence, len(categories), codes).astype(np.int64)
@@ -62,7 +69,7 @@ def annotate(
     key_added: str,
     min_confidence: float | None,
 ) -> None:
-    """Write everything at once, after everything has been computed; ``key_added`` is the stem of the keys."""
+    """Write all computed results to an AnnData at once; ``key_added`` is the stem of the keys."""
     key = names(key_added)
     labels = cluster_names(assigned, min_confidence).remove_unused_categories()
     if min_confidence is not None:
@@ -89,7 +96,7 @@ def annotate(
 
 
 def _write_all(*entries: tuple[Any, str, Any]) -> None:
-    """Write all entries of mappings or none: on any error restore the previous values."""
+    """Write all entries to their mappings. On any error, the previous values are restored."""
     before = [(place, name, place[name] if name in place else None, name in place) for place, name, _ in entries]
     try:
         for place, name, value in entries:

@@ -1,4 +1,4 @@
-"""Why a cell is in one cluster and not in another: the exact contribution of every gene."""
+"""Exact contribution of every gene to the assignment of a cell to one cluster rather than another."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 
 
 def gene_parts(module: SCGPCLModule, batch: BipartiteBatch, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Contributions of genes to the product of the cells' vectors with a direction (n_latent,), in double precision.
+    r"""Compute the contribution of each gene to the dot product of the latent vectors with a direction.
 
-    A cell's encoded vector is affine in its features and in its shares of the genes' messages. The correction for depth is
-    affine given the size factor, and the length is reduced by one factor, so that with :math:`t = \min(\log s, 0)`
+    The direction has shape (n_latent,), and all computations are in double precision.
+
+    The encoded vector :math:`z` of a cell is an affine function of its features and of the share of each gene in its
+    messages. For a given size factor :math:`s`, the depth correction is also affine, and the length of the vector is
+    reduced by a single factor :math:`r`. With :math:`t = \min(\log s, 0)`, this gives
 
     .. math:: v \cdot r (z + t (A_1^\top z + b_1) + t^2 (A_2^\top z + b_2)) = r (u \cdot z + t\, v \cdot b_1 + t^2\, v \cdot b_2),
               \quad u = v + t A_1 v + t^2 A_2 v.
 
     Returns
     -------
-    Contributions by expression and by messages, each of shape (n_cells, n_genes), and the rest (n_cells,).
+    Contributions of expression and of messages, each of shape (n_cells, n_genes), and the remainder, shape (n_cells,).
     """
     encoder = module.encoder
     features = module.features(batch)

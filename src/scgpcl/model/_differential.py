@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from scgpcl.cluster import Grown
     from scgpcl.model._reference import Reference, Registration
 
-#: Name of the other cells, as in scvi-tools.
+#: Name used for all other cells, as in scvi-tools.
 REST = "Rest"
 #: Minimum number of cells in a group.
 MIN_CELLS = 2
 
 
 class Differential:
-    """``differential_expression``."""
+    """Mixin that adds ``differential_expression`` to the model."""
 
     tree_: dict[str, Any] | None
 
@@ -51,40 +51,42 @@ class Differential:
         *,
         method: Literal["wilcoxon", "pseudobulk"] = "wilcoxon",
     ) -> pd.DataFrame:
-        """Find genes that differ between two groups of cells, by a test on the measured counts.
+        """Find differentially expressed genes between two groups of cells by testing the measured counts.
 
-        **All** genes are tested, not only those of the model. Denoised expression is never tested, since its values are
-        not independent observations. The AnnData is not changed.
+        **All** genes are tested, not only the genes that the model uses. Denoised expression is never tested, because
+        its values are not independent observations. The AnnData is not modified.
 
         Parameters
         ----------
         adata
-            Cells to compare; ``None`` is the registered AnnData. Counts are read from the registered layer.
+            AnnData with the cells to compare; ``None`` uses the registered AnnData. Counts are read from the registered
+            layer.
         groupby
-            Column of ``adata.obs`` with the groups. Cells without a group, or named ``"unassigned"``, are left out.
+            Column of ``adata.obs`` that contains the groups. Cells that have no group or are named ``"unassigned"`` are
+            left out.
         group1
-            Name of a group, or a list of names, each compared separately; ``None`` uses every group of at
-            least two cells. Nodes of the tree can be named too, see :meth:`get_tree`:
+            Name of a group, or a list of names, in which case each group is compared separately; ``None`` uses every
+            group with at least two cells. Nodes of the tree can also be compared, see :meth:`get_tree`. For example,
             ``group1="3.1", group2="3.2"`` gives the markers of the split of cluster 3.
         group2
-            Name of the group or node to compare with; ``None`` means all other cells.
+            Name of the group or node to compare with; ``None`` compares with all other cells.
         method
-            ``"wilcoxon"``: scanpy's rank sum test on log(1 + counts per 10,000) of the cells. ``"pseudobulk"``: DESeq2's Wald
-            test (Love et al. 2014; requires the package pydeseq2) on the summed counts of each sample, where the
-            ``batch_key`` of the model contains the samples. Each sample with at least 10 cells of both groups gives a pair;
-            at least two such samples are required.
+            ``"wilcoxon"`` applies scanpy's rank sum test to log(1 + counts per 10,000) of the cells. ``"pseudobulk"``
+            applies DESeq2's Wald test (Love et al. 2014; requires the package pydeseq2) to the summed counts of each
+            sample, where the ``batch_key`` of the model contains the samples. Each sample with at least 10 cells in
+            each of the two groups contributes a pair, and at least two such samples are required.
 
         Returns
         -------
-        A table as in scvi-tools: one row per gene, indexed by name, best first, with one block of rows per comparison if
-        several groups are compared. The columns are:
+        Table in the format of scvi-tools, with one row per gene, indexed by gene name and sorted from best to worst. If
+        several groups are compared, there is one block of rows per comparison. The columns are:
 
-        - ``lfc_mean``: log2 fold change of the first group over the second, as computed by scanpy or DESeq2; with scanpy,
-          its absolute value is very large for a gene that only one group expresses;
+        - ``lfc_mean``: log2 fold change of the first group over the second, as computed by scanpy or DESeq2. With
+          scanpy, its absolute value is very large for a gene that is expressed in only one group;
         - ``scores``, ``pvals`` and ``pvals_adj``: z-score of the test, p-value, and p-value adjusted within the
           comparison (Benjamini and Hochberg); NaN if DESeq2 filters out the gene;
-        - ``raw_mean1`` and ``raw_mean2``: mean counts;
-        - ``non_zeros_proportion1`` and ``non_zeros_proportion2``: shares of the cells that express the gene;
+        - ``raw_mean1`` and ``raw_mean2``: mean counts in each group;
+        - ``non_zeros_proportion1`` and ``non_zeros_proportion2``: proportion of cells that express the gene;
         - ``raw_normalized_mean1`` and ``raw_normalized_mean2``: mean counts per 10,000;
         - ``comparison`` (such as "3.1 vs 3.2"), ``group1`` and ``group2`` (``"Rest"`` for all other cells).
 
@@ -97,15 +99,16 @@ class Differential:
         RuntimeError
             If the model is not trained.
         ValueError
-            If there is no such group, if the two groups are the same or share cells, if a group has fewer than two cells, if
-            the layer does not hold raw counts, or if there are too few samples for ``method="pseudobulk"``.
+            If a group does not exist, if the two groups are the same or share cells, if a group has fewer than two
+            cells, if the layer does not contain raw counts, or if there are too few samples for
+            ``method="pseudobulk"``.
 
         Notes
         -----
-        The clusters were found in the same counts that are tested here. The p-values are therefore far too small and do not
-        show that the clusters exist: splitting a homogeneous group in two also gives small p-values. Use the table only to
-        describe clusters. Using samples as replicates does not change this. Cells of one sample are not independent
-        either, although ``method="wilcoxon"`` assumes it.
+        The clusters were found in the same counts that are tested here. The p-values are therefore far too small and do
+        not show that the clusters exist: splitting a homogeneous group in two also gives small p-values. Use the table
+        only to describe clusters. Using samples as replicates does not change this. In addition, cells from the same
+        sample are not independent, although ``method="wilcoxon"`` assumes that they are.
 
         Examples
         --------
@@ -157,7 +160,7 @@ class Differential:
         return sample_differences(target, comparisons, registered.names_of(target), layer=registered.layer)
 
     def _cells_of(self, adata: AnnData | None, groups: pd.Series, names: list[str]) -> dict[str, np.ndarray]:
-        """Masks (n_cells,) of the cells of groups and of nodes of the tree."""
+        """Return a boolean mask (n_cells,) for each of the named groups and tree nodes."""
         found = {name: (groups == name).to_numpy() for name in names if name in groups.cat.categories}
         nodes = [name for name in names if name not in found]
         if not nodes:
@@ -178,7 +181,7 @@ class Differential:
 
 
 def _check(compared: Comparison) -> None:
-    """Require enough cells in each group, and no cell in both."""
+    """Check that each group has enough cells and that no cell is in both groups."""
     for name, cells in ((compared.group1, compared.first), (compared.group2, compared.second)):
         if cells.sum() < MIN_CELLS:
             msg = f"Expected at least {MIN_CELLS} cells in each group, found {cells.sum()} in {name!r}. Pass a larger group."

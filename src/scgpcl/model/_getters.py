@@ -1,4 +1,4 @@
-"""Getters, which return arrays for any cells and write nothing to the AnnData."""
+"""Getters that return results for any cells without writing to the AnnData."""
 
 from __future__ import annotations
 
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 
 #: Number of cells encoded at a time.
 ENCODE_BATCH = 2048
-#: Number of cells decoded at a time; the result is dense over genes.
+#: Number of cells decoded at a time. The decoded values are dense over all genes.
 DECODE_BATCH = 512
 
 
 class Encoded(NamedTuple):
-    """Latent vectors of cells, (n_cells, n_latent), cell names, and the probabilities of the parts of sub-clusters."""
+    """Encoded cells.
+
+    Contains the latent vectors (n_cells, n_latent), the cell names, and the probabilities of the parts of each
+    sub-divided cluster.
+    """
 
     z: np.ndarray
     cells: pd.Index
@@ -50,7 +54,7 @@ class Encoded(NamedTuple):
 
 
 class Getters:
-    """Latent vectors, labels and denoised expression of registered or new cells."""
+    """Mixin with getters for latent vectors, labels and denoised expression of registered or new cells."""
 
     adata: AnnData | None
     module: SCGPCLModule
@@ -76,29 +80,31 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
         max_missing: float = MAX_MISSING,
     ) -> np.ndarray:
-        """Latent vectors of cells.
+        """Return the latent representation of each cell.
 
-        Each cell is encoded independently from the gene states stored at the end of training. The result does not depend on
-        the other cells or their order, and repeated calls return identical arrays.
+        Each cell is encoded on its own, using the gene states that were stored at the end of training. The result does
+        not depend on the other cells or on their order, and repeated calls return identical arrays.
 
         Parameters
         ----------
         adata
-            Cells to encode; ``None`` is the registered AnnData. Another AnnData needs no set-up: its genes are matched
-            by name, in any order, and its counts are read from the registered layer.
+            AnnData with the cells to encode; ``None`` uses the registered AnnData. Any other AnnData does not need to
+            be set up: its genes are matched by name, in any order, and its counts are read from the registered layer.
         indices
-            Positions of the cells, or a boolean mask.
+            Indices of the cells to use, or a boolean mask.
         batch_size
-            Cells encoded at a time.
+            Number of cells to encode at a time.
         transform_batch
-            Encode all cells as cells of this batch of the model; ``None`` uses each cell's own batch. For a batch that was not
-            in training, ``None`` estimates its moments from all its cells in ``adata`` if there are at least 100, and
-            otherwise uses the known batch that fits the cells best. Both give a warning.
+            Batch of the model in which all cells are encoded; ``None`` uses each cell's own batch. If a batch was not
+            seen in training, ``None`` estimates its moments from all of its cells in ``adata``, provided that there are
+            at least 100, and otherwise uses the known batch that fits the cells best. A warning is issued in both
+            cases.
         dataloader
-            Data loader of scvi-tools to read the cells from instead, such as ``datamodule.inference_dataloader()``. Its
-            genes must be those of the model, in the same order.
+            Data loader of scvi-tools from which to read the cells instead, such as
+            ``datamodule.inference_dataloader()``. It must have the same genes as the model, in the same order.
         max_missing
-            Largest share of the model's genes that new cells may lack. A missing gene takes its training mean.
+            Maximum fraction of the model's genes that may be missing in new cells. A missing gene is set to its
+            training mean.
 
         Returns
         -------
@@ -109,7 +115,8 @@ class Getters:
         RuntimeError
             If the model is not trained.
         ValueError
-            If genes that the model uses are missing, if the layer does not hold raw counts, or if the model does not know a batch.
+            If genes that the model uses are missing, if the layer does not contain raw counts, or if a batch is unknown
+            to the model.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
         return self._encode(adata, indices, transform_batch, dataloader, **values).z
@@ -134,29 +141,31 @@ class Getters:
         Parameters
         ----------
         adata, indices, batch_size, transform_batch, dataloader, max_missing
-            See :meth:`get_latent_representation`. With a ``dataloader``, cells have numbers instead of names. Probabilities
-            decrease with the number of missing genes.
+            See :meth:`get_latent_representation`. If a ``dataloader`` is used, cells are numbered instead of named.
+            Probabilities decrease as the number of missing genes increases.
         soft
-            Return the assignment probabilities instead.
+            Whether to return the assignment probabilities instead of the cluster names.
         level
-            Number of clusters at a level of the tree, see :meth:`get_tree`; ``None`` uses the current clusters, which are
-            those from training until :meth:`cut` or :meth:`merge` is called.
+            Level of the tree to use, given by its number of clusters, see :meth:`get_tree`. ``None`` uses the current
+            clusters, which are the clusters from training until :meth:`cut` or :meth:`merge` is called.
         min_confidence
-            Cells whose confidence is below this are named ``"unassigned"``; ``None`` gives every cell the name of its
+            Cells with a confidence below this value are named ``"unassigned"``; ``None`` names every cell after its
             cluster.
         max_novelty
-            Cells whose novelty is above this are named ``"unassigned"``, see :meth:`get_novelty`; at 1, these are
-            about one percent of cells like those in training. ``None`` gives every cell the name of its cluster.
+            Cells with a novelty above this value are named ``"unassigned"``, see :meth:`get_novelty`. With a value of
+            1, this applies to about one percent of cells that resemble the training cells. ``None`` names every cell
+            after its cluster.
 
         Returns
         -------
-        Names of clusters (labelled types and ``"new 0"``, ...; without labels, "0" is the largest in training), shape
-        (n_cells,); with ``soft``, a table of probabilities (n_cells, n_clusters), indexed by cell; its rows sum to one.
+        Cluster names, shape (n_cells,). If there are labels, these are the labelled types and ``"new 0"``, ...;
+        otherwise they are numbers, and "0" is the largest cluster in training. If ``soft=True``, a table of
+        probabilities (n_cells, n_clusters), indexed by cell, whose rows sum to one.
 
         Raises
         ------
         ValueError
-            If ``min_confidence`` is outside [0, 1], or is given together with ``soft``, or if the tree has no such level.
+            If ``min_confidence`` is outside [0, 1] or is combined with ``soft``, or if the tree has no such level.
         """
         limits = {"min_confidence": min_confidence, "max_novelty": max_novelty}
         check("get", soft=soft, **limits)
@@ -190,11 +199,11 @@ class Getters:
         dataloader: Iterable[Mapping[str, torch.Tensor]] | None = None,
         max_missing: float = MAX_MISSING,
     ) -> np.ndarray:
-        """Distance of cells from all clusters, which is large for types that were not in training.
+        """Return the distance of each cell to the nearest cluster, which is large for types not seen in training.
 
-        The Mahalanobis distance to the nearest cluster, with the covariance within clusters (Lee et al. 2018), divided by the
-        99th percentile of this distance in the training cells. Confidence does not measure this: a cell that is far from all
-        clusters can still be much closer to one of them.
+        Novelty is the Mahalanobis distance to the nearest cluster, based on the covariance within clusters (Lee et al.
+        2018) and divided by the 99th percentile of this distance among the training cells. Confidence does not measure
+        novelty: a cell that is far from all clusters can still be much closer to one of them than to the others.
 
         Parameters
         ----------
@@ -203,7 +212,8 @@ class Getters:
 
         Returns
         -------
-        Array of shape (n_cells,); cells above 1 are farther from the clusters than 99 % of the training cells.
+        Array of shape (n_cells,). Cells with a value above 1 are farther from the clusters than 99 % of the training
+        cells.
 
         Raises
         ------
@@ -226,41 +236,41 @@ class Getters:
         return_numpy: bool | None = None,
         transform_batch: str | Sequence[str] | None = None,
     ) -> np.ndarray | pd.DataFrame:
-        """Denoised expression: the mean of the fitted distribution, without dropout.
+        """Return the denoised expression, which is the mean of the fitted distribution without dropout.
 
-        Call :meth:`train_decoder` first: :meth:`train` ends when the clusters have settled, at which point the decoder
-        is hardly trained on a small data set. Cells are decoded at their own library size. Genes that are missing in
-        new cells are estimated like all other genes.
+        Call :meth:`train_decoder` first: :meth:`train` ends when the clusters have settled, and on a small data set the
+        decoder is hardly trained at that point. Cells are decoded at their own library size. Genes that are missing in
+        new cells are estimated in the same way as all other genes.
 
         Parameters
         ----------
         adata, indices
             See :meth:`get_latent_representation`.
         gene_list
-            Genes to return, in this order; ``None`` is all genes that the model uses.
+            Genes to return, in this order; ``None`` returns all genes that the model uses.
         library_size
-            Scale each cell's expression to this sum over all genes of the model; ``"latent"`` returns mean counts at the
-            cell's own library size instead, which is counted, not inferred.
+            Scale the expression of each cell so that it sums to this value over all genes of the model. ``"latent"``
+            instead returns mean counts at the library size of the cell, which is counted rather than inferred.
         batch_size
-            Cells decoded at a time.
+            Number of cells to decode at a time.
         return_numpy
-            Return an array instead of a table of cells and genes; ``None`` returns the table, as scVI does for one
-            estimate per cell.
+            Return a NumPy array instead of a table of cells and genes. ``None`` returns the table, as scVI does when
+            there is one estimate per cell.
         transform_batch
-            Batch in which all cells are decoded, to predict their expression there. A list gives the mean over its batches;
-            ``None`` decodes each cell in its own batch. Cells are encoded in their own batch, or, if the model does not
-            know it, in the batch in which they are decoded.
+            Batch in which all cells are decoded, to predict their expression in that batch. If a list of batches is
+            given, the mean over these batches is returned; ``None`` decodes each cell in its own batch. Cells are
+            encoded in their own batch or, if it is unknown to the model, in the batch in which they are decoded.
 
         Returns
         -------
-        Shape (n_cells, n_genes).
+        Denoised expression, shape (n_cells, n_genes).
 
         Raises
         ------
         KeyError
-            If ``gene_list`` names genes that the model does not use.
+            If ``gene_list`` contains genes that the model does not use.
         ValueError
-            If the model does not know a batch.
+            If a batch is unknown to the model.
         """
         library_size, batch_size = check("get", library_size=library_size, batch_size=batch_size).values()
         genes, columns = self._gene_columns(gene_list)
@@ -285,7 +295,7 @@ class Getters:
     def get_likelihood_parameters(
         self, adata: AnnData | None = None, indices: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Parameters of the zero-inflated negative binomial of each cell and gene of the model.
+        """Return the parameters of the zero-inflated negative binomial for each cell and gene of the model.
 
         Parameters
         ----------
@@ -294,8 +304,8 @@ class Getters:
 
         Returns
         -------
-        ``"mean"`` (of the negative binomial, at the cell's own library size), ``"dispersions"`` (inverse) and
-        ``"dropout"`` (logits), each of shape (n_cells, n_genes).
+        Dictionary with ``"mean"`` (mean of the negative binomial at the library size of the cell), ``"dispersions"``
+        (inverse dispersions) and ``"dropout"`` (dropout logits), each of shape (n_cells, n_genes).
         """
         batch_size = check("get", batch_size=batch_size)["batch_size"]
         parts = [self._decode(batch) for batch in self._read(adata, indices, batch_size or DECODE_BATCH)]
@@ -316,32 +326,32 @@ class Getters:
         batch_size: int | None = None,
         seed: int | None = None,
     ) -> GCXS:
-        """Draw counts from each cell's zero-inflated negative binomial, at the cell's own library size.
+        """Sample counts from the zero-inflated negative binomial of each cell, at the library size of the cell.
 
-        The latent vector of a cell is a point, not a distribution as in scVI, so the draws only vary because of the count
-        distribution.
+        The latent vector of a cell is a point rather than a distribution as in scVI, so the samples only vary because
+        of the count distribution.
 
         Parameters
         ----------
         adata, indices
             See :meth:`get_latent_representation`.
         n_samples
-            Draws per cell and gene.
+            Number of samples to draw per cell and gene.
         gene_list
             See :meth:`get_normalized_expression`.
         batch_size
-            Cells drawn at a time; the draws are dense until they are stored.
+            Number of cells to sample at a time. The samples are dense until they are stored.
         seed
-            Seed of the draws; ``None`` is the model's seed, so that repeated calls agree.
+            Random seed; ``None`` uses the seed of the model, so that repeated calls agree.
 
         Returns
         -------
-        Sparse array of shape (n_cells, n_genes), or (n_cells, n_genes, n_samples) with more than one draw.
+        Sparse array of shape (n_cells, n_genes), or (n_cells, n_genes, n_samples) if more than one sample is drawn.
 
         Raises
         ------
         KeyError
-            If ``gene_list`` names genes that the model does not use.
+            If ``gene_list`` contains genes that the model does not use.
         RuntimeError
             If the model is not trained.
         ValueError
@@ -376,39 +386,41 @@ class Getters:
         *,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Exact contribution of every gene to the separation of a cluster from a neighbour.
+        r"""Compute the exact contribution of each gene to the separation of a cluster from a neighbour.
 
-        For a cell at :math:`z` between the centres :math:`c` of its cluster and :math:`n` of the neighbour, the difference
-        of the squared distances is :math:`|z - n|^2 - |z - c|^2 = 2 z \cdot (c - n) + |n|^2 - |c|^2`: positive where the
-        cell is nearer to its cluster. The encoder is affine at inference, so this difference is a sum of contributions of
-        the genes, plus a constant. Contributions are averaged over the cells of the cluster.
+        Let :math:`z` be the latent vector of a cell, :math:`c` the centre of its cluster and :math:`n` the centre of
+        the neighbour. The difference of the squared distances is
+        :math:`|z - n|^2 - |z - c|^2 = 2 z \cdot (c - n) + |n|^2 - |c|^2`, which is positive if the cell is closer to
+        its own cluster. The encoder is affine at inference, so this difference is the sum of one contribution per gene
+        and a constant. Contributions are averaged over the cells of the cluster.
 
         Parameters
         ----------
         cluster
-            Name of a cluster, see :meth:`predict`.
+            Name of the cluster to explain, see :meth:`predict`.
         neighbor
-            Name of the cluster to compare it with; ``None`` takes the one with the nearest centre.
+            Name of the cluster to compare it with; ``None`` uses the cluster with the nearest centre.
         adata, indices
-            Cells; only those in the cluster are explained. See :meth:`get_latent_representation`.
+            Cells to use, of which only the cells in the cluster are explained. See :meth:`get_latent_representation`.
         batch_size
-            Cells explained at a time; their contributions are dense arrays over genes.
+            Number of cells to explain at a time. Their contributions are dense arrays over genes.
 
         Returns
         -------
-        One row per gene of the model, largest contribution first: ``contribution``, the sum of ``expression`` (from the gene's
-        own count) and ``graph`` (from the message that expressed genes send). ``attrs`` holds ``cluster``, ``neighbor``, ``n_cells``,
-        the ``constant``, and the ``difference`` of the squared distances, which is the sum of all contributions and the
-        constant. Genes that are missing in new cells contribute nothing.
+        Table with one row per gene of the model, sorted from the largest to the smallest contribution. The column
+        ``contribution`` is the sum of ``expression`` (from the count of the gene itself) and ``graph`` (from the
+        message that the gene sends if it is expressed). ``attrs`` contains ``cluster``, ``neighbor``, ``n_cells``, the
+        ``constant``, and the ``difference`` of the squared distances, which is the sum of all contributions and the
+        constant. Genes that are missing in new cells do not contribute.
 
         Raises
         ------
         KeyError
-            If there is no such cluster.
+            If the cluster does not exist.
         RuntimeError
             If the model is not trained.
         ValueError
-            If no cell is in the cluster, or if it is compared with itself.
+            If there are no cells in the cluster, or if it is compared with itself.
         """
         batch_size = check("get", batch_size=batch_size)["batch_size"]
         selected = self.reference.selected
@@ -446,7 +458,7 @@ class Getters:
         return table
 
     def _cluster_names(self) -> list[str]:
-        """Names of the clusters, in the order of the centres."""
+        """Return the cluster names in the order of the centres."""
         if self.cluster_names_ is not None:
             return list(self.cluster_names_)
         return [str(k) for k in range(len(cast("torch.Tensor", self.module.centers)))]
@@ -459,7 +471,7 @@ class Getters:
         return names.index(name)
 
     def _target(self, adata: AnnData | None) -> AnnData:
-        """The requested AnnData: the given one, or the registered one."""
+        """Return the given AnnData, or the registered AnnData if none is given."""
         target = self.adata if adata is None else adata
         if target is None:
             msg = "Expected an AnnData, found none: this model was loaded without data. Pass `adata=`."
@@ -479,7 +491,7 @@ class Getters:
         unseen: bool = False,
         reference: Reference | None = None,
     ) -> Iterator[BipartiteBatch]:
-        """Mini-batches of the requested cells, matched to the model or another reference, and checked beforehand."""
+        """Check the requested cells, match them to the model or another reference, and return mini-batches of them."""
         reference = reference or self.reference
         if dataloader is not None:
             if adata is not None or indices is not None:
@@ -502,7 +514,7 @@ class Getters:
         max_missing: float = MAX_MISSING,
         parts: Sequence[Subclusters] = (),
     ) -> Encoded:
-        """Encode cells, and compute the probabilities of the parts of sub-clusters."""
+        """Encode cells, and compute the probabilities of the parts of sub-divided clusters."""
         size = batch_size or ENCODE_BATCH
         empty: list[np.ndarray] = [np.empty((0, self.module.n_latent), dtype=np.float32)]
         empty += [np.empty((0, len(each.names))) for each in parts]
@@ -535,7 +547,7 @@ class Getters:
         return Encoded(z, cells, shares)
 
     def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float:
-        """Share of the model's genes that the cells lack."""
+        """Return the fraction of the model's genes that are missing in the cells."""
         if dataloader is not None:
             return 0.0
         match = replace(self.reference, max_missing=max_missing).match(self._target(adata).var_names)
@@ -561,12 +573,12 @@ class Getters:
         return cluster_distance(z, found["means"], found["precision"]) / float(found["reach"])
 
     def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Latent vectors as they are clustered and reported, shape (n_cells, n_latent)."""
+        """Return the latent vectors that are clustered and reported to the user, shape (n_cells, n_latent)."""
         z = self.module.encode(batch)
         return self.module.represent(z, batch.size_factor.to(z.device))
 
     def _decode(self, batch: BipartiteBatch, target: int | None = None) -> Any:
-        """Decode each cell in its own batch, or in ``target``, which also replaces unknown batches."""
+        """Decode each cell in its own batch, or all cells in batch ``target``, which also replaces unknown batches."""
         size_factor = batch.size_factor.to(self.module.device)
         if batch.batch_index is None:
             return self.module.decoder(self.module.encode(batch), size_factor)

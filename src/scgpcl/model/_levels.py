@@ -1,4 +1,4 @@
-"""Levels: the tree of clusters, numbers of clusters other than that from training, and merged clusters."""
+"""Levels of the tree: inspect the tree of clusters, cut it at another number of clusters, and merge clusters."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Number of cells whose paths down the tree are followed at a time.
+#: Number of cells that are followed down the tree at a time.
 COUNTED_CELLS = 1 << 16
 
 
 class Levels:
-    """``get_tree``, ``get_levels``, ``cut`` and ``merge``."""
+    """Mixin that adds ``get_tree``, ``get_levels``, ``cut`` and ``merge`` to the model."""
 
     adata: AnnData | None
     module: SCGPCLModule
@@ -42,9 +42,9 @@ class Levels:
     cluster_names_: np.ndarray | None
     #: State of the tree, see :meth:`scgpcl.cluster.Grown.state`; ``None`` before training.
     tree_: dict[str, Any] | None = None
-    #: Clusters and the nodes of the tree that each consists of, by name; ``None`` for the clusters from training.
+    #: Names of the clusters and of the tree nodes that make up each cluster; ``None`` for the clusters from training.
     level_: pd.DataFrame | None = None
-    #: State of the parts of clusters divided by ``subcluster``, by number, see ``Subclusters.state``.
+    #: State of each cluster that was divided by ``subcluster``, keyed by number, see ``Subclusters.state``.
     subclusters_: dict[str, dict[str, Any]] | None = None
 
     if TYPE_CHECKING:  # provided by the model itself
@@ -65,30 +65,34 @@ class Levels:
 
     @held()
     def get_tree(self, *, newick: bool = False) -> pd.DataFrame | str:
-        """Tree of clusters, from a single group of all cells down to many small groups.
+        """Return the tree of clusters, from a single group of all cells down to many small groups.
 
-        The clusters from training are called "0", "1", ..., as usual. Their parts are called "3.1", "3.2", "3.1.1" and so on,
-        and groups of several clusters "2+5", or "0-2+5" for 0, 1, 2 and 5. Every level of the tree is nested in the coarser
-        levels, so the cluster of a cell at a fine level determines its cluster at a coarse level.
+        The clusters from training are named "0", "1", ..., as usual. Their parts are named "3.1", "3.2", "3.1.1" and so
+        on, and groups of several clusters are named "2+5", or "0-2+5" for the clusters 0, 1, 2 and 5. Every level of
+        the tree is nested in the coarser levels, so the cluster of a cell at a fine level determines its cluster at a
+        coarse level.
 
         Parameters
         ----------
         newick
-            Return the tree as text in Newick format, with names and branch lengths.
+            Whether to return the tree as text in Newick format, with names and branch lengths.
 
         Returns
         -------
-        A table of the nodes, indexed by name, in the order in which they arise from the root down:
+        Table with one row per node, indexed by name, in the order in which the nodes arise from the root down. The
+        columns are:
 
-        - ``parent``: name of the parent, empty for the root;
-        - ``size``: number of registered cells, NaN for a model that was trained on a data module;
-        - ``n_clusters``: smallest number of clusters at which the node is one of the clusters, see :meth:`cut`;
-        - ``height`` of the split below a node, 0 for a leaf: the share of many partitions that separate the two sides;
-        - ``separation`` of that split on held-out molecules: the gap between the sides, relative to that from cutting
-          one continuous group, so that 1 means no gap;
-        - ``support``: 1 minus the probability of such a gap in one continuous group. Nearly every split of real data has a
-          support near 1, because types also vary within themselves;
-        - ``stability`` of the node: Jaccard index of the cells assigned to it from either half of the molecules.
+        - ``parent``: name of the parent node, empty for the root;
+        - ``size``: number of registered cells in the node, NaN if the model was trained on a data module;
+        - ``n_clusters``: smallest number of clusters for which the node is one of the clusters, see :meth:`cut`;
+        - ``height``: height of the split below the node, defined as the fraction of many partitions that separate its
+          two sides, and 0 for a leaf;
+        - ``separation``: gap between the two sides of this split on held-out molecules, relative to the gap that
+          results from cutting one continuous group, so that 1 means no gap;
+        - ``support``: 1 minus the probability of such a gap in one continuous group. Nearly every split of real data
+          has a support close to 1, because there is also variation within cell types;
+        - ``stability``: Jaccard index between the cells that are assigned to the node based on each half of the
+          molecules.
 
         Raises
         ------
@@ -128,18 +132,18 @@ class Levels:
         transform_batch: str | None = None,
         max_missing: float = MAX_MISSING,
     ) -> pd.DataFrame:
-        """Clusters of cells at several levels of the tree.
+        """Return the clusters of cells at several levels of the tree.
 
         Parameters
         ----------
         levels
-            Numbers of clusters; ``None`` takes all levels of the tree.
+            Levels to return, given by their numbers of clusters; ``None`` returns all levels of the tree.
         adata, indices, batch_size, transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
         Returns
         -------
-        A table with one row per cell and one column per level, named by the number of clusters. Each column is
+        Table with one row per cell and one column per level, named after its number of clusters. Each column is
         categorical, and its categories are nodes of :meth:`get_tree`.
 
         Raises
@@ -172,25 +176,25 @@ class Levels:
     ) -> None:
         """Use another level of the tree as the clusters, without training.
 
-        From then on, :meth:`predict` and :meth:`annotate` return these clusters, also after saving and loading. Latent vectors
-        do not change. ``cut(model.n_clusters_)`` restores the clusters from training.
+        Afterwards, :meth:`predict` and :meth:`annotate` use these clusters, even if the model is saved and loaded.
+        Latent vectors do not change. Call ``cut(model.n_clusters_)`` to restore the clusters from training.
 
         Parameters
         ----------
         n_clusters
             Number of clusters.
         support
-            Instead of a number: make every split that has at least this support, see :meth:`get_tree`, or that has such
-            a split below it.
+            Minimum support, as an alternative to ``n_clusters``. A split is made if it, or any split below it, has at
+            least this support, see :meth:`get_tree`.
         adata, key_added, min_confidence
-            Cells to annotate, see :meth:`annotate`; ``None`` is the registered AnnData, if there is one.
+            See :meth:`annotate`. If ``adata`` is ``None``, the registered AnnData is annotated, if there is one.
 
         Raises
         ------
         RuntimeError
             If the model is not trained.
         TypeError
-            If not exactly one of ``n_clusters`` and ``support`` is given.
+            If both or neither of ``n_clusters`` and ``support`` are given.
         ValueError
             If the tree has no such level.
         """
@@ -217,10 +221,11 @@ class Levels:
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
     ) -> None:
-        """Merge several clusters into one; the other clusters do not change.
+        """Merge several clusters into one and leave the other clusters unchanged.
 
-        The new cluster is named after its parts, such as "2+5", or after the node of the tree that consists of them.
-        Merging all parts from :meth:`subcluster` restores the cluster that they come from. :meth:`cut` undoes a merge.
+        The new cluster is named after the merged clusters, for example "2+5", or after the tree node that consists of
+        exactly these clusters. Merging all parts created by :meth:`subcluster` restores the original cluster. Use
+        :meth:`cut` to undo a merge.
 
         Parameters
         ----------
@@ -236,7 +241,7 @@ class Levels:
         TypeError
             If ``clusters`` is not a list of names.
         ValueError
-            If a name is unknown or given twice, or if there is only one.
+            If a name is unknown or repeated, or if there is only one name.
         """
         tree = self._grown().tree
         level = self._present(tree)
@@ -265,7 +270,7 @@ class Levels:
         self._take_level(None if trained else level, adata, key_added, min_confidence, parts)
 
     def _grown(self) -> Grown:
-        """The tree of a trained model."""
+        """Return the tree of the trained model."""
         _ = self.reference  # first, raise an error if the model is not trained
         if self.tree_ is None:
             msg = (
@@ -276,7 +281,7 @@ class Levels:
         return Grown.of(self.tree_, self.cluster_names_)
 
     def _known_level(self, level: Any, argument: str = "level") -> int:
-        """Require a number of clusters that the tree has, and return it."""
+        """Check that the tree has a level with this number of clusters, and return the number."""
         numbers = self._grown().tree.numbers
         if isinstance(level, bool) or not isinstance(level, int | np.integer) or level not in numbers:
             whole = numbers == list(range(1, len(numbers) + 1))
@@ -289,7 +294,7 @@ class Levels:
         return int(level)
 
     def _known_clusters(self, clusters: Any, level: pd.DataFrame) -> list[str]:
-        """Require names of current clusters, each given once, and return them."""
+        """Check that the names are distinct and belong to current clusters, and return them."""
         if isinstance(clusters, str) or not hasattr(clusters, "__iter__"):
             msg = f"Expected `clusters` to be a list of names, found {clusters!r}. Pass a list, such as `['2', '5']`."
             raise TypeError(msg)
@@ -304,14 +309,14 @@ class Levels:
         return names
 
     def _of_nodes(self, tree: Tree, nodes: list[int]) -> pd.DataFrame | None:
-        """Partition into nodes of the tree."""
+        """Return the partition that consists of the given tree nodes."""
         if sorted(nodes) == sorted(tree.clusters.tolist()):
             return None
         names = [tree.names[node] for node in nodes]
         return pd.DataFrame({"cluster": names, "node": names})
 
     def _present(self, tree: Tree) -> pd.DataFrame:
-        """The current partition as a table, including that from training."""
+        """Return the current partition as a table, even if it is the partition from training."""
         names = self._names_of_training(tree)
         return pd.DataFrame({"cluster": names, "node": names}) if self.level_ is None else self.level_
 
@@ -319,7 +324,7 @@ class Levels:
         return [tree.names[node] for node in tree.clusters]
 
     def _partition(self, level: int | None = None) -> pd.DataFrame | None:
-        """The partition of a level, or the current one."""
+        """Return the partition at a level of the tree, or the current partition if no level is given."""
         if level is None:
             return self.level_
         tree = self._grown().tree
@@ -333,7 +338,10 @@ class Levels:
         min_confidence: float | None,
         parts: Sequence[Subclusters] = (),
     ) -> None:
-        """Change the current partition and annotate, or change nothing on error; only the ``parts`` in use are kept."""
+        """Change the current partition and annotate the data.
+
+        Only the ``parts`` in use are kept. On error, nothing is changed.
+        """
         values = check(min_confidence=min_confidence, key_added=key_added)
         kept = [] if level is None else in_use(parts, level["node"])
         before = self.level_, self.subclusters_
@@ -347,14 +355,17 @@ class Levels:
             raise
 
     def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]:
-        """Sub-clusters that a partition uses, if any; those that divide a part of others come after them."""
+        """Return the sub-clusters used by a partition, if any.
+
+        A sub-cluster that splits another is listed after it.
+        """
         if partition is None or self.subclusters_ is None:
             return []
         states = (self.subclusters_[key] for key in sorted(self.subclusters_, key=int))
         return in_use([Subclusters.of(state) for state in states], partition["node"])
 
     def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned:
-        """Probabilities of the clusters of a partition, and each cell's cluster."""
+        """Compute the cluster probabilities for a partition, and assign each cell to a cluster."""
         z, cells, shares = encoded
         if partition is None:
             probability = self._probability(z, cells, hidden)
@@ -366,7 +377,7 @@ class Levels:
         return Assigned(probability.set_axis(cells), codes)
 
     def _leaf_probability(self, grown: Grown, z: np.ndarray, hidden: float) -> np.ndarray:
-        """Probabilities of the leaves of the tree, in their order, float64, shape (n_cells, n_leaves)."""
+        """Compute the probabilities of the tree leaves, in order, float64, shape (n_cells, n_leaves)."""
         q = torch.from_numpy(self._probability(z, pd.RangeIndex(len(z)), hidden).to_numpy())
         out = grown.branches.probability(q, torch.from_numpy(z), self.module.alpha.item()).numpy()
         found = np.zeros((len(z), len(grown.tree.parent)))
@@ -383,13 +394,13 @@ class Levels:
         batch_size: int | None = None,
         max_missing: float = MAX_MISSING,
     ) -> tuple[np.ndarray, pd.Index]:
-        """Leaf of the tree that each cell is in, (n_cells,), and the names of the cells."""
+        """Return the tree leaf of each cell, shape (n_cells,), and the cell names."""
         values: dict[str, Any] = {"batch_size": batch_size, "max_missing": max_missing}
         z, cells, _ = self._encode(adata, indices, transform_batch, None, **values)
         return grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing))), cells
 
     def _count_cells(self, z: np.ndarray) -> None:
-        """Record how many training cells are in each node, from their latent vectors (n_cells, n_latent)."""
+        """Store the number of training cells in each node, given their latent vectors (n_cells, n_latent)."""
         if self.tree_ is None or "size" in self.tree_["values"]:
             return
         grown = self._grown()

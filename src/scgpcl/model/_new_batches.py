@@ -1,4 +1,4 @@
-"""Cells of batches that were not in training: the moments of a new batch are measured on its own cells."""
+"""Support for batches that were not seen in training, whose moments are measured on their own cells."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from scgpcl.model._reference import Reference
     from scgpcl.module import SCGPCLModule
 
-#: Minimum number of cells to measure the moments of a new batch, and pseudo-cells added from the nearest known batch.
+#: Minimum number of cells needed to measure the moments of a new batch.
 MIN_CELLS = 100
+#: Number of pseudo-cells added from the nearest known batch.
 PRIOR_CELLS = 10.0
-#: Number of rounds in which the composition of the batch and its moments are computed in turn.
+#: Number of rounds that alternate between computing the composition and the moments of the batch.
 ROUNDS = 3
-#: Number of cells read at a time, and maximum number of cells used to find the nearest batch.
+#: Number of cells read at a time.
 READ_CELLS = 2048
+#: Maximum number of cells used to find the nearest batch.
 MAX_NEAREST_CELLS = 500
 
 
 class NewBatch(NamedTuple):
-    """Moments of a batch, float32, each of shape (n_genes,): see :class:`scgpcl.nn.Moments` and ``BatchLinks``."""
+    """Moments of a batch, each float32 of shape (n_genes,); see :class:`scgpcl.nn.Moments` and ``BatchLinks``."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -51,7 +53,7 @@ def with_new_batches(
     adata: AnnData,
     names: list[str],
 ) -> tuple[Reference, list[NewBatch]]:
-    """The reference with the batches ``names`` of an AnnData added after its own, and their moments."""
+    """Append the batches ``names`` of an AnnData to the reference, and return it together with their moments."""
     registered = reference.registered
     _input.check_counts(_input.counts_of(adata, registered.layer), registered.layer, min_cells=1)
     own = registered.names_of(adata)
@@ -99,7 +101,7 @@ def _represented(module: SCGPCLModule, cells: Cells) -> torch.Tensor:
 
 
 def _distances(module: SCGPCLModule, cells: Cells, statistics: Mapping[str, np.ndarray] | None) -> np.ndarray:
-    """Distance of each cell to the nearest cluster, (n_cells,)."""
+    """Compute the distance of each cell to the nearest cluster, shape (n_cells,)."""
     z = _represented(module, cells)
     if statistics is not None:
         return cluster_distance(z.cpu().numpy(), statistics["means"], statistics["precision"])
@@ -107,7 +109,10 @@ def _distances(module: SCGPCLModule, cells: Cells, statistics: Mapping[str, np.n
 
 
 def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str, np.ndarray], nearest: int) -> NewBatch:
-    """Moments of a batch at its own composition: means of its cells, minus what is expected from their clusters."""
+    """Measure the moments of a batch, accounting for its own cell composition.
+
+    The moments are the means over its cells minus the values expected from the clusters of these cells.
+    """
     std = module.gene_std[nearest].cpu().numpy().astype(np.float64)
     prior = [each[nearest].cpu().numpy().astype(np.float64) for each in (module.gene_mean, module.link_share)]  # type: ignore[index]
     counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
@@ -134,7 +139,7 @@ def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str,
 
 @contextmanager
 def extended(module: SCGPCLModule, moments: list[NewBatch]) -> Iterator[None]:
-    """Add further batches to the network, numbered after its own, inside the block."""
+    """Add further batches to the network inside the block, numbered after the existing batches."""
     if not moments:
         yield
         return

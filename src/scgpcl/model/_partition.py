@@ -1,4 +1,4 @@
-"""Partitions of the cells into nodes of the tree, merged nodes, and parts of sub-divided clusters."""
+"""Partitions of the cells into tree nodes, merged nodes and parts of sub-divided clusters."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ def shared_out(
     parts: Sequence[Subclusters],
     shares: Sequence[np.ndarray],
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Probabilities of the clusters of a partition, and each cell's cluster.
+    """Compute the cluster probabilities for a partition, and assign each cell to a cluster.
 
     Parameters
     ----------
     tree
-        The tree.
+        Tree of clusters.
     leaves
-        Probabilities of its leaves, shape (n_cells, n_leaves).
+        Probabilities of the tree leaves, shape (n_cells, n_leaves).
     partition
-        Columns ``cluster`` and ``node``: the nodes of the tree, or parts, that each cluster consists of.
+        Table with the columns ``cluster`` and ``node``, which lists the tree nodes or parts that make up each cluster.
     parts, shares
-        Sub-divided clusters, and for each the probabilities of its parts within it, shape (n_cells, n_parts).
+        Sub-divided clusters and, for each of them, the probabilities of its parts within it, shape (n_cells, n_parts).
 
     Returns
     -------
-    Table of shape (n_cells, n_clusters), float32, and positions of the clusters, int64, shape (n_cells,).
+    Table of probabilities, float32, shape (n_cells, n_clusters), and column index of each cell's cluster, int64, shape
+    (n_cells,).
     """
     position = {name: node for node, name in enumerate(tree.names)}
     path = tree.paths(leaves)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def of_node(name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of a node or part, and whether a cell is in it, both of shape (n_cells,)."""
+        """Return the probability of a node or part, and whether each cell is in it, both of shape (n_cells,)."""
         if name not in found:
             below = tree.below[position[name]]
             found[name] = leaves @ below[tree.leaves].astype(leaves.dtype), below[path]
@@ -66,7 +67,10 @@ def shared_out(
 
 
 def in_use(parts: Sequence[Subclusters], nodes: Iterable[str]) -> list[Subclusters]:
-    """The ``parts`` that a partition into ``nodes`` needs, in order: a part of a part needs the one it comes from."""
+    """Return the ``parts`` needed for a partition into ``nodes``, in order.
+
+    Sub-clusters of a part also require the sub-clusters to which this part belongs.
+    """
     wanted, found = set(nodes), []
     for each in reversed(parts):
         if wanted & set(each.names):
@@ -76,11 +80,11 @@ def in_use(parts: Sequence[Subclusters], nodes: Iterable[str]) -> list[Subcluste
 
 
 def in_order(level: pd.DataFrame) -> pd.DataFrame:
-    """A partition sorted by the names of its clusters."""
+    """Sort a partition by cluster name."""
     order = sorted(range(len(level)), key=lambda row: name_order(level["cluster"].iloc[row]))
     return level.iloc[order].reset_index(drop=True)
 
 
 def all_of(level: pd.DataFrame) -> str:
-    """Names of the clusters of a partition, for a message."""
+    """Format the cluster names of a partition for a message."""
     return ", ".join(repr(name) for name in dict.fromkeys(level["cluster"]))

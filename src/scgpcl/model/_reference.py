@@ -1,4 +1,4 @@
-"""What new cells are matched against, and how an AnnData or a data loader becomes cells of the model."""
+"""Match new cells to the training data, and read cells for the model from an AnnData or a data loader."""
 
 from __future__ import annotations
 
@@ -25,25 +25,28 @@ if TYPE_CHECKING:
 
     from scgpcl.data import Cells
 
-#: Default for the largest share of the model's genes that new cells may lack.
+#: Default maximum fraction of the model's genes that may be missing in new cells.
 MAX_MISSING = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Location of counts, size factors, batches and labels in an AnnData, and the names of the batches and types."""
+    """Where counts, size factors, batches and labels are stored in an AnnData, and the names of batches and types."""
 
     layer: str | None
     size_factor_key: str | None
     batch_key: str | None
     batches: pd.Index
-    #: Columns that define the batches: ``batch_key``, then categorical covariates.
+    #: Columns that define the batches: ``batch_key``, followed by the categorical covariates.
     batch_columns: tuple[str, ...] = ()
     labels_key: str | None = None
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
 
     def label_index(self, adata: AnnData) -> np.ndarray | None:
-        """Index of each cell's labelled type in the model, -1 for others, int64 (n_cells,); ``None`` without labels."""
+        """Return the index of each cell's labelled type in the model, int64, shape (n_cells,).
+
+        All other cells get -1. If the model has no labels, ``None`` is returned.
+        """
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
@@ -53,10 +56,11 @@ class Registration:
     def batch_index(
         self, adata: AnnData, transform_batch: str | None = None, *, unseen: bool = False
     ) -> np.ndarray | None:
-        """Index of each cell's batch among the model's, int64 (n_cells,); ``None`` with fewer than two batches.
+        """Return the index of each cell's batch among the batches of the model, int64, shape (n_cells,).
 
-        With ``transform_batch``, all cells get that batch and the column is not read. With ``unseen``, cells of unknown
-        batches, or all cells if there is no such column, get -1.
+        If the model has fewer than two batches, ``None`` is returned. If ``transform_batch`` is given, all cells are
+        assigned to that batch and the column is not read. If ``unseen`` is set, cells from unknown batches get -1, and
+        so do all cells if the column does not exist.
         """
         columns, several = self.batch_columns, len(self.batches) > 1
         if transform_batch is not None:
@@ -75,22 +79,25 @@ class Registration:
         return index.astype(np.int64) if several else None
 
     def names_batches(self, adata: AnnData) -> bool:
-        """Whether an AnnData has the columns that define batches."""
+        """Return whether an AnnData has the columns that define the batches."""
         return bool(self.batch_columns) and all(column in adata.obs for column in self.batch_columns)
 
     def new_batches(self, adata: AnnData) -> list[str]:
-        """Names of the batches of an AnnData that the model does not know; empty if the model does not correct for batches."""
+        """Return the names of the batches in an AnnData that are unknown to the model.
+
+        The list is empty if the model does not correct for batches.
+        """
         if len(self.batches) < 2 or not self.names_batches(adata):
             return []
         return sorted(set(self.names_of(adata)) - set(self.batches))
 
     def names_of(self, adata: AnnData) -> np.ndarray:
-        """Name of each cell's batch in the model's spelling, shape (n_cells,)."""
+        """Return the name of each cell's batch, spelled as in the model, shape (n_cells,)."""
         check_batch_columns(adata, self.batch_columns, self.batch_key)
         return np.asarray(combined_names(adata.obs, self.batch_columns), dtype=object)
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
-        """Check and return the given size factors, float64 (n_cells,); ``None`` if the model uses library sizes."""
+        """Check and return the given size factors, float64 (n_cells,), or ``None`` if the model uses library sizes."""
         key = self.size_factor_key
         if key is None:
             return None
@@ -98,7 +105,7 @@ class Registration:
         return adata.obs[key].to_numpy(dtype=np.float64)
 
     def batch_code(self, name: Any) -> int:
-        """Index of a batch, given by name, among the batches of the model."""
+        """Return the index of a named batch among the batches of the model."""
         if not self.batch_columns:
             msg = (
                 "Expected no `transform_batch` for a model without batches, "
@@ -112,7 +119,7 @@ class Registration:
         return int(code)
 
     def target_batches(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
-        """Indices of the named batches; a single ``None`` means each cell's own batch."""
+        """Return the indices of the named batches, or a single ``None`` for each cell's own batch."""
         if transform_batch is None:
             return [None]
         names = [transform_batch] if np.ndim(transform_batch) == 0 else list(transform_batch)
@@ -122,7 +129,7 @@ class Registration:
         return [self.batch_code(name) for name in names]
 
     def known_codes(self, codes: Any) -> np.ndarray | None:
-        """Check and return the batch codes of a data module, (n_cells,); ``None`` with fewer than two batches."""
+        """Check and return the batch codes of a data module, (n_cells,), or ``None`` for fewer than two batches."""
         n_batch = len(self.batches)
         if n_batch < 2:
             return None
@@ -136,7 +143,11 @@ class Registration:
 
 
 class TrainingCounts(NamedTuple):
-    """Counts of all genes in any storage (n_cells, n_vars); size factors, batches and labels (n_cells,) or ``None``."""
+    """Counts and annotations of the training cells.
+
+    Contains the counts of all genes in any storage format, shape (n_cells, n_vars), and the size factors, batches and
+    labels, each of shape (n_cells,) or ``None``.
+    """
 
     counts: Any
     size: np.ndarray | None
@@ -145,7 +156,7 @@ class TrainingCounts(NamedTuple):
 
 
 def training_counts(adata: AnnData | None, datamodule: Any, registered: Registration) -> TrainingCounts:
-    """Read the counts of the registered AnnData, or of a data module, and check them."""
+    """Read and check the counts of the registered AnnData or of a data module."""
     if adata is None:
         counts = DataModuleCounts(datamodule)
         _input.check_counts(counts, None, place="the data module")
@@ -159,22 +170,22 @@ def training_counts(adata: AnnData | None, datamodule: Any, registered: Registra
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What new cells are matched against, as determined by the training data.
+    """Properties of the training data against which new cells are matched.
 
     Parameters
     ----------
     registered
-        Location of counts and batches in an AnnData, and the names of the batches.
+        Where counts and batches are stored in an AnnData, and the names of the batches.
     genes
         All genes of the training data, over which library sizes are summed.
     selected
-        Genes that the model uses, in the order of the model.
+        Genes used by the model, in the model's order.
     unit_size
-        Library size (or given size factor) of a cell whose size factor is 1.
+        Library size (or given size factor) that corresponds to a size factor of 1.
     shares
-        Share of each gene in the training library, shape (n_vars,); they sum to 1.
+        Share of each gene in the training library, shape (n_vars,). The shares sum to 1.
     max_missing
-        Largest share of the model's genes that new cells may lack.
+        Maximum fraction of the model's genes that may be missing in new cells.
     """
 
     registered: Registration
@@ -186,7 +197,7 @@ class Reference:
     seen: str | None = None
 
     def match(self, names: pd.Index) -> GeneMatch:
-        """Find the model's genes by name; raise an error if too many are missing."""
+        """Match the model's genes by name, and raise an error if too many are missing."""
         n_genes = len(self.selected)
         if names.equals(self.genes):
             return GeneMatch(None, 1.0, names.get_indexer(self.selected), None, n_genes)
@@ -216,10 +227,11 @@ class Reference:
         unseen: bool = False,
         quiet: bool = False,
     ) -> Iterator[Cells]:
-        """Match and check all cells first, then read the requested ones in their order, ``batch_size`` at a time.
+        """Match and check all cells, then read the requested cells in order, ``batch_size`` at a time.
 
-        The counts of ``registered`` cells were checked before, so this only verifies that they have not changed.
-        ``quiet`` skips the checks for cells read a second time. See :meth:`Registration.batch_index` for the rest.
+        The counts of ``registered`` cells have already been checked, so this method only verifies that they have not
+        changed. ``quiet`` skips the checks for cells that are read a second time. See :meth:`Registration.batch_index`
+        for the other arguments.
         """
         layer = self.registered.layer
         index = as_index(indices, adata.obs_names)
@@ -280,7 +292,7 @@ class Reference:
 
 
 def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
-    """Require that the AnnData of a model still has its registered genes, in any order."""
+    """Check that the AnnData of a model still has the registered genes, in any order."""
     if found.equals(registered) or (len(found) == len(registered) and found.isin(registered).all()):
         return
     msg = (
@@ -293,7 +305,7 @@ def check_same_genes(found: pd.Index, registered: pd.Index) -> None:
 
 
 def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
-    """Check registered counts again if they have changed, and warn about the change.
+    """Check the registered counts again if they have changed, and warn about the change.
 
     Removing cells is allowed, because each cell is read independently.
     """
@@ -309,7 +321,10 @@ def check_unchanged(x: Any, layer: str | None, seen: str | None) -> None:
 
 
 def as_index(indices: Any, cells: pd.Index) -> np.ndarray:
-    """Indices of the requested cells, from ``None`` (all), a boolean mask or integers; a Series mask is aligned by cell name."""
+    """Convert ``None`` (all cells), a boolean mask or integers to the indices of the requested cells.
+
+    A mask given as a Series is aligned by cell name.
+    """
     n_cells = len(cells)
     if indices is None:
         return np.arange(n_cells)

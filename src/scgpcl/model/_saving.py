@@ -1,4 +1,4 @@
-"""Save and load models: atomic writes, and a specific error for every kind of bad file."""
+"""Save and load models, with atomic writes and a specific error for each kind of invalid file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-#: Version of the format of saved models.
+#: Version of the file format of saved models.
 FORMAT = 2
 PICKLE_NAME = "model.pt"
 SAFE_NAME = "model.h5"
 DATA_NAME = "adata.h5ad"
-#: Size of the block before the HDF5 data that contains their digest, and the text that it starts with.
+#: Size of the block before the HDF5 data, which contains a digest of the data.
 DIGEST_BLOCK = 512
+#: Text at the start of this block.
 DIGEST_LABEL = b"scgpcl model, sha256 "
 _PARTS = ("model_state_dict", "var_names", "attr_dict")
-#: Attributes of every saved model.
+#: Attributes that every saved model has.
 _ATTRIBUTES = ("registry_", "init_params_", "n_clusters_", "seed_", "gene_names_", "selected_genes_", "is_trained_")
 
 
@@ -51,7 +52,7 @@ def save_model(
     save_kwargs: Any,
     **anndata_kwargs: Any,
 ) -> None:
-    """Write a model through the base class's ``save``, and its AnnData if requested."""
+    """Save a model with the ``save`` method of the base class, and its AnnData if requested."""
     if folder.exists() and not (overwrite and folder.is_dir()):
         msg = (
             f"Expected a new folder for the model, found {folder}, which already exists. "
@@ -80,7 +81,7 @@ def save_model(
 
 
 def _write_adata(adata: AnnData, path: Path, **kwargs: Any) -> None:
-    """Write an AnnData. Unlike with its own method, a backed AnnData keeps its file."""
+    """Write an AnnData. Unlike AnnData's own method, this lets a backed AnnData keep its file."""
     was_open = adata.isbacked and adata.file.is_open
     try:
         write_h5ad(path, adata, **kwargs)
@@ -97,7 +98,7 @@ def load_model(
     prefix: str,
     **kwargs: Any,
 ) -> Any:
-    """Read a model through the base class's ``load``, which only supports pickle files."""
+    """Load a model with the ``load`` method of the base class, which only supports pickle files."""
     kwargs["prefix"] = prefix
     safe, path = folder / f"{prefix}{SAFE_NAME}", folder / f"{prefix}{PICKLE_NAME}"
     if safe.is_file():
@@ -138,7 +139,10 @@ def _load(base_load: Callable[..., Any], folder: str, adata: Any, **kwargs: Any)
 
 
 def write_safe(content: dict[str, Any], path: Path) -> None:
-    """Write weights, gene names and attributes of a saved model as an HDF5 file, preceded by a digest of its bytes."""
+    """Write the weights, gene names and attributes of a saved model to an HDF5 file.
+
+    The HDF5 data are preceded by a digest of their bytes.
+    """
     weights = {name: value for name, value in content["model_state_dict"].items() if name != "pyro_param_store"}
     parts = {**content, "model_state_dict": weights}
     with h5py.File(path, "w", userblock_size=DIGEST_BLOCK) as file:
@@ -193,7 +197,7 @@ def _storable(value: Any) -> Any:
 
 
 def _check_content(cls: type[Any], content: Any, adata: Any, path: Path) -> None:
-    """Require a model of this class and version, and its genes in the AnnData."""
+    """Check that the model has this class and version, and that the AnnData contains its genes."""
     if not isinstance(content, dict) or not all(content.get(name) is not None for name in _PARTS):
         msg = f"Expected a saved model at {path}, found a different kind of file. Check the path."
         raise ValueError(msg)
@@ -221,7 +225,7 @@ def _check_content(cls: type[Any], content: Any, adata: Any, path: Path) -> None
 
 
 def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) -> None:
-    """Require the registered genes of the model, in any order."""
+    """Check that the AnnData has the registered genes of the model, in any order."""
     genes = np.asarray(registered if trained is None else trained)
     missing = genes[~np.isin(genes.astype(str), adata.var_names.to_numpy(dtype=str))]
     if len(missing) or adata.n_vars != len(genes):
@@ -235,7 +239,7 @@ def _check_genes(adata: AnnData, trained: np.ndarray | None, registered: Any) ->
 
 @contextmanager
 def _damage_reported(place: str | Path) -> Iterator[None]:
-    """Report unexpected content as a damaged file; let our own errors through."""
+    """Report unexpected content as a damaged file, but let the package's own errors through."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

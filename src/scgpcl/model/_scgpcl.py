@@ -1,4 +1,4 @@
-"""The user's model."""
+"""The SCGPCL model."""
 
 from __future__ import annotations
 
@@ -41,83 +41,90 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-#: Arguments that belong to a stage of training, and the argument through which they are passed.
+#: Arguments of a training stage, and the argument of ``train`` through which they are passed.
 MOVED = dict.fromkeys(("tau", "neighbor_keep", "feature_drop", "projection"), "pretrain_plan_kwargs")
 MOVED |= dict.fromkeys(("alpha", "shrinkage"), "cluster_plan_kwargs")
 
 
 class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, Testing, BaseModelClass):
-    """Clustering of single-cell counts by graph prototypical contrastive learning (Lee et al. 2023).
+    """Graph prototypical contrastive learning for clustering single-cell counts (Lee et al. 2023).
 
     Parameters
     ----------
     adata
         AnnData registered with :meth:`setup_anndata`.
     n_clusters
-        Number of clusters; with labels, the number of types and new clusters together. ``None`` counts the splits of the tree
-        that most partitions make and that hold on held-out molecules, and sets ``n_clusters_`` and ``n_clusters_curve_``. It is 1
-        if no groups of cells are clearly apart.
+        Number of clusters. If there are labels, this is the total number of types and new clusters. If ``None``, the
+        number is estimated by counting the splits of the tree that are made by most partitions and hold on held-out
+        molecules; ``n_clusters_`` and ``n_clusters_curve_`` are then set. The estimate is 1 if no groups of cells are
+        clearly separated.
     n_top_genes
-        Number of genes to use, chosen from the registered counts when training starts; a float up to 1 is a share of
-        them, and ``None`` uses all. If there are fewer genes, all are used. The AnnData is not subset.
+        Number of genes to use, selected based on the registered counts when training starts. A float up to 1 is
+        interpreted as a fraction of the genes, and ``None`` uses all genes. If there are fewer genes than requested,
+        all of them are used. The AnnData is not subset.
     keep_genes
-        Names of genes that are always used, such as known markers. They replace the lowest-ranked of the genes that would
-        otherwise be chosen.
+        Names of genes that are always used, such as known markers. They replace the lowest-ranked genes that would
+        otherwise be selected.
     gene_flavor
-        ``"discriminant"``: genes that differ most between many small groups of cells, relative to their variance within
-        groups; the groups are found on the 2000 genes of ``"pearson_residuals"``. ``"pearson_residuals"``: variance of Pearson residuals
-        (Lause et al. 2021). ``"seurat"``: normalised dispersion. Both as in scanpy. ``"variance"``: variance of the raw
+        Method for selecting genes. ``"discriminant"`` selects the genes that differ most between many small groups of
+        cells, relative to their variance within groups; the groups are found using the 2000 genes of
+        ``"pearson_residuals"``. ``"pearson_residuals"`` uses the variance of Pearson residuals (Lause et al. 2021) and
+        ``"seurat"`` uses the normalised dispersion, both as in scanpy. ``"variance"`` uses the variance of the raw
         counts, as published.
     gene_scaling
-        Power of a gene's standard deviation by which its log counts are divided: 1 gives every gene the same weight, as
-        published, and 0 weights genes by their variance. Values in between reduce the weight of noisy genes compared to 1,
-        and the weight of the few genes with the largest variance compared to 0.
+        The log counts of each gene are divided by its standard deviation raised to this power. A value of 1 gives every
+        gene the same weight, as published, and 0 weights genes by their variance. Intermediate values reduce the weight
+        of noisy genes compared with 1, and the weight of the few genes with the largest variance compared with 0.
     feature_total
-        If the median library size is above this value, counts are scaled down to it before the log transform of the
-        features; otherwise noise in low counts would dominate their variance. ``None`` never scales, as published.
+        If the median library size is above this value, counts are scaled down to it before the features are
+        log-transformed, because noise in low counts would otherwise dominate their variance. ``None`` disables this
+        scaling, as published.
     n_hidden
-        Width of the hidden layers of encoder and decoder.
+        Width of the hidden layers in the encoder and decoder.
     n_latent
-        Width of the latent cell vector and of the gene embedding.
+        Dimensionality of the latent space and of the gene embedding.
     dispersion
-        Inverse dispersion per ``"gene"``, or per ``"gene-cell"`` as published.
+        One of ``"gene"`` (one inverse dispersion per gene) or ``"gene-cell"`` (one per gene and cell, as published).
     use_graph
-        If ``False``, genes send no messages (an ablation).
+        Whether genes send messages; ``False`` is intended for ablations.
     start
-        Initial encoder: the axes that best separate small groups of cells, relative to the spread within groups
-        (``"discriminant"``), the leading principal axes of the features (``"pca"``), or random weights (``"random"``,
-        published). Except with ``"random"``, the decoder starts at the means of the genes.
+        How to initialise the encoder: with the axes that best separate small groups of cells, relative to the spread
+        within groups (``"discriminant"``), with the leading principal axes of the features (``"pca"``), or with random
+        weights (``"random"``, as published). Unless ``"random"`` is used, the decoder is initialised with the gene
+        means.
     seed
         Random seed; ``None`` uses ``scvi.settings.seed``, or 0 if that is not set. The global
         random state is neither used nor changed.
     registry
-        ``datamodule.registry`` of the data module to train on, instead of ``adata``.
+        Registry of the data module to train on (``datamodule.registry``), as an alternative to ``adata``.
 
     **moved
-        Not accepted; the error says where to pass these arguments of the training plans.
+        Not accepted. The error message explains where to pass these arguments of the training plans.
 
     Attributes
     ----------
     module
-        The network.
+        The neural network.
     n_clusters_
-        Number of clusters, ``None`` until it is estimated.
+        Number of clusters, or ``None`` if it has not been estimated yet.
     n_clusters_curve_
-        What the estimate is based on, ``None`` if the number was given. One row per number of clusters ``K``, for the split of the
-        tree that makes it: ``share`` of the partitions that separate its sides, ``separation`` and ``p_value`` on held-out
-        molecules (NaN if it was not tested, because too few partitions make it or a split above it does not hold), and
-        whether it ``holds``. The estimate is one more than the number of splits that hold.
+        Table on which the estimate is based, or ``None`` if the number was given. Each row describes the split of the
+        tree that leads to ``K`` clusters: the ``share`` of the partitions that separate its two sides, its
+        ``separation`` and ``p_value`` on held-out molecules (NaN if the split was not tested because too few partitions
+        make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
+        of splits that hold.
     cluster_names_
-        Names of the clusters, in the order of the columns of ``predict(soft=True)``: the labelled types, then
-        ``"new 0"``, ...; without labels ``"0"``, ``"1"``, ..., starting with the largest cluster in training.
+        Names of the clusters, in the column order of ``predict(soft=True)``. If there are labels, these are the
+        labelled types followed by ``"new 0"``, ...; otherwise they are ``"0"``, ``"1"``, ..., starting with the largest
+        cluster in training.
     seed_
         Random seed.
     gene_names_
-        Registered genes, in their order, once training has started.
+        Registered genes in their original order, available once training has started.
     selected_genes_
-        Genes that the model uses, in the order of the model.
+        Genes used by the model, in the model's order.
     unit_size_
-        Library size (or given size factor) of a cell whose size factor is 1.
+        Library size (or given size factor) that corresponds to a size factor of 1.
     gene_shares_
         Share of each registered gene in the training library, shape (n_vars,).
 
@@ -132,9 +139,9 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     """
 
     _module_cls = SCGPCLModule
-    #: Version of the format and of the package, written with the model.
+    #: Versions of the file format and of the package, saved with the model.
     file_format_: dict[str, Any] | None = None
-    #: Fingerprint of the registered counts when they were last checked as a whole.
+    #: Fingerprint of the registered counts from the last time they were checked as a whole.
     _seen: str | None = None
 
     def __init__(
@@ -232,7 +239,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
 
     @property
     def summary_string(self) -> str:
-        """Describe the model and the state of its training."""
+        """Summary of the model and its training state."""
         params = self.init_params_["non_kwargs"]
         asked = params.get("n_clusters")
         number = str(self.n_clusters_ or "to be estimated")
@@ -252,7 +259,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         )
 
     def _runners_up(self) -> list[int]:
-        """Other stable numbers of clusters, if the number was estimated."""
+        """Return other stable numbers of clusters, if the number was estimated."""
         curve, number = self.n_clusters_curve_, self.n_clusters_
         return [] if curve is None or number is None else runners_up(curve, number)
 
@@ -276,35 +283,38 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         categorical_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register counts with the model; nothing is registered unless all checks pass.
+        """Register an AnnData with the model. Nothing is registered unless all checks pass.
 
         Parameters
         ----------
         %(param_adata)s
         %(param_layer)s
         batch_key
-            Column of ``adata.obs`` with the batch of each cell. Batch effects are always corrected: features are
-            standardised per batch, messages from genes are centred per batch, and the decoder receives the batch. New cells
-            need the same column; their batches are matched by name: 1, 1.0 and "1" are the same batch, and so are a date,
-            a time stamp and text for the same day.
+            Column of ``adata.obs`` that contains the batch of each cell. Batch effects are always corrected: features
+            are standardised per batch, messages from genes are centred per batch, and the decoder receives the batch.
+            New cells need the same column, and their batches are matched by name: 1, 1.0 and "1" are the same batch,
+            and so are a date, a time stamp and a string that denote the same day.
         size_factor_key
-            Column of ``adata.obs`` with size factors to use instead of library sizes; they are divided by their median.
+            Column of ``adata.obs`` that contains size factors to use instead of library sizes. They are divided by
+            their median.
         labels_key
-            Column of ``adata.obs`` with the types of some cells, or of all. Clusters are then named after the types, and
-            cells that fit none of them form clusters ``"new 0"``, ``"new 1"``, .... Wrong labels are outvoted if they are few.
-            New cells need no labels. Types are named in the same way as batches.
+            Column of ``adata.obs`` that contains the types of some or all cells. Clusters are then named after the
+            types, and cells that match none of them form the clusters ``"new 0"``, ``"new 1"``, .... If only a few
+            labels are wrong, they are outvoted. New cells do not need labels. Types are named in the same way as
+            batches.
         unlabeled_category
-            Value that marks cells without a label in that column.
+            Value in this column that marks unlabelled cells.
         categorical_covariate_keys
-            Columns of ``adata.obs`` that divide the batches further, such as donors within studies. Every combination with
-            ``batch_key`` that occurs is a separate batch, named like ``"study 1 / donor 2"`` in ``transform_batch``.
+            Columns of ``adata.obs`` that subdivide the batches, such as donors within studies. Each combination with
+            ``batch_key`` that occurs in the data is treated as a separate batch, with a name such as
+            ``"study 1 / donor 2"`` in ``transform_batch``.
 
         Raises
         ------
         KeyError
             If the layer or a column does not exist.
         TypeError
-            If the storage of the counts is not supported; the message says how to convert them.
+            If the storage format of the counts is not supported. The error message explains how to convert them.
         ValueError
             If the counts are not non-negative whole numbers, if a cell has no counts, if names are repeated, or if
             ``adata`` is a view.
@@ -327,20 +337,20 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         Parameters
         ----------
         adata
-            Cells to annotate; ``None`` is the registered AnnData.
+            AnnData to annotate; ``None`` uses the registered AnnData.
         key_added
-            Prefix of the keys below.
+            Stem of the keys listed below, which replaces ``scgpcl``.
         min_confidence
-            Cells whose confidence is below this are named ``"unassigned"``, the last category; ``None`` gives every cell the
-            name of its cluster. Probabilities and confidence are not changed.
+            Cells with a confidence below this value are named ``"unassigned"``, which is the last category; ``None``
+            names every cell after its cluster. Probabilities and confidence are not changed.
         transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
         Notes
         -----
-        Writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (names, "0" the largest in training),
-        ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (the probability of the cell's cluster),
-        ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else changes.
+        This method writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (cluster names, where "0" is
+        the largest cluster in training), ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (probability of
+        the cluster of each cell), ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else is changed.
         """
         _ = self.reference  # first, raise an error if the model is not trained
         values = check(min_confidence=min_confidence, key_added=key_added)
@@ -365,7 +375,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         transform_batch: str | None,
         max_missing: float = MAX_MISSING,
     ) -> None:
-        """Compute everything, then write it."""
+        """Compute all results, then write them to the AnnData."""
         selected = self._make_reference().selected
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
@@ -397,35 +407,37 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         safe: bool = False,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Save the model to a folder. A file appears, or replaces an older one, only when it is complete.
+        """Save the model to a folder.
 
-        After training with several processes, only the first one writes files.
+        A file only appears, or replaces an older file, once it is complete. After training with several processes, only
+        the first process writes files.
 
         Parameters
         ----------
         dir_path
-            Folder to write; missing parent folders are created.
+            Folder to which the model is saved. Missing parent folders are created.
         prefix
-            Start of the names of the files.
+            Prefix of the file names.
         overwrite
-            Write into an existing folder. Other files in it are kept.
+            Whether to write into an existing folder. Other files in the folder are kept.
         save_anndata
-            Also write the registered AnnData.
+            Whether to save the registered AnnData as well.
         save_kwargs
-            Arguments of :func:`torch.save`.
+            Keyword arguments passed to :func:`torch.save`.
         safe
-            Write an HDF5 file, ``model.h5``, with anndata's own writer instead of a pickle file: reading it runs no code,
-            so it is safe to load models from others.
+            Whether to write an HDF5 file, ``model.h5``, with anndata's own writer instead of a pickle file. Reading
+            this file does not run any code, so it is safe to load models from other people.
         **anndata_write_kwargs
-            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+            Keyword arguments passed to :meth:`anndata.AnnData.write_h5ad`.
 
         Raises
         ------
         OSError
-            If the files cannot be written, for example for lack of space or permission; existing files are then unchanged.
+            If the files cannot be written, for example because of a lack of space or permissions. Existing files are
+            then left unchanged.
         ValueError
-            If the folder exists and ``overwrite`` is not set, or if the counts or genes of the AnnData to be saved
-            have changed so that it could not be loaded again.
+            If the folder exists and ``overwrite`` is not set, or if the counts or genes of the AnnData to be saved have
+            changed in such a way that it could not be loaded again.
         """
         safe = check(safe=safe)["safe"]
         if self.trainer is not None and not self.trainer.is_global_zero:
@@ -446,38 +458,39 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         prefix: str | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Load a model saved by :meth:`scgpcl.SCGPCL.save`.
+        """Load a model saved with :meth:`scgpcl.SCGPCL.save`.
 
-        ``model.pt`` is a pickle file, which can run arbitrary code when it is read. Load only files you trust, or files that
-        were written with ``save(..., safe=True)``, which are recognised by their name.
+        ``model.pt`` is a pickle file, which can run arbitrary code when it is read. Only load files that you trust or
+        that were written with ``save(..., safe=True)``, which are recognised by their name.
 
         Parameters
         ----------
         dir_path
-            The folder.
+            Folder that contains the saved model.
         adata
-            Cells to register with the model; ``None`` uses the saved cells, if any, and ``False`` loads no cells. Genes
-            are matched by name.
+            AnnData to register with the model; ``None`` uses the saved AnnData, if there is one, and ``False`` loads no
+            cells. Genes are matched by name.
         accelerator, device
-            Device for the model: ``device`` is the number of a GPU, or the name of a device, such as ``"cpu"`` or
-            ``"cuda:1"``.
+            Device on which to load the model. ``device`` is the number of a GPU or the name of a device, such as
+            ``"cpu"`` or ``"cuda:1"``.
         prefix
-            Start of the names of the files.
+            Prefix of the file names.
         **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+            Further keyword arguments passed to :meth:`scvi.model.base.BaseModelClass.load`.
 
         Returns
         -------
-        The model.
+        The loaded model.
 
         Raises
         ------
         FileNotFoundError
-            If there is no saved model.
+            If no saved model is found.
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
-            If the file is damaged or belongs to another class or a later version, or if ``adata`` lacks genes of the model.
+            If the file is damaged or belongs to another class or a later version, or if genes of the model are missing
+            in ``adata``.
         """
         if adata is not None and not isinstance(adata, bool):
             _input.check_is_adata(adata)
@@ -491,7 +504,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
 
     @property
     def registration(self) -> Registration:
-        """Where counts, size factors and batches are, and the names of the batches."""
+        """Where counts, size factors and batches are stored in an AnnData, and the names of the batches."""
         arguments = self.registry_["setup_args"]
         places = {name: arguments.get(name) for name in ("layer", "size_factor_key", "batch_key", "labels_key")}
         batches = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
@@ -509,7 +522,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
 
     @property
     def reference(self) -> Reference:
-        """What new cells are matched against; requires a trained model."""
+        """Properties of the training data against which new cells are matched; requires a trained model."""
         if self.gene_names_ is None or self.module.centers is None or not self.is_trained_:
             found = "whose training has not finished" if self.history_ else "that has not been trained"
             msg = f"Expected a trained model, found one {found}. Call `model.train()` first."
@@ -522,11 +535,11 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         return Reference(self.registration, pd.Index(genes), pd.Index(selected), unit_size, shares, seen=self._seen)
 
     def _names_at_setup(self) -> pd.Index:
-        """Genes when the cells were registered."""
+        """Return the genes at the time of registration."""
         return pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
 
     def _check_registered(self) -> None:
-        """Check what loading requires: counts, and the registered genes."""
+        """Check that the AnnData has counts and the registered genes, which are required for loading."""
         adata = self._target(None)
         check_same_genes(adata.var_names, self._names_at_setup())
         _input.check_counts(_input.counts_of(adata, self.registration.layer), self.registration.layer)
@@ -538,7 +551,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
 
 
 def _n_selected(n_top_genes: float | None, n_vars: int) -> int:
-    """Number of genes that a model of ``n_vars`` genes uses; a float up to 1 is a share of them."""
+    """Return how many of ``n_vars`` genes a model uses; a float up to 1 is a fraction of the genes."""
     if n_top_genes is None:
         return n_vars
     if isinstance(n_top_genes, float) and n_top_genes <= 1:

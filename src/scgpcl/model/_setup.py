@@ -1,4 +1,4 @@
-"""Registration of an AnnData with scvi-tools' fields, or of a data module through a stand-in AnnData."""
+"""Register an AnnData with the fields of scvi-tools, or a data module through a stand-in AnnData."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ from scgpcl.model._annotate import Names, names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Arguments that scvi-tools passes to ``setup_anndata`` to register other data in the same way as the first.
+#: Arguments that scvi-tools passes to ``setup_anndata`` to register further data in the same way as the first.
 TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_labels")
-#: Name that scvi-tools gives to the registration of a data module.
+#: Name that scvi-tools uses for the registration of a data module.
 DATAMODULE_SETUP = "setup_datamodule"
 
 
 def batch_columns(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns that define the batches, from the arguments of ``setup_anndata``: ``batch_key``, then the covariates."""
+    """Return the columns that define the batches, given the arguments of ``setup_anndata``.
+
+    These are ``batch_key``, followed by the covariates.
+    """
     key = arguments.get("batch_key")
     covariates = check(categorical_covariate_keys=arguments.get("categorical_covariate_keys"))
     return (() if key is None else (key,)) + covariates["categorical_covariate_keys"]
 
 
 def place_of(columns: Sequence[str]) -> str:
-    """Where batches are, as code that a user can run."""
+    """Return the location of the batches as code that a user can run."""
     return f"adata.obs[{columns[0]!r}]" if len(columns) == 1 else f"adata.obs[{list(columns)!r}]"
 
 
 def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
-    """Message for batches that a model does not know."""
+    """Return the error message for batches that are unknown to the model."""
     return (
         f"Expected batches seen in training in `{place_of(columns)}`, found {listed(new)}; the model knows "
         f"{listed(known)}. Pass `transform_batch={known[0]!r}` to treat the cells as of a batch "
@@ -49,20 +52,23 @@ def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
 
 
 def check_batch_columns(adata: AnnData, columns: Sequence[str], key: str | None) -> None:
-    """Require the columns that define the batches, with a value for every cell; ``key`` is that of ``batch_key``."""
+    """Check that the columns that define the batches exist and have a value for every cell.
+
+    ``key`` is the value of ``batch_key``.
+    """
     for column in columns:
         _input.check_obs_key(adata, column, "batch_key" if column == key else "categorical_covariate_keys")
 
 
 class BatchField(CategoricalObsField):
-    """Batches named by :func:`~scgpcl._batch_names.combined_names`, regardless of the types of their columns."""
+    """Field for batches, named by :func:`~scgpcl._batch_names.combined_names` regardless of their column types."""
 
     def __init__(self, registry_key: str, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
         super().__init__(registry_key, self._columns[0] if columns else None)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Store the code of each cell's batch; names are in the order of the columns' categories or values."""
+        """Store the batch code of each cell. Names follow the order of the categories or values in the columns."""
         if not self._columns:
             return super().register_field(adata)
         return self._store(adata, self._names(adata))
@@ -70,7 +76,7 @@ class BatchField(CategoricalObsField):
     def transfer_field(
         self, state_registry: dict, adata_target: AnnData, extend_categories: bool = False, **kwargs: Any
     ) -> dict:
-        """Store the codes that the batches have in a registry."""
+        """Store the batch code of each cell, using the codes from an existing registry."""
         if not self._columns:
             return super().transfer_field(state_registry, adata_target, extend_categories, **kwargs)
         own = self._names(adata_target)
@@ -95,7 +101,7 @@ class BatchField(CategoricalObsField):
 
 
 class LabelField(BatchField):
-    """Types named in the same way, with that of unlabelled cells after all others."""
+    """Field for types, named in the same way as batches, with the category for unlabelled cells after all others."""
 
     def __init__(self, registry_key: str, column: str, unlabeled: Any) -> None:
         super().__init__(registry_key, (column,))
@@ -116,7 +122,7 @@ class LabelField(BatchField):
 
 
 def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs: Any) -> AnnDataManager:
-    """Register the fields of an AnnData with a new manager, if all checks pass."""
+    """Register the fields of an AnnData with a new manager if all checks pass."""
     check_replaced(kwargs, "setup_anndata")
     check_known(kwargs, TRANSFER_ARGUMENTS, "setup_anndata")
     arguments = setup_method_args["setup_args"]
@@ -149,7 +155,7 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
 
 
 def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
-    """Require distinct columns, and batches with distinct names."""
+    """Check that the columns are distinct and that the batches have distinct names."""
     if len(set(columns)) < len(columns):
         msg = (
             f"Expected covariates beside `batch_key`, found {columns[0]!r} in both. "
@@ -168,7 +174,7 @@ def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
 
 
 def _check_spelling(adata: AnnData, key: str) -> None:
-    """Require values with distinct names, because batches and types are matched by name."""
+    """Check that the values have distinct names, because batches and types are matched by name."""
     twice = shared_names(adata.obs[key])
     if twice:
         msg = (
@@ -179,7 +185,10 @@ def _check_spelling(adata: AnnData, key: str) -> None:
 
 
 def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
-    """Require at least one labelled cell, and names of types other than those of new clusters and unassigned cells."""
+    """Check that at least one cell is labelled and that no type name is reserved.
+
+    The names used for new clusters and unassigned cells are reserved.
+    """
     _input.check_obs_key(adata, key, "labels_key")
     if key is None:
         return
@@ -208,7 +217,7 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
 
 
 def check_not_overwritten(written: Names, **columns: str | Sequence[str] | None) -> None:
-    """Require that annotation under the given names does not overwrite the columns of the input."""
+    """Check that an annotation under the given names does not overwrite input columns."""
     each = [(argument, (found,) if isinstance(found, str) else found or ()) for argument, found in columns.items()]
     for argument, column in ((argument, column) for argument, found in each for column in found):
         if column in (written.cluster, written.confidence):
@@ -235,7 +244,7 @@ class _Content(NamedTuple):
 
 
 def _content(registry: Mapping[str, Any]) -> _Content:
-    """What the registry of a data module says about its cells."""
+    """Extract the description of the cells from the registry of a data module."""
     try:
         fields, arguments = registry["field_registries"], registry["setup_args"]
         x, batch = (fields[key]["state_registry"] for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY))
@@ -251,7 +260,10 @@ def _content(registry: Mapping[str, Any]) -> _Content:
 
 
 def own_registry(cls: type[Any], registry: dict | None) -> dict | None:
-    """Turn the registry of a data module into that of an AnnData with its genes and batches; leave others unchanged."""
+    """Convert the registry of a data module to the registry of an AnnData with the same genes and batches.
+
+    Other registries are returned unchanged.
+    """
     if registry is None or registry.get("setup_method_name") != DATAMODULE_SETUP:
         return registry
     content = _content(registry)
@@ -272,7 +284,7 @@ def own_registry(cls: type[Any], registry: dict | None) -> dict | None:
 
 
 def check_datamodule(datamodule: Any, genes: pd.Index, batches: pd.Index) -> None:
-    """Require a data module that can be read more than once, with the genes and batches of the model."""
+    """Check that a data module can be read more than once and has the genes and batches of the model."""
     lacking = [
         name for name in ("registry", "n_obs", "n_vars", "inference_dataloader") if not hasattr(datamodule, name)
     ]

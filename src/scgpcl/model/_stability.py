@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     from scgpcl.model._reference import Reference
     from scgpcl.model._subclusters import Subclusters
 
-#: Share of the molecules kept in a draw, and share of the cells in a sub-sample.
+#: Fraction of the molecules kept in each draw.
 MOLECULES = 0.7
+#: Fraction of the cells in each sub-sample.
 CELLS = 0.8
 #: Number of cells encoded at a time.
 ENCODE_BATCH = 2048
 
 
 class Stability:
-    """``get_cluster_stability``."""
+    """Mixin that adds ``get_cluster_stability`` to the model."""
 
     seed_: int
     adata: AnnData | None
@@ -67,38 +68,43 @@ class Stability:
         seed: int | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """Stability of each cluster when molecules or cells are left out, and the cluster that it is confused with.
+        """Compute how stable each cluster is when molecules or cells are left out.
 
-        The model is not retrained. A stable cluster is not necessarily a distinct one, because the model has seen all
-        the molecules; ``support`` of :meth:`get_tree` tests its splits. If the counts are reads instead of molecules,
-        each molecule has many reads, so hardly any cluster is uncertain in draws of them.
+        The result also shows which other cluster each cluster is confused with. The model is not retrained. A stable
+        cluster is not necessarily distinct from the others, because the model has seen all molecules; its splits are
+        tested by the ``support`` of :meth:`get_tree`. If the counts are reads instead of molecules, each molecule has
+        many reads, so hardly any cluster is uncertain when reads are drawn.
 
         Parameters
         ----------
         adata
-            Cells to cluster; ``None`` is the registered AnnData.
+            AnnData with the cells to cluster; ``None`` uses the registered AnnData.
         level
-            Number of clusters of the tree, see :meth:`get_tree`; ``None`` uses the current clusters.
+            Level of the tree to use, given by its number of clusters, see :meth:`get_tree`; ``None`` uses the current
+            clusters.
         n_draws
             Number of draws of each kind.
         seed
-            Seed of the draws; ``None`` is the model's seed, so that repeated calls agree.
+            Random seed for the draws; ``None`` uses the seed of the model, so that repeated calls agree.
         batch_size
-            Cells encoded at a time.
+            Number of cells to encode at a time.
 
         Returns
         -------
-        One row per cluster, indexed by its name; a cluster without cells has NaN from ``thinned`` on:
+        Table with one row per cluster, indexed by name. A cluster without cells has NaN from ``thinned`` on. The
+        columns are:
 
         - ``size``: number of cells;
-        - ``thinned``: Jaccard index of the cluster's cells and those assigned to it when each molecule is kept with a
-          probability of 0.7, averaged over the draws;
-        - ``halves``: the same between two halves of the molecules of each cell;
-        - ``subsampled``: Jaccard index with the most similar group that k-means of the latent vectors finds in random 80 %
-          of the cells from a new start (Hennig 2007), averaged over the draws. k-means tends to miss small clusters,
-          which training finds with many partitions, and parts from :meth:`subcluster`, which have their own genes;
-        - ``neighbor``: cluster that receives most of the cells leaving this one in the thinned draws, empty if none do;
-        - ``confused``: share of the cluster's cells that go there.
+        - ``thinned``: Jaccard index between the cells of the cluster and the cells assigned to it when each molecule is
+          kept with a probability of 0.7, averaged over the draws;
+        - ``halves``: the same index between the assignments from two halves of the molecules of each cell;
+        - ``subsampled``: Jaccard index with the most similar group found by k-means when it is run from a new start on
+          the latent vectors of a random 80 % of the cells (Hennig 2007), averaged over the draws. k-means tends to miss
+          small clusters, which training finds by using many partitions, and parts created by :meth:`subcluster`, which
+          have their own genes;
+        - ``neighbor``: cluster that receives most of the cells that leave this cluster in the thinned draws, empty if
+          no cells leave it;
+        - ``confused``: fraction of the cells in the cluster that move to this neighbour.
 
         Raises
         ------
@@ -109,8 +115,9 @@ class Stability:
 
         Notes
         -----
-        For the current clusters of the registered AnnData, the table is also kept in ``uns["scgpcl"]["stability"]`` for
-        :func:`scgpcl.pl.stability` and the report, until the cells are annotated again. Nothing else is written.
+        For the current clusters of the registered AnnData, the table is also stored in ``uns["scgpcl"]["stability"]``,
+        where it is used by :func:`scgpcl.pl.stability` and the report until the cells are annotated again. Nothing else
+        is written.
         """
         seed = self.seed_ if seed is None else seed
         n_draws, seed = check("get_cluster_stability", n_draws=n_draws, seed=seed).values()
@@ -172,7 +179,10 @@ class Stability:
 
 
 def _subsampled(z: torch.Tensor, n_clusters: int, n_draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cells (n_some,) of each draw, and their groups by k-means of latent vectors (n_cells, n)."""
+    """Draw random cells and cluster their latent vectors (n_cells, n) with k-means.
+
+    Returns the cells (n_some,) of each draw and their groups.
+    """
     rng = np.random.default_rng(derived_seed(seed, 51))
     found = []
     for draw in range(n_draws):

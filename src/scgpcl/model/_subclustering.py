@@ -1,4 +1,4 @@
-"""Sub-clustering of one cluster, with genes and axes chosen anew from its cells."""
+"""Sub-cluster a single cluster, using genes and axes selected from its own cells."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
 
-#: Minimum number of cells of a cluster that is divided, and of a part on average.
+#: Minimum number of cells in a cluster that is divided, and minimum average number of cells per part.
 MIN_CELLS, PART_CELLS = 20, 5
-#: Maximum number of cells in which the parts are found; larger clusters are sampled.
+#: Maximum number of cells used to find the parts; larger clusters are subsampled.
 MAX_CELLS = 10_000
 #: Number of cells read at a time.
 READ_CELLS = 2048
 
 
 class Subclustering:
-    """``subcluster``."""
+    """Mixin that adds ``subcluster`` to the model."""
 
     module: SCGPCLModule
     adata: AnnData | None
@@ -80,25 +80,26 @@ class Subclustering:
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
     ) -> None:
-        """Divide one cluster using genes that are chosen anew from its cells; the other clusters do not change.
+        """Divide one cluster using genes selected from its own cells, and leave the other clusters unchanged.
 
-        The parts of cluster "3" are called "3.a", "3.b", ..., the largest first, unlike the nodes "3.1" and "3.2" of
-        the tree, which is built on the genes and the space of all cells and does not change. The parts of a merged
-        cluster "2+5" are called "(2+5).a" and so on. From then on, :meth:`predict` and :meth:`annotate` return the
-        parts, also for new cells and after saving and loading. :meth:`merge` joins parts; :meth:`cut` undoes it all.
+        The parts of cluster "3" are named "3.a", "3.b", ..., starting with the largest. They differ from the nodes
+        "3.1" and "3.2" of the tree, which is based on the genes and the latent space of all cells and does not change.
+        The parts of a merged cluster "2+5" are named "(2+5).a" and so on. Afterwards, :meth:`predict` and
+        :meth:`annotate` return the parts, also for new cells and after the model is saved and loaded. Use :meth:`merge`
+        to join parts, or :meth:`cut` to undo all changes.
 
         Parameters
         ----------
         cluster
             Name of one of the current clusters, which can itself be a part.
         n
-            Number of parts; ``None`` estimates it as in training, on the axes of these cells, and takes 2 if no split holds. The
-            separation must be 1.5 or more, since the axes are chosen from the same cells. :meth:`test_clusters` tests
-            whether the parts differ.
+            Number of parts; ``None`` estimates it as in training, along the axes of these cells, and uses 2 if no split
+            holds. The separation of a split must be at least 1.5, because the axes are chosen from the same cells. Use
+            :meth:`test_clusters` to test whether the parts differ.
         false_splits
-            For the estimate: see :meth:`train`.
+            Used to estimate the number of parts, see :meth:`train`.
         adata
-            Cells to divide and annotate; ``None`` is the registered AnnData.
+            AnnData with the cells to divide and annotate; ``None`` uses the registered AnnData.
         key_added, min_confidence
             See :meth:`annotate`.
 
@@ -109,17 +110,18 @@ class Subclustering:
         RuntimeError
             If the model is not trained.
         ValueError
-            If there is no such cluster, if it has fewer than 20 cells, or fewer than 5 for each part, if its cells are all
-            alike, or if the model has no cells and none are given.
+            If the cluster does not exist, if it has fewer than 20 cells or fewer than 5 cells per part, if all of its
+            cells are alike, or if the model has no cells and none are given.
 
         Notes
         -----
-        The network is not retrained. Genes are chosen among all registered genes as for the model, and discriminant
-        axes are computed from these cells. On these axes, the parts are the consensus of many partitions of several
-        draws of the molecules, as in training, and cells are assigned to them by the same Student-t assignment with a
-        correction for depth; its confidence is calibrated on halves of the molecules. The probability of a part is that
-        of the cluster times that of the part within the cluster. Clusters of more than 10,000 cells are sampled. Cells
-        of a batch that the model does not know are standardised by the mean over the known batches.
+        The network is not retrained. Genes are selected from all registered genes in the same way as for the model, and
+        discriminant axes are computed from the cells of the cluster. As in training, the parts are the consensus of
+        many partitions along these axes, based on several draws of the molecules. Cells are assigned to the parts by
+        the same Student-t assignment with a depth correction, and its confidence is calibrated on halves of the
+        molecules. The probability of a part is the probability of the cluster multiplied by the probability of the part
+        within the cluster. Clusters with more than 10,000 cells are subsampled. Cells from batches that are unknown to
+        the model are standardised with the mean over the known batches.
 
         Examples
         --------
@@ -169,7 +171,7 @@ class Subclustering:
     def _divided(
         self, adata: AnnData, rows: np.ndarray, n: int | None, whole: tuple[str, ...], false_splits: float
     ) -> Subclusters | None:
-        """Parts of the cells at some rows; None if all of these are alike."""
+        """Divide the cells in the given rows into parts, or return None if all of them are alike."""
         reference = self.reference
         genes = adata.var_names[adata.var_names.isin(reference.genes)]
         every = replace(reference, selected=genes)

@@ -1,4 +1,4 @@
-"""Parts of one cluster, found with genes and axes chosen from its own cells, and assigned without the network."""
+"""Find the parts of a cluster using genes and axes of its own cells, and assign cells without the network."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Smallest share of the molecules in the draws to which the correction for depth and the centres are fitted.
+#: Minimum fraction of the molecules in the draws used to fit the depth correction and the centres.
 LEAST_SHARE = 0.05
-#: Seed of everything random: repeated calls agree, regardless of the model's seed.
+#: Seed for all random steps, so that repeated calls agree regardless of the model's seed.
 SEED = 0
-#: Minimum separation of a split that counts. On axes that are chosen from the same cells, those of a pure cell line reach 1.4.
+#: Minimum separation for a split to count. Along axes chosen from the same cells, splits of a pure cell line reach 1.4.
 LEAST_SEPARATION = 1.5
 #: Number of cells read at a time.
 READ_CELLS = 2048
@@ -51,21 +51,21 @@ class Subclusters:
     Parameters
     ----------
     whole
-        Nodes of the tree, and parts of other clusters, that the cluster consists of.
+        Tree nodes and parts of other clusters that make up the cluster.
     names
-        Names of the parts, the largest first.
+        Names of the parts, starting with the largest.
     genes
-        Names of the genes that are used.
+        Names of the genes used.
     unit
-        Size factor of the model that corresponds to a size factor of 1 here.
+        Size factor of the model that corresponds to a size factor of 1 in the cluster.
     moments
-        Moments of the features of these genes in the cells of the cluster.
+        Moments of the features for these genes, computed from the cells of the cluster.
     axes, origin
-        Axes of the features, shape (n_axes, n_genes), and mean of the cells along them, shape (n_axes,).
+        Axes in feature space, shape (n_axes, n_genes), and mean of the cells along these axes, shape (n_axes,).
     depth
-        Weight of the correction for depth, see :class:`scgpcl.nn.DepthCorrection`.
+        Weight of the depth correction, see :class:`scgpcl.nn.DepthCorrection`.
     centers
-        Shape (n_parts, n_axes).
+        Centres of the parts, shape (n_parts, n_axes).
     alpha, shrinkage, temperature
         See :func:`scgpcl.nn.soft_assign` and :func:`scgpcl.nn.shrink_length`.
     """
@@ -84,13 +84,13 @@ class Subclusters:
     temperature: float = 1.0
 
     def size_factor(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Size factors of cells relative to those of the cluster, (n_cells,)."""
+        """Compute the size factors of cells relative to the cluster, shape (n_cells,)."""
         return batch.size_factor / self.unit
 
     def scores(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Centred features of cells along the axes, (n_cells, n_axes), from the counts of ``genes``.
+        """Compute the centred features of cells along the axes from the counts of ``genes``, shape (n_cells, n_axes).
 
-        Cells of a batch that the model does not know are standardised by the mean of the known ones.
+        Cells from batches that are unknown to the model are standardised with the mean over the known batches.
         """
         mean, std = (torch.from_numpy(each) for each in (self.moments.mean, self.moments.std))
         links = None
@@ -113,19 +113,22 @@ class Subclusters:
         return features.project(torch.from_numpy(self.axes))[:, 0] - torch.from_numpy(self.origin)
 
     def vectors(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Scores as used for clustering: corrected for depth, with reduced length, float64, (n_cells, n_axes)."""
+        """Compute the scores used for clustering.
+
+        They are corrected for depth and reduced in length, float64, shape (n_cells, n_axes).
+        """
         correction = DepthCorrection(len(self.axes))
         correction.weight.copy_(torch.from_numpy(self.depth))
         z = correction(self.scores(batch), self.size_factor(batch))
         return shrink_length(z.double(), self.shrinkage)
 
     def probability(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Probability of each part for cells that are in the cluster, float64, shape (n_cells, n_parts)."""
+        """Compute the probability of each part for cells in the cluster, float64, shape (n_cells, n_parts)."""
         centers = torch.from_numpy(self.centers).double()
         return soft_assign(self.vectors(batch), centers, alpha=self.alpha, temperature=self.temperature)
 
     def state(self) -> dict[str, Any]:
-        """State of the object as arrays and numbers."""
+        """Return the state of the object as arrays and numbers."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moments = values.pop("moments")
         texts = {name: np.array(values[name], dtype=object) for name in ("whole", "names", "genes")}
@@ -153,12 +156,12 @@ def fit_subclusters(
     shrinkage: float,
     false_splits: float,
 ) -> Subclusters | None:
-    """Find the parts of a cluster as training finds clusters, on discriminant axes; None if all cells are alike.
+    """Find the parts of a cluster along discriminant axes, in the same way as training finds clusters.
 
     Parameters
     ----------
     cells, moments
-        Cells of the cluster and the moments of their features.
+        Cells of the cluster, and moments of their features.
     n
         Number of parts; ``None`` estimates it.
     whole, genes, unit, alpha, shrinkage
@@ -168,7 +171,7 @@ def fit_subclusters(
 
     Returns
     -------
-    Parts without names.
+    Parts without names, or None if all cells are alike.
     """
     axes = discriminant_axes(cells, moments, seed=SEED)
     if axes is None:
@@ -185,7 +188,7 @@ def fit_subclusters(
     batches = [batch._replace(size_factor=batch.size_factor * unit) for batch in batches]  # size factors of the model
 
     def thin(stream: int, low: float, high: float) -> list[BipartiteBatch]:
-        """The cells, thinned to log-uniform shares of their molecules."""
+        """Thin the cells to log-uniform fractions of their molecules."""
         generator = cpu_generator(SEED, stream)
         share = [high * (low / high) ** torch.rand(len(batch.cell_index), generator=generator) for batch in batches]
         return [thinned(batch, own, generator) for batch, own in zip(batches, share, strict=True)]
@@ -226,12 +229,12 @@ def fit_subclusters(
 
 
 def _gathered(values: Callable[[BipartiteBatch], torch.Tensor], batches: Iterable[BipartiteBatch]) -> torch.Tensor:
-    """Values of the cells of all batches, (n_cells, ...)."""
+    """Compute and concatenate the values of all batches, shape (n_cells, ...)."""
     return torch.cat([values(batch) for batch in batches])
 
 
 class Widened(NamedTuple):
-    """A reference that also reads the genes of sub-clusters, after those of the model."""
+    """Reference that reads the genes of the model, followed by the genes of sub-clusters."""
 
     reference: Reference
     n_own: int
@@ -239,13 +242,16 @@ class Widened(NamedTuple):
 
     @classmethod
     def of(cls, reference: Reference, parts: Sequence[Subclusters]) -> Widened:
-        """The reference with the genes of all ``parts``."""
+        """Extend the reference by the genes of all ``parts``."""
         own = reference.selected
         more = pd.Index(dict.fromkeys(gene for each in parts for gene in each.genes if gene not in own), dtype=object)
         return cls(replace(reference, selected=own.append(more)) if len(more) else reference, len(own), parts)
 
     def divided(self, batch: BipartiteBatch) -> tuple[BipartiteBatch, list[np.ndarray]]:
-        """The batch with the genes of the model, and the probabilities (n_cells, n_parts) of the parts of each cluster."""
+        """Return the batch with the genes of the model, and the probabilities of the parts.
+
+        For each sub-divided cluster, the probabilities of its parts have shape (n_cells, n_parts).
+        """
         if not self.parts:
             return batch, []
         selected = self.reference.selected

@@ -1,4 +1,4 @@
-"""Test which groups of any labelling can be told apart."""
+"""Test which groups in a labelling can be told apart."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from scgpcl.model._reference import Registration
 
-#: Minimum number of cells of a tested group, and maximum number used per group; larger groups are sampled.
+#: Minimum number of cells in a tested group, and maximum number used per group; larger groups are subsampled.
 MIN_CELLS, MAX_CELLS = 20, 500
 
 
 class Testing:
-    """``test_clusters``."""
+    """Mixin that adds ``test_clusters`` to the model."""
 
     seed_: int
 
@@ -48,61 +48,66 @@ class Testing:
         alpha: float = 0.05,
         seed: int | None = None,
     ) -> pd.DataFrame:
-        """Test which pairs of groups of any labelling are told apart by cells and genes not used to find a difference.
+        """Test which pairs of groups can be told apart by cells and genes that were not used to find a difference.
 
-        One half of the cells of a pair is used to choose genes and fit an axis between the two groups, and the other
-        half is tested along this axis. The test uses all registered genes but not the network, so it treats a Leiden
-        run or an author's annotation like the model's own clusters.
+        For each pair, one half of the cells is used to select genes and to fit an axis between the two groups, and the
+        other half is tested along this axis. The groups can come from any labelling. The test uses all registered genes
+        but not the network, so a Leiden clustering or an author's annotation is treated in the same way as the model's
+        own clusters.
 
         Parameters
         ----------
         labels
-            Column of ``adata.obs``, or a label for each cell; a Series is matched by the names of the cells. Cells
-            without a label, or named ``"unassigned"``, are left out.
+            Column of ``adata.obs``, or one label per cell. A Series is matched by cell name. Cells that have no label
+            or are named ``"unassigned"`` are left out.
         adata
-            The cells; ``None`` is the registered AnnData, which is not changed.
+            AnnData with the cells; ``None`` uses the registered AnnData. It is not modified.
         clustered
-            Whether the labels come from these counts, as in a clustering or an annotation based on one. Any cut of a
-            continuous group gives two groups that differ, so a difference proves nothing: two groups are told apart if
-            the gap between them is larger than that from cutting a continuous group. ``False`` is for labels from
-            elsewhere, such as sorted cells, genotypes or treatments: two groups are told apart if they differ at all.
+            Whether the labels come from these counts, for example from a clustering or from an annotation based on a
+            clustering. Any cut of a continuous group gives two groups that differ, so a difference alone proves
+            nothing: two groups are told apart if the gap between them is larger than the gap from cutting a continuous
+            group. Use ``False`` for labels from other sources, such as sorted cells, genotypes or treatments: two
+            groups are then told apart if they differ at all.
         alpha
-            False-split rate: probability that any pair of a labelling is told apart although it is one group, with
-            p-values adjusted for the number of pairs.
+            False-split rate, that is, the probability that any pair in a labelling is told apart although it is a
+            single group. P-values are adjusted for the number of pairs.
         seed
-            Seed of halves and draws; ``None`` is the model's seed.
+            Random seed for the halves and draws; ``None`` uses the seed of the model.
 
         Returns
         -------
-        One row per pair of groups, with the pairs that are least apart first:
+        Table with one row per pair of groups, sorted so that the least separated pairs come first. The columns are:
 
-        - ``group1``, ``group2``, ``size1`` and ``size2``: names and numbers of cells;
-        - ``auc``: probability that a held-out cell of one group has a larger score than one of the other, 0.5 by chance;
-        - ``separation``: distance between the means over the standard deviation within groups, in held-out cells,
-          relative to the cut through one continuous group that separates best; values above 1 indicate a gap;
-        - ``p_value``, and ``p_adjusted`` for the number of pairs (Holm 1979);
+        - ``group1``, ``group2``, ``size1`` and ``size2``: names of the two groups and their numbers of cells;
+        - ``auc``: probability that a held-out cell of one group has a larger score than a held-out cell of the other
+          group, 0.5 by chance;
+        - ``separation``: distance between the group means divided by the standard deviation within groups, measured in
+          held-out cells and relative to the best-separating cut through one continuous group. Values above 1 indicate a
+          gap;
+        - ``p_value`` and ``p_adjusted``: p-value, and p-value adjusted for the number of pairs (Holm 1979);
         - ``apart``: whether ``p_adjusted`` is at most ``alpha``.
 
-        A group of fewer than 20 cells is not tested: its rows have NaN, and ``apart`` is False. Groups of more than 500
-        cells are sampled.
+        A group with fewer than 20 cells is not tested: its rows contain NaN, and ``apart`` is False. Groups with more
+        than 500 cells are subsampled.
 
         Raises
         ------
         KeyError
             If ``adata`` lacks the column or the layer.
         ValueError
-            If the labels do not fit the cells, if there are fewer than two groups, or if an argument is out of range.
+            If the labels do not match the cells, if there are fewer than two groups, or if an argument is out of range.
 
         Notes
         -----
-        The genes that differ most are divided between two linear discriminants, so that a gap must appear in both sets
-        of genes: two states of a single gene are not clusters. With ``clustered``, the separation is compared with the
-        best cuts through draws, with the same variance, from the closest density with one peak (Silverman 1981). No
-        clustering of noise or a gradient could cut better. Otherwise ranks are compared, which are exchangeable if
-        labels do not depend on the counts. With a ``batch_key``, differences between batches are removed.
+        The genes that differ most are divided between two linear discriminants, so a gap must appear in both sets of
+        genes: two states of a single gene are not clusters. If ``clustered=True``, the separation is compared with the
+        best cuts through draws that come from the closest density with a single peak and have the same variance
+        (Silverman 1981). No clustering of noise or of a gradient could give a better cut. Otherwise, ranks are
+        compared, which are exchangeable if the labels do not depend on the counts. If the model has a ``batch_key``,
+        differences between batches are removed.
 
-        Two ends of a gradient are apart if the cells between them are in other groups, so look at neighbouring groups.
-        If a pair is not told apart, this does not show that it is one group, in particular if it is small.
+        The two ends of a gradient are told apart if the cells between them are in other groups, so compare neighbouring
+        groups. If a pair is not told apart, this does not show that it is a single group, especially if it is small.
 
         Examples
         --------
@@ -150,7 +155,7 @@ class Testing:
 
 
 def _groups(adata: AnnData, labels: Any) -> pd.Series:
-    """Groups of cells as a categorical of text, from a column of obs or a label for each cell."""
+    """Return the groups of cells as categorical strings, given a column of ``obs`` or one label per cell."""
     if isinstance(labels, str):
         if labels not in adata.obs:
             msg = (

@@ -1,4 +1,4 @@
-"""Training of both stages, of the decoder alone, and with new cells."""
+"""Train both stages, train the decoder alone, and update the model with new cells."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ if TYPE_CHECKING:
     from scgpcl.module import SCGPCLModule
     from scgpcl.pp import GeneFlavor
 
-#: Minimum number of cells from which some are held out.
+#: Minimum number of cells required to hold some of them out.
 MIN_DECODER_CELLS = 20
-#: Number of cells of a query read at a time.
+#: Number of query cells read at a time.
 READ_CELLS = 2048
 #: Arguments of the clustering plan that an update cannot change.
 FIXED_BY_TRAIN = {"alpha", "shrinkage"}
-#: Plan of the second stage by its name.
+#: Training plans for the second stage, by name.
 CLUSTERING = {"distillation": DistillationPlan, "self_training": ClusterPlan}
 
 
 class Training:
-    """``train``, ``train_decoder`` and ``update``."""
+    """Mixin that adds ``train``, ``train_decoder`` and ``update`` to the model."""
 
     adata: AnnData | None
     module: SCGPCLModule
@@ -73,7 +73,8 @@ class Training:
     tree_: dict[str, Any] | None
     level_: pd.DataFrame | None
     subclusters_: dict[str, dict[str, Any]] | None
-    #: Statistics of the training cells, see ``scgpcl.train.reference_statistics``; ``None`` in models of old versions.
+    #: Statistics of the training cells, see ``scgpcl.train.reference_statistics``.
+    #: This is ``None`` in models from old versions.
     statistics_: dict[str, np.ndarray] | None = None
     seed_: int
     gene_flavor: GeneFlavor
@@ -88,9 +89,9 @@ class Training:
     selected_genes_: np.ndarray | None
     unit_size_: float | None
     gene_shares_: np.ndarray | None
-    #: Data module of the last training, for a model without an AnnData.
+    #: Data module used in the last training run, for a model without an AnnData.
     _datamodule: Any = None
-    #: Cells in training, and the axes computed from them.
+    #: Cells used for training, and the axes computed from them.
     _axes: tuple[Cells, np.ndarray | None] | None = None
 
     if TYPE_CHECKING:  # provided by the model itself
@@ -134,83 +135,87 @@ class Training:
         resume_from: str | os.PathLike[str] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train both stages and write the result to the registered AnnData.
+        """Train both stages of the model and write the results to the registered AnnData.
 
-        If called again, training continues from the current state. If the second stage fails, the result of the first is kept.
-        The AnnData is annotated at the end, completely or not at all.
+        If this method is called again, training continues from the current state. If the second stage fails, the result
+        of the first stage is kept. The AnnData is annotated at the end, either completely or not at all.
 
         Parameters
         ----------
         max_epochs
-            Maximum number of epochs of each stage, instead of the two arguments below.
+            Maximum number of epochs for each stage, which replaces the two arguments below.
         pretrain_max_epochs, cluster_max_epochs
-            Maximum number of epochs of each stage; 0 skips the stage. By default, pre-training takes ``25_000 / n_cells``
-            epochs, at least 6 and at most 20. Without clustering epochs, cells are assigned to the nearest centre of the
-            consensus of many partitions, or of k-means with ``"self_training"``.
+            Maximum number of epochs for each stage; 0 skips the stage. By default, pre-training takes
+            ``25_000 / n_cells`` epochs, but at least 6 and at most 20. If there are no clustering epochs, cells are
+            assigned to the nearest centre, where the centres come from the consensus of many partitions, or from
+            k-means if ``clustering="self_training"``.
         pretrain_max_cells
-            Maximum number of cells to pre-train on. If there are more, a uniform sample is drawn once and kept in
-            memory, so that the number of steps stops growing with the data; ``None`` uses all cells. The statistics and
-            gene states for inference are computed from all training cells, and all cells are encoded and labelled.
+            Maximum number of cells to pre-train on. If there are more cells, a uniform sample is drawn once and kept in
+            memory, so that the number of steps stops growing with the size of the data; ``None`` uses all cells. The
+            statistics and gene states for inference are computed from all training cells, and all cells are encoded and
+            labelled.
         accelerator, devices
-            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is not supported because PyTorch has no
-            sparse matrices on it.
+            See :class:`lightning.pytorch.Trainer`. ``"mps"`` is not supported, because PyTorch has no sparse matrices
+            for this backend.
         train_size, validation_size, shuffle_set_split
-            Share of the cells to train on and to validate on, see :class:`scvi.dataloaders.DataSplitter`. By default,
-            all cells are used for training, because clustering describes the given cells.
+            Fractions of the cells to use for training and validation, see :class:`scvi.dataloaders.DataSplitter`. By
+            default, all cells are used for training, because the clustering describes the given cells.
         batch_size
-            Largest number of cells of a mini-batch. The cells of a mini-batch are each other's context: genes learn from them.
+            Maximum number of cells per mini-batch. The cells in a mini-batch provide context for each other, because
+            genes learn from them.
         early_stopping
-            Stop a stage when the validation loss stops decreasing; requires ``train_size`` below 1. Each stage also stops
-            when its labels have settled.
+            Whether to stop a stage when the validation loss stops decreasing; this requires ``train_size`` below 1.
+            Each stage also stops when its labels have settled.
         agreement
-            Pre-training ends when the labels of successive epochs agree with an adjusted Rand index above this (published:
-            0.99); ``None`` trains all epochs, with a learning rate that decreases to zero.
+            Pre-training ends when the adjusted Rand index between the labels of successive epochs is above this value
+            (published: 0.99); ``None`` trains for all epochs, with a learning rate that decreases to zero.
         agreement_patience
             Number of successive epochs that must agree.
         label_tol
-            Clustering ends when a smaller share of the labels than this changes in an epoch.
+            Clustering ends when the fraction of labels that change in an epoch is below this value.
         false_splits
-            For the estimate of the number of clusters: maximum probability that a continuous group of cells is divided. Splits
-            are tested on held-out molecules; a smaller value gives fewer clusters.
+            Maximum probability that a continuous group of cells is divided when the number of clusters is estimated.
+            Splits are tested on held-out molecules; a smaller value gives fewer clusters.
         clustering
-            Second stage: ``"distillation"`` learns to assign cells of any depth, see
-            :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment (published), see
+            Method for the second stage. ``"distillation"`` learns to assign cells at any sequencing depth, see
+            :class:`scgpcl.train.DistillationPlan`; ``"self_training"`` sharpens its own assignment, as published, see
             :class:`scgpcl.train.ClusterPlan`.
         datasplitter_kwargs
-            Further arguments of the splitter, such as ``num_workers``.
+            Further keyword arguments for the data splitter, such as ``num_workers``.
         pretrain_plan_kwargs, cluster_plan_kwargs
-            Arguments of :class:`scgpcl.train.PretrainPlan` and of the plan of ``clustering``, whose signatures show the
-            defaults, such as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``.
+            Keyword arguments for :class:`scgpcl.train.PretrainPlan` and for the plan selected by ``clustering``, such
+            as ``{"tau": 0.5}`` and ``{"alpha": 1.0}``. The defaults are shown in the signatures of these plans.
         datamodule
-            Cells for a model created with ``registry=datamodule.registry``: a data module of scvi-tools or
-            :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch, through its
-            inference loader, which must always return all cells in the same order; the counts of the model's genes are kept in
-            memory.
+            Data module with the cells, for a model created with ``registry=datamodule.registry``. This is a data module
+            of scvi-tools or a :class:`scgpcl.data.CollectionDataModule`. It is read three times before the first epoch
+            through its inference data loader, which must always return all cells in the same order. The counts of the
+            model's genes are kept in memory.
         checkpoint
-            File to save the state of the run in after every epoch; ``None`` saves nothing.
+            File to which the state of the run is saved after every epoch; ``None`` saves nothing.
         resume_from
-            Checkpoint file to resume from, after the epoch at which it was written. The model, the data and the arguments must
-            be those of the run that wrote it; on a CPU the result is then bit-identical to that of an uninterrupted run.
-            The same file can be used as ``checkpoint``.
+            Checkpoint file from which to resume, starting after the epoch in which it was written. The model, the data
+            and the arguments must be the same as in the run that wrote it; on a CPU, the result is then bit-identical
+            to the result of an uninterrupted run. The same file can be used as ``checkpoint``.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further keyword arguments for :class:`scvi.train.Trainer`.
 
         Notes
         -----
-        Writes to the registered AnnData, if there is one, what :meth:`scgpcl.SCGPCL.annotate` writes.
+        If there is a registered AnnData, this method writes the same results to it as :meth:`scgpcl.SCGPCL.annotate`.
 
         Raises
         ------
         FileNotFoundError
             If ``resume_from`` does not exist.
         FloatingPointError
-            If a loss is NaN or infinite; the weights are restored to those before that epoch.
+            If a loss is NaN or infinite. The weights from before that epoch are then restored.
         OSError
             If a checkpoint cannot be written.
         TypeError
-            If an argument is unknown or of the wrong type, before any work.
+            If an argument is unknown or has the wrong type. This error is raised before any work is done.
         ValueError
-            If an argument is out of range, or the checkpoint is damaged or belongs to another model, before any work.
+            If an argument is out of range, or if the checkpoint is damaged or belongs to another model. This error is
+            raised before any work is done.
         """
         n_cells = self._check_cells(datamodule)
         values = check(
@@ -298,48 +303,51 @@ class Training:
         plan_kwargs: Mapping[str, Any] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Continue the clustering stage on the registered cells and the query together.
+        """Continue the clustering stage on the registered cells together with the query cells.
 
-        Encoder, decoder and cluster centres are trained further with the low learning rate of the clustering stage; then the
-        statistics and gene states of inference are recomputed from all these cells. Everything that describes the data is
-        fixed: the model's genes, the moments of their features, the reference library size, the number of clusters, their
-        names, ``alpha`` and ``shrinkage``. Cluster "3" is therefore the same cluster before and after. A cell type that is
-        missing in the reference does not get a new cluster; train a new model in this case.
+        The encoder, the decoder and the cluster centres are trained further with the low learning rate of the
+        clustering stage. The statistics and gene states for inference are then recomputed from all of these cells.
+        Everything that describes the data is fixed: the model's genes, the moments of their features, the reference
+        library size, the number of clusters, their names, ``alpha`` and ``shrinkage``. Cluster "3" is therefore the
+        same cluster before and after the update. A cell type that is missing in the reference does not get a new
+        cluster; train a new model in this case.
 
         Parameters
         ----------
         query
-            New cells, matched and checked as in :meth:`get_latent_representation`; none of the model's genes may be
-            missing, because the model cannot learn from genes that were not measured. Not changed.
+            AnnData with the new cells, which are matched and checked as in :meth:`get_latent_representation`. None of
+            the model's genes may be missing, because the model cannot learn from genes that were not measured. The
+            AnnData is not modified.
         max_epochs
             Maximum number of epochs; 0 only recomputes the statistics and gene states.
         accelerator, devices
             See :meth:`train`.
         batch_size
-            Largest number of cells of a mini-batch.
+            Maximum number of cells per mini-batch.
         label_tol
-            Training ends when a smaller share of the labels than this changes in an epoch.
+            Training ends when the fraction of labels that change in an epoch is below this value.
         transform_batch
-            Batch of the model to assign all cells of the query to. Required if the query has a batch that the model does not
-            know, because the moments of batches are fixed.
+            Batch of the model to which all query cells are assigned. This is required if the query contains a batch
+            that is unknown to the model, because the moments of the batches are fixed.
         plan_kwargs
-            Arguments of :class:`scgpcl.train.ClusterPlan`, except ``alpha`` and ``shrinkage``.
+            Keyword arguments for :class:`scgpcl.train.ClusterPlan`, except ``alpha`` and ``shrinkage``.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further keyword arguments for :class:`scvi.train.Trainer`.
 
         Notes
         -----
-        Writes the same results as :meth:`train` to the registered AnnData, if there is one. The query is not stored: save the
-        updated model, and call :meth:`annotate` to label the query. During the update, the counts of the model's genes in
-        all cells are kept in memory. If the update fails, the model is restored.
+        If there is a registered AnnData, this method writes the same results to it as :meth:`train`. The query is not
+        stored: save the updated model, and call :meth:`annotate` to label the query. During the update, the counts of
+        the model's genes are kept in memory for all cells. If the update fails, the model is restored to its previous
+        state.
 
         Raises
         ------
         RuntimeError
             If the model is not trained.
         ValueError
-            If an argument is out of range, if genes are missing, or if the model was loaded without its cells:
-            without the reference, batch normalisation and gene states would depend on the query alone, which would change
+            If an argument is out of range, if genes are missing, or if the model was loaded without its cells. Without
+            the reference cells, batch normalisation and gene states would depend on the query alone, which would change
             the labels of the reference.
         """
         reference = self.reference
@@ -395,35 +403,35 @@ class Training:
         plan_kwargs: Mapping[str, Any] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train the decoder further for denoised expression; latent vectors and labels do not change.
+        """Continue training the decoder for denoised expression, without changing latent vectors or labels.
 
-        :meth:`train` ends when the clusters have settled. On a small data set, the decoder has then seen too few mini-batches to
-        learn much more than the mean of each gene. This method trains it on fixed latent vectors with noise until the
-        likelihood of held-out cells stops increasing, and keeps its best state.
+        :meth:`train` ends when the clusters have settled. On a small data set, the decoder has by then seen too few
+        mini-batches to learn much more than the mean of each gene. This method trains the decoder on fixed latent
+        vectors with added noise until the likelihood of held-out cells stops increasing, and keeps the best state.
 
         Parameters
         ----------
         max_epochs
             Maximum number of epochs.
         validation_size
-            Share of the registered cells to hold out.
+            Fraction of the registered cells to hold out.
         patience
-            Number of epochs without a lower loss on these cells before training ends.
+            Number of epochs without a lower loss on the held-out cells after which training ends.
         noise
-            Standard deviation of the noise, as a multiple of that of each latent dimension.
+            Standard deviation of the noise, as a multiple of the standard deviation of each latent dimension.
         accelerator, devices
             See :meth:`train`.
         batch_size
-            Largest number of cells of a mini-batch.
+            Maximum number of cells per mini-batch.
         plan_kwargs
-            Arguments of :class:`scgpcl.train.DecoderPlan`: ``lr``, ``weight_decay`` and ``decoded_genes``.
+            Keyword arguments for :class:`scgpcl.train.DecoderPlan`: ``lr``, ``weight_decay`` and ``decoded_genes``.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further keyword arguments for :class:`scvi.train.Trainer`.
 
         Notes
         -----
-        Does not change the AnnData; the epochs are appended to ``history_`` as stage 3. If training fails, the model is
-        restored.
+        The AnnData is not changed, and the epochs are appended to ``history_`` as stage 3. If training fails, the model
+        is restored to its previous state.
 
         Raises
         ------
@@ -472,14 +480,14 @@ class Training:
             self.module.decoder.fit_statistics(z.to(device), None if known is None else known.to(device))
 
     def _name_clusters(self, run: Run) -> None:
-        """Adopt the number of clusters of a run, and name them after the labelled types, if there are any."""
+        """Adopt the number of clusters from a run, and name the clusters after the labelled types, if there are any."""
         self.n_clusters_, self.n_clusters_curve_ = run.n_clusters, run.curve
         types, k = self.registration.types, cast("int", run.n_clusters)
         new = [f"{_keys.NEW} {i}" for i in range(k - len(types))]
         self.cluster_names_ = np.array([*types, *new] if len(types) else [str(i) for i in range(k)], dtype=object)
 
     def _check_cells(self, datamodule: Any = None) -> int:
-        """Require cells to train on that suit the model, and return their number."""
+        """Check that there are suitable cells to train the model on, and return their number."""
         if datamodule is not None:
             if self.adata is not None:
                 msg = (
@@ -500,7 +508,7 @@ class Training:
         return n_cells
 
     def _prepare(self) -> Cells:
-        """Training cells; the first call fixes genes, feature moments and the start of the network."""
+        """Return the training cells. The first call sets the genes, the feature moments and the initial network."""
         genes = self.registered_genes
         check_same_genes(genes, self._names_at_setup())
         found = training_counts(self.adata, self._datamodule, self.registration)
@@ -541,7 +549,7 @@ class Training:
         return features.cells
 
     def _find_axes(self, cells: Cells) -> np.ndarray | None:
-        """Axes of the features that training starts at, (n_axes, n_genes); None if all cells are alike."""
+        """Compute the feature axes at which training starts, (n_axes, n_genes); None if all cells are alike."""
         if self._axes is None or self._axes[0] is not cells:
             moments, seed = self.module.moments, derived_seed(self.seed_, 10)
             discriminant = self.start == "discriminant"
@@ -552,12 +560,15 @@ class Training:
         return self._axes[1]
 
     def _principal_axes(self, cells: Cells) -> np.ndarray | None:
-        """Principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
+        """Compute the principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
         return principal_axes(cells, self.module.moments, N_PRINCIPAL, seed=derived_seed(self.seed_, 10))
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
-        """A run whose results the model adopts, even if it fails, including its ``split`` of the cells if wanted."""
+        """Provide a run whose results are adopted by the model, even if it fails.
+
+        If ``split`` is set, the model also adopts how the run splits the cells.
+        """
         run = Run(
             self.module,
             splitter,

@@ -1,4 +1,4 @@
-"""The network that the model trains."""
+"""Neural network trained by the model."""
 
 from scgpcl.module._module import SCGPCLModule
 

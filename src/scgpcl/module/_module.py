@@ -1,4 +1,4 @@
-"""The network: encoder, decoder, projection head and cluster centres."""
+"""Neural network with an encoder, a decoder, a projection head and cluster centres."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ if TYPE_CHECKING:
     from scgpcl.nn import Dispersion
 
 
-#: Number of latent vectors that are assigned to clusters at a time.
+#: Number of latent vectors assigned to clusters at a time.
 ASSIGNED_ROWS = 1 << 16
 
 
 class SCGPCLModule(BaseModuleClass):
-    """Graph encoder, ZINB decoder, projection head and Student-t cluster centres.
+    """Neural network with a graph encoder, a ZINB decoder, a projection head and Student-t cluster centres.
 
     Parameters
     ----------
     n_genes
         Number of selected genes.
     n_clusters
-        Number of centres; ``None`` until it is known.
+        Number of cluster centres; ``None`` until it is known.
     n_hidden
-        Width of the hidden layers of encoder and decoder.
+        Width of the hidden layers in the encoder and decoder.
     n_latent
-        Width of the latent cell vector and of the gene embedding.
+        Dimensionality of the latent space and of the gene embedding.
     dispersion
-        One inverse dispersion per ``"gene"``, or one per cell and gene (``"gene-cell"``).
+        One of ``"gene"`` (one inverse dispersion per gene) or ``"gene-cell"`` (one inverse dispersion per cell and
+        gene).
     use_graph
-        ``False`` turns off messages from genes, for ablations.
+        Whether genes send messages; ``False`` is intended for ablations.
     n_batch
         Number of experimental batches to correct for, at least 2; 0 means no correction.
     """
@@ -101,7 +102,11 @@ class SCGPCLModule(BaseModuleClass):
         return Moments(self.gene_mean.cpu().numpy(), self.gene_std.cpu().numpy(), self.feature_scale.item())
 
     def set_moments(self, moments: Moments, link_share: Any = None) -> None:
-        """Set the moments of the features and, with batches, the shares that centre messages, (n_batch, n_genes)."""
+        """Set the moments of the features.
+
+        If there are batches, ``link_share`` sets the gene proportions per batch that are used to centre the messages,
+        shape (n_batch, n_genes).
+        """
         self.feature_scale.fill_(moments.scale)
         self.gene_mean.copy_(torch.from_numpy(moments.mean))
         self.gene_std.copy_(torch.from_numpy(moments.std))
@@ -110,20 +115,23 @@ class SCGPCLModule(BaseModuleClass):
 
     @torch.no_grad()
     def set_centers(self, centers: Tensor) -> None:
-        """Move the cluster centres, shape (n_clusters, n_latent)."""
+        """Set the cluster centres, shape (n_clusters, n_latent)."""
         cast("nn.Parameter", self.centers).copy_(centers)
 
     def set_n_clusters(self, n_clusters: int) -> None:
-        """Allocate the centres of ``n_clusters`` clusters."""
+        """Allocate the centres for ``n_clusters`` clusters."""
         self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_latent, device=self.gene_mean.device))
 
     def on_load(self, model: Any, **kwargs: Any) -> None:
-        """Allocate the centres if their number was estimated in training."""
+        """Allocate the cluster centres if their number was estimated in training."""
         if model.n_clusters_ is not None:
             self.set_n_clusters(model.n_clusters_)
 
     def features(self, batch: BipartiteBatch) -> StandardizedCounts:
-        """Standardised features of a batch; genes that were not measured get the training mean, which is zero."""
+        """Compute the standardised features of a batch.
+
+        Genes that were not measured are set to the training mean, which is zero.
+        """
         return standardized_counts(
             batch.graph,
             batch.counts,
@@ -136,24 +144,33 @@ class SCGPCLModule(BaseModuleClass):
         )
 
     def represent(self, z: Tensor, size_factor: Tensor) -> Tensor:
-        """Latent vectors as used for clustering and returned to the user: corrected for depth (n_cells,), with reduced length."""
+        """Convert encoded latent vectors to the vectors used for clustering and returned to the user.
+
+        The vectors are corrected for depth, given the size factors (n_cells,), and their length is reduced.
+        """
         # in double precision, so that the result for a cell does not depend on which other cells are shortened with it
         return shrink_length(self.depth(z, size_factor).double(), self.shrinkage).to(z)
 
     def soft_assign(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of latent vectors from ``represent``, shape (n_cells, n_clusters)."""
+        """Compute the assignment probabilities of latent vectors from ``represent``, shape (n_cells, n_clusters)."""
         centers = cast("Tensor", self.centers)
         return soft_assign(z, centers, alpha=self.alpha, temperature=self.temperature)
 
     @torch.no_grad()
     def assign_all(self, z: Tensor, size_factor: Tensor) -> Tensor:
-        """Assignment probabilities of any number of encoded latent vectors, shape (n_cells, n_clusters)."""
+        """Compute the assignment probabilities of any number of latent vectors from ``encode``.
+
+        The result has shape (n_cells, n_clusters).
+        """
         parts = zip(z.split(ASSIGNED_ROWS), size_factor.to(z.device).split(ASSIGNED_ROWS), strict=True)
         return torch.cat([self.soft_assign(self.represent(*part)) for part in parts])
 
     @torch.no_grad()
     def probabilities(self, z: Tensor) -> Tensor:
-        """Assignment probabilities of any number of represented cells, on the CPU, (n_cells, n_clusters)."""
+        """Compute the assignment probabilities of any number of latent vectors from ``represent``.
+
+        The result is on the CPU and has shape (n_cells, n_clusters).
+        """
         centers = cast("Tensor", self.centers).double()
         values = {"alpha": self.alpha, "temperature": self.temperature}
         # in double precision, so that the result for a cell does not depend on which other cells are assigned with it
@@ -163,7 +180,7 @@ class SCGPCLModule(BaseModuleClass):
     @auto_move_data
     @torch.no_grad()
     def encode(self, batch: BipartiteBatch) -> Tensor:
-        """Exact latent vectors of any cells, at full length, shape (n_cells, n_latent)."""
+        """Compute the exact latent vectors of any cells at full length, shape (n_cells, n_latent)."""
         return self.encoder.encode(self.features(batch))
 
     @torch.no_grad()
@@ -199,7 +216,10 @@ class SCGPCLModule(BaseModuleClass):
 
     @auto_move_data
     def inference(self, batch: BipartiteBatch, view: View | None = None) -> dict[str, Any]:
-        """Encode a batch whose cells are each other's context: ``z``, shape (n_cells, n_views, n_latent)."""
+        """Encode a batch whose cells provide context for each other.
+
+        Returns ``z`` of shape (n_cells, n_views, n_latent).
+        """
         return {"z": self.encoder(self.features(batch), view)}
 
     def _get_generative_input(
@@ -212,18 +232,24 @@ class SCGPCLModule(BaseModuleClass):
     def generative(
         self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None
     ) -> dict[str, ZeroInflatedNegativeBinomial]:
-        """Distribution of the counts of cells given their latent vectors of shape (n_cells, n_latent)."""
+        """Return the count distribution of cells, given their latent vectors of shape (n_cells, n_latent)."""
         mu, theta, zi_logits = self.decoder(z, size_factor, batch_index)
         return {"px": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)}
 
     def reconstruction_loss(self, batch: BipartiteBatch, z: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Mean negative log-likelihood of a batch, z of shape (n_cells, n_views, n_latent); see ``Decoder.loss``."""
+        """Compute the mean negative log-likelihood of a batch; see ``Decoder.loss``.
+
+        ``z`` has shape (n_cells, n_views, n_latent).
+        """
         return self.decoder.loss(z, batch.graph, batch.counts, batch.size_factor, batch.batch_index, genes)
 
     def loss(
         self, tensors: BipartiteBatch, inference_outputs: dict[str, Any], generative_outputs: Any, **kwargs: Any
     ) -> LossOutput:
-        """Reconstruction loss of a batch; the stages' own losses are composed in their training plans."""
+        """Compute the reconstruction loss of a batch.
+
+        The training plan of each stage composes its own loss.
+        """
         loss = self.reconstruction_loss(tensors, inference_outputs["z"])
         return LossOutput(loss=loss, n_obs_minibatch=len(tensors.cell_index))
 

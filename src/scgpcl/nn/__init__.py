@@ -1,4 +1,4 @@
-"""Graph layers, likelihood and losses: functions and modules on tensors only."""
+"""Graph layers, likelihood and losses, as functions and modules that only use tensors."""
 
 from scgpcl.nn._assignment import (
     clustering_loss,

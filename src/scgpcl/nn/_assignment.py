@@ -8,46 +8,47 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-#: Steps of fitting centres to targets, and the weight that keeps centres near their start, equal to that of one cell.
+#: Number of steps for fitting centres to targets, and the weight that keeps centres near their start, which equals the
+#: weight of one cell.
 FIT_STEPS = 60
 FIT_RIDGE = 1.0
-#: Range in which the logarithm of a temperature is searched.
+#: Range in which the logarithm of the temperature is searched.
 LOG_TEMPERATURES = (-2.0, 3.0)
 
 
 def shrink_length(z: Tensor, power: float | Tensor) -> Tensor:
     r"""Reduce the spread of vector lengths: ``z (|z|^2 / n)^(-power / 2)``.
 
-    Cells of unusual composition have long standardised vectors, which dominate squared distances. Power 0 keeps
-    lengths, 1 keeps directions only, and 0.5 takes the square root of each length.
+    Cells of unusual composition have long standardised vectors, which dominate squared distances. A power of 0 keeps
+    the lengths, 1 keeps only the directions, and 0.5 takes the square root of each length.
 
     Parameters
     ----------
     z
-        Shape (..., n).
+        Vectors, shape (..., n).
     power
-        From 0 to 1.
+        Power between 0 and 1.
     """
     return z * (z.square().mean(-1, keepdim=True) + 1e-6).pow(-power / 2)
 
 
 def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-    """Student-t similarity of cells to cluster centres.
+    """Compute the Student-t similarity of cells to cluster centres.
 
     Parameters
     ----------
     z
         Latent vectors, shape (n_cells, n_latent).
     centers
-        Shape (n_clusters, n_latent).
+        Cluster centres, shape (n_clusters, n_latent).
     alpha
         Degrees of freedom.
     temperature
-        The logarithm of q is divided by it before q is normalised; above 1 the assignment is less confident.
+        Value by which the logarithm of q is divided before q is normalised. Above 1, the assignment is less confident.
 
     Returns
     -------
-    q, shape (n_cells, n_clusters); rows sum to one.
+    Soft assignment q, shape (n_cells, n_clusters). Rows sum to one.
     """
     distance = (z.square().sum(1, keepdim=True) - 2.0 * z @ centers.t() + centers.square().sum(1)).clamp(min=0.0)
     # proportional to (1 + d / alpha) ** -((alpha + 1) / 2), normalised in logs so that far cells do not underflow
@@ -56,7 +57,10 @@ def soft_assign(z: Tensor, centers: Tensor, *, alpha: float | Tensor, temperatur
 
 @torch.no_grad()
 def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Tensor) -> Tensor:
-    """Centres (n_clusters, n) whose assignments of cells (n_cells, n) are closest to targets (n_cells, n_clusters)."""
+    """Find the centres for which the cell assignments are closest to the targets.
+
+    The centres have shape (n_clusters, n), the cells (n_cells, n), and the targets (n_cells, n_clusters).
+    """
     found = centers.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([found], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
 
@@ -73,7 +77,10 @@ def fit_centers(z: Tensor, target: Tensor, centers: Tensor, *, alpha: float | Te
 
 
 def fit_temperature(q: Tensor, labels: Tensor) -> float:
-    """Temperature at which assignments (n_cells, n_clusters) predict labels (n_cells,) best (Guo et al. 2017)."""
+    """Find the temperature at which assignments best predict labels (Guo et al. 2017).
+
+    The assignments have shape (n_cells, n_clusters) and the labels (n_cells,).
+    """
     logits = q.double().clamp(min=torch.finfo(q.dtype).tiny).log().cpu()
     labels = labels.cpu()
     loss = lambda log: float(cross_entropy(logits / np.exp(log), labels))
@@ -81,7 +88,10 @@ def fit_temperature(q: Tensor, labels: Tensor) -> float:
 
 
 def matched_temperature(q: Tensor, accuracy: float) -> float:
-    """Temperature at which the mean largest probability of assignments (n_cells, n_clusters) equals an accuracy."""
+    """Find the temperature at which the mean largest probability equals an accuracy.
+
+    The assignments have shape (n_cells, n_clusters).
+    """
     logits = q.double().clamp(min=torch.finfo(q.dtype).tiny).log()
     gap = lambda log: float((logits / np.exp(log)).softmax(1).amax(1).mean()) - accuracy
     low, high = LOG_TEMPERATURES
@@ -91,7 +101,7 @@ def matched_temperature(q: Tensor, accuracy: float) -> float:
 
 
 def target_distribution(q: Tensor) -> Tensor:
-    """Sharpened assignment ``p = q^2 / f``, row-normalised, with f the soft cluster sizes.
+    """Compute the sharpened assignment ``p = q^2 / f``, normalised by row, where f are the soft cluster sizes.
 
     Parameters
     ----------
@@ -103,7 +113,7 @@ def target_distribution(q: Tensor) -> Tensor:
 
 
 def clustering_loss(q: Tensor, p: Tensor) -> Tensor:
-    """Kullback-Leibler divergence KL(P || Q), mean over cells.
+    """Compute the Kullback-Leibler divergence KL(P || Q), averaged over cells.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Contrastive learning: random views of a mini-batch, neighbours as positives, instance and prototype losses."""
+"""Contrastive learning with random views, neighbours as positives, and instance and prototype losses."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: With a smaller temperature, all exponentials may underflow relative to that of the largest possible cosine, 1.
+#: Minimum temperature of the fused loss. Below it, all exponentials may underflow relative to the exponential of the
+#: largest possible cosine, 1.
 MIN_FUSED_TAU = 0.05
 
 #: Maximum number of cells among which neighbours are counted; larger data sets are sampled.
 MAX_NEIGHBOR_CELLS = 10_000
-#: Tolerance of a radius, so that rounding does not decide whether the farthest neighbour counts.
+#: Tolerance of the radius, so that rounding does not decide whether the farthest neighbour is included.
 SLACK = 1e-5
-#: Number of cosines in memory at a time.
+#: Number of cosine similarities held in memory at a time.
 BLOCK_COSINES = 20_000_000
 
 
@@ -25,11 +26,11 @@ class View(NamedTuple):
     Parameters
     ----------
     neighbor
-        Genes kept as neighbours, 0/1, shape (n_genes, n_views).
+        Whether each gene is kept as a neighbour, 0/1, shape (n_genes, n_views).
     feature
-        Columns kept of the cell features F, 0/1, shape (n_genes, n_views).
+        Whether each column of the cell features F is kept, 0/1, shape (n_genes, n_views).
     embedding
-        Columns kept of the gene embedding E, 0/1, shape (n_embed, n_views).
+        Whether each column of the gene embedding E is kept, 0/1, shape (n_embed, n_views).
     """
 
     neighbor: Tensor
@@ -47,20 +48,20 @@ def draw_view(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> View:
-    """Draw random views (Lee et al. 2023, section 2.1): subgraph sampling and feature masking.
+    """Draw random views by subgraph sampling and feature masking (Lee et al. 2023, section 2.1).
 
     Parameters
     ----------
     n_genes, n_embed
-        Sizes.
+        Number of genes and width of the gene embedding.
     n_views
         Number of independent views.
     neighbor_keep
-        Share of the genes kept as neighbours; the same number of genes in every view.
+        Share of the genes that are kept as neighbours. The number of genes is the same in every view.
     feature_drop
-        Probability that a feature column, of the cells or of the genes, is zeroed.
+        Probability that a feature column of the cells or of the genes is set to zero.
     generator
-        Source of randomness, on the CPU, so that a seed gives the same views on every device.
+        Random number generator on the CPU, so that a seed gives the same views on every device.
     device
         Device of the masks.
     """
@@ -76,30 +77,30 @@ def draw_view(
 
 
 class Neighborhood(NamedTuple):
-    """Nearest cells of each cell, without an explicit list: a direction and a radius for each cell.
+    """Nearest cells of each cell, stored as a direction and a radius for each cell instead of an explicit list.
 
     Parameters
     ----------
     unit
         Unit vectors of all cells, shape (n_cells, n).
     radius
-        Cosine of each cell's farthest neighbour, shape (n_cells,).
+        Cosine similarity between each cell and its farthest neighbour, shape (n_cells,).
     """
 
     unit: Tensor
     radius: Tensor
 
     def among(self, index: Tensor) -> Tensor:
-        """1 if either of two cells has the other among its nearest cells, else 0; zero diagonal.
+        """Find the pairs of cells in which at least one cell is among the nearest cells of the other.
 
         Parameters
         ----------
         index
-            Cells, int64, shape (n_wanted,).
+            Positions of the cells, int64, shape (n_wanted,).
 
         Returns
         -------
-        float, shape (n_wanted, n_wanted).
+        Float matrix of shape (n_wanted, n_wanted), with 1 for such pairs, 0 for all others, and a zero diagonal.
         """
         unit, radius = self.unit[index], self.radius[index]
         near = unit @ unit.t() >= torch.minimum(radius.unsqueeze(0), radius.unsqueeze(1))
@@ -108,19 +109,19 @@ class Neighborhood(NamedTuple):
 
 
 def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
-    """Directions of the cells and the radii within which their nearest cells lie.
+    """Compute the directions of the cells and the radii within which their nearest cells lie.
 
-    Beyond ``MAX_NEIGHBOR_CELLS`` cells, neighbours are counted in a sample: a radius then contains the same share of
-    all cells as of the sample, and at least one cell of the sample.
+    If there are more than ``MAX_NEIGHBOR_CELLS`` cells, neighbours are counted in a sample. A radius then contains the
+    same share of all cells as of the sample, and at least one cell of the sample.
 
     Parameters
     ----------
     x
-        Vectors of the cells, compared by their cosines, shape (n_cells, n).
+        Vectors of the cells, which are compared by cosine similarity, shape (n_cells, n).
     n_neighbors
-        Neighbours of a cell; at most as many as there are other cells.
+        Number of neighbours of each cell, at most the number of other cells.
     seed
-        Seed of the sample.
+        Random seed for the sample.
     """
     unit = functional.normalize(x, dim=1)
     n_cells = len(unit)
@@ -138,16 +139,16 @@ def neighborhood(x: Tensor, n_neighbors: int, *, seed: int = 0) -> Neighborhood:
 
 
 class _Positives(NamedTuple):
-    """Rows that each row is pulled towards: its other view, and both views of its cell's neighbours, equally weighted.
+    """Rows towards which each row is pulled: its other view and both views of its cell's neighbours, equally weighted.
 
-    The matrix T of the weights is never formed: a row of T sums to one and has at most 1 + 2 d equal entries, where
-    d is the number of neighbours.
+    The matrix T of the weights is never formed. A row of T sums to one and has at most 1 + 2 d equal entries, where d
+    is the number of neighbours.
     """
 
     near: Tensor | None
 
     def pull(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """T R and T' R for the rows R of both views, shapes (2 n_cells, n)."""
+        """Compute T R and T' R for the rows R of both views, each of shape (2 n_cells, n)."""
         if self.near is None:
             partner = rows.roll(len(rows) // 2, 0)
             return partner, partner
@@ -162,11 +163,11 @@ class _Positives(NamedTuple):
 
 
 class _InfoNCE(torch.autograd.Function):
-    r"""Mean InfoNCE of the unit rows of two views, and its gradient.
+    r"""Mean InfoNCE loss of the unit rows of two views, with its gradient.
 
-    With :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, zero on the diagonal and where
-    rows are not compared, and D its row sums, E is symmetric, so
-    the gradient needs only the product of E with R and :math:`D^{-1} R` side by side.
+    Let :math:`E_{ij} = \exp((r_i \cdot r_j - 1) / \tau)`, set to zero on the diagonal and where rows are not compared,
+    and let D be its row sums. E is symmetric, so the gradient only needs the product of E with R and :math:`D^{-1} R`
+    side by side.
     """
 
     @staticmethod
@@ -192,11 +193,11 @@ class _InfoNCE(torch.autograd.Function):
 def instance_loss(
     z: Tensor, *, tau: float, batch_index: Tensor | None = None, neighbors: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
+    """Compute the InfoNCE loss between the two views of each cell (Lee et al. 2023, instance-wise contrastive loss).
 
-    For each of the 2B rows, the positive is the other view of the same cell, and the denominator includes all rows except
-    the row itself. With neighbours, a row has several positives, whose log-probabilities are averaged (as in the outer
-    form of Khosla et al. 2020; neighbours are positives as in Wan, Chen and Deng 2022).
+    For each of the 2B rows, the positive is the other view of the same cell, and the denominator includes all rows
+    except the row itself. If neighbours are given, a row has several positives, whose log-probabilities are averaged
+    (as in the outer form of Khosla et al. 2020; neighbours are used as positives as in Wan, Chen and Deng 2022).
 
     Parameters
     ----------
@@ -208,11 +209,12 @@ def instance_loss(
         Experimental batch of each cell, shape (n_cells,). If given, only cells of the same batch are negatives of each
         other, so that differences between batches do not help a row to find its positive.
     neighbors
-        1 for two cells that are positives of each other, else 0; symmetric, zero diagonal, shape (n_cells, n_cells).
+        Matrix with 1 for two cells that are positives of each other and 0 otherwise, symmetric with a zero diagonal,
+        shape (n_cells, n_cells).
 
     Returns
     -------
-    Mean over the 2B rows, a scalar.
+    Mean loss over the 2B rows, a scalar.
     """
     n_cells = z.shape[0]
     rows = functional.normalize(z, dim=-1).transpose(0, 1).reshape(2 * n_cells, -1)
@@ -231,22 +233,22 @@ def instance_loss(
 
 
 def prototype_loss(z: Tensor, prototypes: list[Tensor], labels: list[Tensor], *, tau: float) -> Tensor:
-    """Cross-entropy of each cell's cosine similarity to its own prototype, mean over granularities.
+    """Compute the cross-entropy of the cosine similarities between cells and their own prototypes.
 
     Parameters
     ----------
     z
         Views of the cells, shape (n_cells, n_views, n).
     prototypes
-        Prototypes of each granularity, shapes (n_prototypes, n).
+        Prototypes at each granularity, each of shape (n_prototypes, n).
     labels
-        Own prototype of each cell at each granularity, int64, shapes (n_cells,).
+        Own prototype of each cell at each granularity, int64, each of shape (n_cells,).
     tau
         Temperature.
 
     Returns
     -------
-    Mean over granularities, views and cells, a scalar.
+    Mean loss over granularities, views and cells, a scalar.
     """
     n_cells, n_views, n = z.shape
     rows = functional.normalize(z, dim=-1).view(n_cells * n_views, n)

@@ -1,4 +1,4 @@
-"""From latent vectors to the parameters of the counts' distribution."""
+"""Decode latent vectors to the parameters of the count distribution."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 Dispersion = Literal["gene", "gene-cell"]
 
 
-#: Number of rows whose moments are computed in float64 at a time.
+#: Number of rows processed at a time when moments are computed in float64.
 MOMENT_ROWS = 1 << 16
-#: Smallest mean, and the dropout logit, at which the decoder starts if it starts at the means of the data.
+#: Minimum mean, and the dropout logit, with which the decoder is initialised if it starts at the means of the data.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0
 
 
 class ZINBParameters(NamedTuple):
-    """Parameters in scvi's parametrisation, each of shape (n_cells, n_genes)."""
+    """ZINB parameters in the parametrisation of scvi-tools, each of shape (n_cells, n_genes)."""
 
     mu: Tensor
     theta: Tensor
@@ -33,12 +33,14 @@ class ZINBParameters(NamedTuple):
 
 
 class HiddenLayer(nn.Module):
-    """Linear, batch norm, ReLU; its statistics in inference follow exactly from the moments of the input.
+    """Linear layer, batch normalisation and ReLU.
+
+    Its statistics in inference follow exactly from the moments of the input.
 
     Parameters
     ----------
     n_in, n_out
-        Widths.
+        Widths of the input and the output.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -67,12 +69,12 @@ class HiddenLayer(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Projection head: the contrastive losses act on its output, not on the latent vectors themselves.
+    """Projection head. The contrastive losses are applied to its output instead of the latent vectors themselves.
 
     Parameters
     ----------
     n_latent
-        Width of its input, hidden layer and output.
+        Width of the input, the hidden layer and the output.
     """
 
     def __init__(self, n_latent: int) -> None:
@@ -86,17 +88,17 @@ class ProjectionHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One hidden layer (batch norm, ReLU) and one output layer that holds all heads of the ZINB.
+    """Decoder with one hidden layer (batch norm, ReLU) and one output layer that contains all heads of the ZINB.
 
     Parameters
     ----------
     n_genes, n_latent, n_hidden
-        Widths.
+        Number of genes, and widths of the latent vectors and the hidden layer.
     dispersion
-        One inverse dispersion per gene, or one per cell and gene (as in the paper).
+        Whether to use one inverse dispersion per gene, or one per cell and gene (as in the paper).
     n_batch
-        Experimental batches, 0 for none. Their one-hot vectors are concatenated to the input of either layer, as in
-        scvi-tools.
+        Number of experimental batches, or 0 for none. Their one-hot vectors are concatenated to the inputs of both
+        layers, as in scvi-tools.
     """
 
     def __init__(self, n_genes: int, *, n_latent: int, n_hidden: int, dispersion: Dispersion, n_batch: int) -> None:
@@ -114,9 +116,9 @@ class Decoder(nn.Module):
         Parameters
         ----------
         means
-            Mean of counts over size factors of each gene, shape (n_genes,).
+            Mean of each gene's counts divided by size factors, shape (n_genes,).
         ratios
-            Mean in each batch over the mean of all, shape (n_batch, n_genes).
+            Mean in each batch relative to the mean over all cells, shape (n_batch, n_genes).
         """
         bias = self.heads.bias
         bias[: self.n_genes] = means.clamp(min=MEAN_FLOOR).log()
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
             of_batch[: self.n_genes] = ratios.log().t()
 
     def with_batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor:
-        """Concatenate one-hot batches to vectors of shape (n_cells, n_views, n), if the decoder knows batches."""
+        """Concatenate one-hot batches to vectors of shape (n_cells, n_views, n), if the decoder uses batches."""
         if self.n_batch == 0:
             return x
         one_hot = functional.one_hot(cast("Tensor", batch_index), self.n_batch).to(x)
@@ -135,7 +137,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, z: Tensor, batch_index: Tensor | None) -> None:
-        """Set the moments of inference from the latent vectors of all cells, (n_cells, n_latent), and their batches."""
+        """Set the moments used in inference from the latent vectors (n_cells, n_latent) and batches of all cells."""
         self.hidden.fit_statistics(self.with_batch(z.unsqueeze(1), batch_index)[:, 0])
 
     def loss(
@@ -147,23 +149,23 @@ class Decoder(nn.Module):
         batch_index: Tensor | None = None,
         genes: Tensor | None = None,
     ) -> Tensor:
-        """Mean negative log-likelihood over cells, views and genes.
+        """Compute the mean negative log-likelihood over cells, views and genes.
 
         Parameters
         ----------
         z
-            Shape (n_cells, n_views, n_latent).
+            Latent vectors, shape (n_cells, n_views, n_latent).
         graph
-            Pattern of the counts.
+            Sparsity pattern of the counts.
         counts
             Count of each edge, shape (n_edges,).
         size_factor
-            Shape (n_cells,).
+            Size factor of each cell, shape (n_cells,).
         batch_index
-            Batch of each cell, shape (n_cells,), if the decoder knows batches.
+            Batch of each cell, shape (n_cells,), if the decoder uses batches.
         genes
-            Ascending positions of the genes to decode, int64, shape (n_some,); ``None`` decodes all. For random genes,
-            the loss and its gradients have the same expectation as for all genes.
+            Ascending positions of the genes to decode, int64, shape (n_some,). If ``None``, all genes are decoded. For
+            randomly chosen genes, the loss and its gradients have the same expectation as for all genes.
         """
         hidden = self.with_batch(self.hidden(self.with_batch(z, batch_index)), batch_index)
         weight: Tensor = self.heads.weight
@@ -177,16 +179,16 @@ class Decoder(nn.Module):
         return fused_zinb_loss(hidden, weight, bias, theta, counts, graph, size_factor.log())
 
     def forward(self, z: Tensor, size_factor: Tensor, batch_index: Tensor | None = None) -> ZINBParameters:
-        """Parameters of the counts' distribution.
+        """Compute the parameters of the count distribution.
 
         Parameters
         ----------
         z
-            Shape (n_cells, n_latent).
+            Latent vectors, shape (n_cells, n_latent).
         size_factor
-            Shape (n_cells,).
+            Size factor of each cell, shape (n_cells,).
         batch_index
-            Batch that each cell is decoded as, shape (n_cells,), if the decoder knows batches.
+            Batch for which each cell is decoded, shape (n_cells,), if the decoder uses batches.
         """
         hidden = self.hidden(self.with_batch(z.unsqueeze(1), batch_index))
         out = self.heads(self.with_batch(hidden, batch_index)[:, 0])

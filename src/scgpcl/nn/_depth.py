@@ -10,20 +10,22 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Weight of the prior of no correction, as a share of the mean square of the regressors.
+#: Weight of the prior that there is no correction, as a share of the mean square of the regressors.
 RIDGE = 1e-3
 
 
 class DepthCorrection(nn.Module):
-    r"""Expected latent vector of a cell had it been sequenced to typical depth.
+    r"""Predict the latent vector that a cell would have if it had been sequenced to typical depth.
 
-    A low number of molecules has two effects on latent vectors: it adds noise, and the logarithm of normalised counts
-    shifts their mean. Both depend on the size factor s. With :math:`t = \min(\log s, 0)`,
+    A low number of molecules has two effects on latent vectors: it adds noise, and it shifts their mean because of the
+    logarithm of the normalised counts. Both effects depend on the size factor s. With :math:`t = \min(\log s, 0)`, the
+    corrected vector is
 
-    .. math:: z' = z + t (A_1 z + b_1) + t^2 (A_2 z + b_2),
+    .. math:: z' = z + t (A_1 z + b_1) + t^2 (A_2 z + b_2).
 
-    fitted by ridge regression of whole cells on thinned ones. As a linear predictor, it shrinks components that are
-    mostly noise at the cell's depth. A cell of typical or greater depth is not changed, nor is any cell before the fit.
+    The coefficients are fitted by ridge regression of whole cells on thinned cells. As a linear predictor, the
+    correction shrinks components that are mostly noise at the depth of the cell. Cells of typical or greater depth are
+    not changed, and no cell is changed before the correction has been fitted.
 
     Parameters
     ----------
@@ -40,13 +42,14 @@ class DepthCorrection(nn.Module):
     def forward(self, z: Tensor, size_factor: Tensor) -> Tensor:
         """Correct latent vectors (n_cells, n_latent) of cells with size factors (n_cells,).
 
-        In double precision, so that the result for a cell does not depend on which other cells are corrected with it.
+        The computation uses double precision, so that the result for a cell does not depend on which other cells are
+        corrected with it.
         """
         return z + (_regressors(z.double(), size_factor) @ self.weight.double()).to(z)
 
     @torch.no_grad()
     def fit(self, draws: Iterable[tuple[Tensor, Tensor]], whole: Tensor) -> None:
-        """Fit to the latent vectors and size factors of thinned cells, and the vectors of the whole cells."""
+        """Fit the correction to vectors and size factors of thinned cells, given the vectors of the whole cells."""
         n = len(self.weight)
         gram = torch.zeros(n, n, dtype=torch.float64, device=whole.device)
         moment = torch.zeros(n, whole.shape[1], dtype=torch.float64, device=whole.device)
@@ -59,7 +62,7 @@ class DepthCorrection(nn.Module):
 
 
 def _regressors(z: Tensor, size_factor: Tensor) -> Tensor:
-    """``[t z, t, t^2 z, t^2]``, shape (n_cells, 2 (n_latent + 1))."""
+    """Return the regressors ``[t z, t, t^2 z, t^2]``, shape (n_cells, 2 (n_latent + 1))."""
     t = size_factor.to(z).log().clamp(max=0.0).unsqueeze(1)
     linear = torch.cat([t * z, t], 1)
     return torch.cat([linear, t * linear], 1)

@@ -1,4 +1,4 @@
-"""The graph encoder: cells from genes, genes from cells, and exact inference from stored gene states."""
+"""Graph encoder that computes cells from genes and genes from cells, with exact inference from stored gene states."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from scgpcl.nn._contrast import View
     from scgpcl.nn._features import StandardizedCounts
 
-#: Factor that shrinks the weights of the graph messages if the cells' own weights start at given axes.
+#: Factor by which the weights of the graph messages are reduced if the cells' own weights are initialised with axes.
 MESSAGE_START = 0.1
 
 
 class _Affine(NamedTuple):
-    """A cell vector as ``mean_g(message) + F weight + shift``; ``None`` stands for no message."""
+    """Affine form of cell vectors, ``mean_g(message) + F weight + shift``, without a message if it is ``None``."""
 
     message: Tensor | None
     weight: Tensor
@@ -36,20 +36,21 @@ class _Affine(NamedTuple):
 
 
 class BipartiteEncoder(nn.Module):
-    r"""Bipartite GraphSAGE encoder of two layers (Lee et al. 2023, section 2.2).
+    r"""Bipartite GraphSAGE encoder with two layers (Lee et al. 2023, section 2.2).
 
-    With F the standardised counts, E the gene embedding, and BN batch normalisation,
+    Let F be the standardised counts, E the gene embedding, and BN batch normalisation. The encoder computes
 
     .. math::
         c^1 = BN(\mathrm{mean}_g(E U_1) + F V_1), \quad
         g^1 = BN(\mathrm{mean}_i(F V_2) + E U_2), \quad
         z = BN(\mathrm{mean}_g(g^1 U_3) + c^1 V_3).
 
-    If the features have batches, the typical value in the batch of the cell is subtracted from :math:`\mathrm{mean}_g`,
-    see :class:`~scgpcl.nn.BatchLinks`; F is standardised per batch, so the messages to genes carry no batch effect.
+    If there are batches, the typical value in the batch of the cell is subtracted from :math:`\mathrm{mean}_g` (see
+    :class:`~scgpcl.nn.BatchLinks`). F is standardised per batch, so the messages to genes carry no batch effect.
 
-    There is no activation between the layers, so in inference, where the statistics of BN are constants, a cell is
-    an affine function of its counts. :meth:`fit_states` computes that function once from all training cells.
+    There is no activation between the layers. In inference, where the statistics of BN are constant, the vector of a
+    cell is therefore an affine function of its counts. :meth:`fit_states` computes this function once from all training
+    cells.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ class BipartiteEncoder(nn.Module):
     n_latent
         Width of the latent cell vector and of the gene embedding.
     use_graph
-        If ``False``, genes send no messages (an ablation).
+        Whether genes send messages. ``False`` is an ablation.
     """
 
     state_message: Tensor
@@ -83,18 +84,18 @@ class BipartiteEncoder(nn.Module):
         self.register_buffer("state_shift", torch.zeros(n_latent))
 
     def forward(self, features: StandardizedCounts, view: View | None = None) -> Tensor:
-        """Encode a mini-batch whose cells are each other's context.
+        """Encode a mini-batch in which the cells provide context for each other.
 
         Parameters
         ----------
         features
             Unmasked features of the cells.
         view
-            Random views; ``None`` is one view that keeps everything.
+            Random views. If ``None``, a single view that keeps everything is used.
 
         Returns
         -------
-        z, shape (n_cells, n_views, n_latent).
+        Latent vectors z, shape (n_cells, n_views, n_latent).
         """
         gene = self.gene_embedding.unsqueeze(1)
         keep = None
@@ -111,24 +112,24 @@ class BipartiteEncoder(nn.Module):
         return self.cell2_norm(self.cell2((gene1, cell1), graph, keep, links))
 
     def unused_parameters(self) -> list[nn.Parameter]:
-        """Parameters that are only used for messages, if genes send none."""
+        """Return the parameters that are only used for messages, if genes send no messages."""
         if self.use_graph:
             return []
         senders = self.gene_embedding, self.cell1.lin_l.weight, self.cell2.lin_l.weight
         return [*senders, *self.gene1.parameters(), *self.gene1_norm.parameters()]
 
     def encode(self, features: StandardizedCounts) -> Tensor:
-        """Encode cells on their own from the stored gene states, shape (n_cells, n_latent)."""
+        """Encode each cell on its own from the stored gene states, shape (n_cells, n_latent)."""
         return _Affine(self.state_message if self.use_graph else None, self.state_weight, self.state_shift)(features)
 
     @torch.no_grad()
     def fit_states(self, batches: Callable[[], Iterable[StandardizedCounts]]) -> int:
-        """Compute exact statistics and gene states from all cells, one pass per layer.
+        """Compute exact statistics and gene states from all cells, with one pass per layer.
 
         Parameters
         ----------
         batches
-            Called once per layer; returns the features of all training cells, in mini-batches.
+            Function that returns the features of all training cells in mini-batches. It is called once per layer.
 
         Returns
         -------
@@ -160,18 +161,19 @@ class BipartiteEncoder(nn.Module):
 
     @torch.no_grad()
     def start_at_axes(self, axes: Tensor, generator: torch.Generator) -> None:
-        """Initialise the cells' own path as a rotation of given feature axes.
+        """Initialise the path from a cell's own features as a rotation of the given axes.
 
-        The rotation has entries of equal size (signed Hadamard columns), so that every latent dimension carries the
-        same variance and batch normalisation keeps all distances of the projection. Messages start small.
+        The rotation has entries of equal size (signed Hadamard columns), so that every latent dimension has the same
+        variance and batch normalisation preserves all distances of the projection. The weights of the messages start
+        small.
 
         Parameters
         ----------
         axes
-            Orthogonal axes of uncorrelated scores, leading first, shape (n_axes, n_genes); only the first
-            ``n_latent`` are used.
+            Orthogonal axes with uncorrelated scores, leading axes first, shape (n_axes, n_genes). Only the first
+            ``n_latent`` axes are used.
         generator
-            Source of the random signs and order, on the CPU.
+            Random number generator on the CPU for the signs and the order.
         """
         axes = axes[: self.n_latent].to(self.gene_embedding)
         basis = axes
@@ -192,7 +194,7 @@ class _Moments(NamedTuple):
 
 
 def _normalized(cell: _Affine, norm: NodeBatchNorm, moments: _Moments) -> _Affine:
-    """Give a norm the exact moments of its input and apply it."""
+    """Set the exact input moments of a batch normalisation layer, and apply the layer."""
     norm.set_statistics(moments.mean, moments.var)
     scale, shift = norm.affine()
     message = None if cell.message is None else cell.message * scale
@@ -200,7 +202,7 @@ def _normalized(cell: _Affine, norm: NodeBatchNorm, moments: _Moments) -> _Affin
 
 
 def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _Affine | None = None) -> _Moments:
-    """Moments of a cell layer and mean message to each gene, over all cells."""
+    """Compute the moments of a cell layer and the mean message to each gene over all cells."""
     n_cells = 0
     total = torch.zeros_like(before.shift, dtype=torch.float64)
     square = total.clone()
@@ -223,9 +225,10 @@ def _stream(batches: Iterable[StandardizedCounts], before: _Affine, to_genes: _A
 
 
 def _flat_rotation(n: int, n_axes: int, generator: torch.Generator) -> Tensor:
-    """Random matrix of shape (n, n_axes) with orthonormal columns whose rows have nearly equal norms in every block.
+    """Draw a random matrix (n, n_axes) with orthonormal columns, whose rows have nearly equal norms in every block.
 
-    A Sylvester-Hadamard matrix if ``n`` is a power of two, otherwise the orthonormal cosine basis.
+    It is taken from a Sylvester-Hadamard matrix if ``n`` is a power of two, and from the orthonormal cosine basis
+    otherwise.
     """
     n_axes = min(n, n_axes)
     if n & (n - 1) == 0:

@@ -15,14 +15,14 @@ from scgpcl.nn._graph import Bipartite, spmm
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-#: Largest standardised feature.
+#: Maximum value of a standardised feature.
 CLIP = 10.0
 
 
 class BatchLinks(NamedTuple):
-    """What the cells of each experimental batch typically receive from the genes.
+    """Typical messages from the genes to the cells of each experimental batch.
 
-    Which genes a cell is linked to depends on its batch, as do its counts, so messages from genes would reintroduce the
+    Both the genes a cell is linked to and its counts depend on its batch, so messages from genes would reintroduce the
     batch into standardised cells. The message to a cell is therefore centred on the typical message in its batch.
 
     Parameters
@@ -37,16 +37,16 @@ class BatchLinks(NamedTuple):
     share: Tensor
 
     def typical_mean(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Mean over the neighbours of a typical cell in the batch of each cell.
+        """Compute the mean over the neighbours of a typical cell in the batch of each cell.
 
         Parameters
         ----------
         x, keep
-            See :func:`scgpcl.nn.neighbor_mean`: vectors of the genes and the genes kept in each view.
+            Vectors of the genes and the genes kept in each view, see :func:`scgpcl.nn.neighbor_mean`.
 
         Returns
         -------
-        Shape (n_cells, n_views, n).
+        Mean vectors, shape (n_cells, n_views, n).
         """
         n_genes, n_views, n = x.shape
         share = self.share.to(x.dtype)
@@ -59,24 +59,25 @@ class BatchLinks(NamedTuple):
 
 
 class StandardizedCounts(NamedTuple):
-    """Features ``F = S + 1 o^T`` of the cells of one mini-batch; F itself is never formed.
+    """Features ``F = S + 1 o^T`` of the cells in one mini-batch. F itself is never formed.
 
-    With ``L = log1p(scale x / s)`` centred and scaled per gene and clipped at the top, the entry of a zero count is
-    ``o = -mean / sd`` in every cell, so ``S = F - o`` has the sparsity of the counts. If moments differ
-    between batches, ``F = S + B O^T`` with one offset per batch and the one-hot batches B.
+    ``L = log1p(scale x / s)`` is centred and scaled per gene and clipped at the top. The entry of a zero count is
+    ``o = -mean / sd`` in every cell, so ``S = F - o`` is as sparse as the counts. If the moments differ between
+    batches, ``F = S + B O^T``, where O holds one offset per batch and B the one-hot batches.
 
     Parameters
     ----------
     graph
-        Pattern of the counts.
+        Sparsity pattern of the counts.
     values
         Entries of S, shape (n_edges,).
     offset
-        o, shape (n_genes,), or (n_batch, n_genes) with ``links``.
+        Offset o, shape (n_genes,), or (n_batch, n_genes) if there are ``links``.
     mask
-        0/1 weight of each feature column in each view, shape (n_genes, n_views); ``None`` is one view of all.
+        0/1 weight of each feature column in each view, shape (n_genes, n_views). If ``None``, a single view keeps all
+        columns.
     links
-        Batches of the cells; ``None`` if there are none.
+        Batches of the cells, or ``None`` if there are none.
     """
 
     graph: Bipartite
@@ -86,16 +87,16 @@ class StandardizedCounts(NamedTuple):
     links: BatchLinks | None = None
 
     def project(self, weight: Tensor) -> Tensor:
-        """F times a weight matrix, with masked columns of F set to zero.
+        """Multiply F by a weight matrix, with masked columns of F set to zero.
 
         Parameters
         ----------
         weight
-            As stored by ``torch.nn.Linear``, shape (n, n_genes).
+            Weight matrix as stored by ``torch.nn.Linear``, shape (n, n_genes).
 
         Returns
         -------
-        Shape (n_cells, n_views, n).
+        Projected features, shape (n_cells, n_views, n).
         """
         columns = weight.t().unsqueeze(1)  # (n_genes, 1, n)
         if self.mask is not None:
@@ -109,14 +110,17 @@ class StandardizedCounts(NamedTuple):
 
 
 def project(x: Tensor | StandardizedCounts, weight: Tensor) -> Tensor:
-    """Multiply dense or sparse node features by the weight of a ``Linear``, shape (n, n_in)."""
+    """Multiply dense or sparse node features by the weight (n, n_in) of a ``Linear`` layer."""
     if isinstance(x, StandardizedCounts):
         return x.project(weight)
     return functional.linear(x, weight)
 
 
 def standardized_entries(counts: Any, factor: Any, std: Any, offset: Any, clip: float) -> Any:
-    """Features of stored counts minus the feature of a zero, ``min(log1p(x * factor) / sd, clip - o)``, for torch or numpy."""
+    """Compute the features of stored counts minus the feature of a zero count, for torch or numpy.
+
+    The formula is ``min(log1p(x * factor) / sd, clip - o)``.
+    """
     xp: Any = torch if isinstance(counts, Tensor) else np
     return xp.minimum(xp.log1p(counts * factor) / std, clip - offset)
 
@@ -133,23 +137,23 @@ def standardized_counts(
     mask: Tensor | None = None,
     links: BatchLinks | None = None,
 ) -> StandardizedCounts:
-    """Features of a mini-batch from its counts.
+    """Compute the features of a mini-batch from its counts.
 
     Parameters
     ----------
     graph
-        Pattern of the counts.
+        Sparsity pattern of the counts.
     counts
         Count of each edge, shape (n_edges,).
     size_factor
         Library size over the median library size, shape (n_cells,).
     mean, std
-        Mean of ``log1p(scale x / s)`` over the training cells, and the divisor of the centred values, shape
-        (n_genes,), or (n_batch, n_genes) with ``links``.
+        Mean of ``log1p(scale x / s)`` over the training cells, and the divisor of the centred values, shape (n_genes,),
+        or (n_batch, n_genes) if there are ``links``.
     scale
-        Factor of the counts over size factors before the logarithm.
+        Factor applied to the normalised counts (counts divided by size factors) before taking the logarithm.
     clip
-        Largest standardised value.
+        Maximum standardised value.
     mask, links
         See :class:`scgpcl.nn.StandardizedCounts`.
     """
@@ -162,7 +166,7 @@ def standardized_counts(
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Centres and divisors of features, float32, (n_genes,) or (n_batch, n_genes), and one factor for the counts."""
+    """Feature centres and divisors, float32, (n_genes,) or (n_batch, n_genes), and one factor for the counts."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -176,7 +180,10 @@ class Moments:
     def sparse_features(
         self, counts: sp.csr_matrix, size_factor: np.ndarray, batch_index: np.ndarray | None
     ) -> sp.csr_matrix:
-        """Features of some cells minus those of a zero count, overwriting their counts, shape (n_cells, n_genes)."""
+        """Compute the features of some cells minus the features of a zero count, overwriting their counts.
+
+        The features have shape (n_cells, n_genes).
+        """
         degree = np.diff(counts.indptr)
         at: tuple[np.ndarray, ...] = (counts.indices,)
         if batch_index is not None:

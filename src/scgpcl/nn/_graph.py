@@ -1,4 +1,4 @@
-"""The bipartite cell-gene graph, and sums and means over neighbours by sparse-dense products."""
+"""Bipartite cell-gene graph, with sums and means over neighbours computed by sparse-dense products."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ HALVES = (torch.bfloat16, torch.float16)
 class Bipartite(NamedTuple):
     """Edges between the cells of a mini-batch and all genes, stored in both directions.
 
-    The forward and the transposed pattern are kept side by side, because transposing a CSR matrix inside
-    the backward pass costs more than the product itself.
+    The pattern and its transpose are stored side by side, because transposing a CSR matrix in the backward pass costs
+    more than the product itself.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Bipartite(NamedTuple):
     t_indices
         Cell of each transposed edge, int32, shape (n_edges,).
     t_order
-        Position in ``indices`` of each transposed edge, int64, shape (n_edges,).
+        Position of each transposed edge in ``indices``, int64, shape (n_edges,).
     """
 
     indptr: Tensor
@@ -60,16 +60,16 @@ class Bipartite(NamedTuple):
         return cells.repeat_interleave(degrees, output_size=self.indices.shape[0])
 
     def of_genes(self, genes: Tensor) -> tuple[Bipartite, Tensor]:
-        """Edges of some genes, renumbered in their order.
+        """Return the edges of some genes, renumbered in the order of the genes.
 
         Parameters
         ----------
         genes
-            Positions in ascending order, int64, shape (n_some,).
+            Ascending positions of the genes, int64, shape (n_some,).
 
         Returns
         -------
-        The graph, and which of the edges it keeps, bool, shape (n_edges,).
+        The graph, and a mask of the edges that it keeps, bool, shape (n_edges,).
         """
         place = self.indices.new_full((self.n_genes,), -1)
         place[genes] = torch.arange(len(genes), dtype=place.dtype, device=place.device)
@@ -97,7 +97,7 @@ def _product(csr: tuple[Tensor, Tensor, Tensor], dense: Tensor) -> Tensor:
 
 
 def _absorb_beta_warning() -> None:
-    """Absorb the warning that CSR is in beta, which torch prints once per process and no user can act on."""
+    """Suppress the warning that CSR is in beta, which PyTorch prints once per process and users cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1))
@@ -128,7 +128,7 @@ def _single(value: Any) -> Any:
 
 
 class _SpMM(torch.autograd.Function):
-    """Product with a constant sparse matrix; its stored transpose gives the gradient."""
+    """Product with a constant sparse matrix, whose stored transpose is used for the gradient."""
 
     @staticmethod
     def forward(
@@ -147,23 +147,23 @@ class _SpMM(torch.autograd.Function):
 
 @in_single_precision
 def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: bool = False) -> Tensor:
-    """Multiply the sparse cells x genes matrix, or its transpose, by a dense one.
+    """Multiply the sparse cells x genes matrix, or its transpose, by a dense matrix.
 
     Parameters
     ----------
     graph
-        Pattern of the matrix.
+        Sparsity pattern of the matrix.
     values
-        Value of each edge in the order of ``graph.indices``, shape (n_edges,); no gradient flows to them.
-        ``None`` stands for ones.
+        Value of each edge in the order of ``graph.indices``, shape (n_edges,). No gradient flows to the values. If
+        ``None``, all values are 1.
     dense
-        Shape (n_genes, n), or (n_cells, n) with ``transpose``.
+        Dense matrix, shape (n_genes, n), or (n_cells, n) if ``transpose``.
     transpose
-        Use the genes x cells matrix.
+        Whether to use the genes x cells matrix.
 
     Returns
     -------
-    Shape (n_cells, n), or (n_genes, n) with ``transpose``.
+    Product, shape (n_cells, n), or (n_genes, n) if ``transpose``.
     """
     if values is None:
         values = dense.new_ones(graph.indices.shape[0])
@@ -177,23 +177,23 @@ def spmm(graph: Bipartite, values: Tensor | None, dense: Tensor, *, transpose: b
 
 
 def neighbor_mean(graph: Bipartite, x: Tensor, *, to_genes: bool = False, keep: Tensor | None = None) -> Tensor:
-    """Mean of the neighbours' vectors, separately in each view.
+    """Compute the mean of the neighbours' vectors, separately in each view.
 
     Parameters
     ----------
     graph
-        Edges.
+        Edges between cells and genes.
     x
-        Vectors of the sending nodes, shape (n_genes, n_views, n); with ``to_genes`` (n_cells, n_views, n).
+        Vectors of the sending nodes, shape (n_genes, n_views, n), or (n_cells, n_views, n) if ``to_genes``.
     to_genes
-        Cells send to genes; by default genes send to cells.
+        Whether cells send to genes. By default, genes send to cells.
     keep
-        0/1 weights of the sending nodes in each view, shape (n_senders, n_views): a node with weight 0 is not a
-        neighbour in that view and does not count in the mean. ``None`` keeps all.
+        0/1 weights of the sending nodes in each view, shape (n_senders, n_views). A node with weight 0 is not a
+        neighbour in that view and does not count in the mean. If ``None``, all nodes are kept.
 
     Returns
     -------
-    Shape (n_receivers, n_views, n); zero for a node without neighbours, as in PyG.
+    Mean vectors, shape (n_receivers, n_views, n), which are zero for nodes without neighbours, as in PyG.
     """
     n_senders, n_views, n = x.shape
     if keep is None:

@@ -1,4 +1,4 @@
-"""Layers: GraphSAGE between the two node types, and batch normalisation of node vectors."""
+"""GraphSAGE layer between the two node types, and batch normalisation of node vectors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class BipartiteSAGEConv(MessagePassing):
 
     .. math:: x'_i = W_1 \, \mathrm{mean}_{j \in N(i)} x_j + W_2 x_i + b
 
-    The parameters and the result are those of :class:`torch_geometric.nn.SAGEConv`. With a
-    ``Bipartite`` graph, the layer uses sparse-dense products, and projects before it aggregates
-    if that is less work; with an ``edge_index``, it uses PyG's message passing.
+    The parameters and the result are the same as in :class:`torch_geometric.nn.SAGEConv`. For a ``Bipartite`` graph,
+    the layer uses sparse-dense products, and projects before it aggregates if that is less work. For an ``edge_index``,
+    it uses PyG's message passing.
 
     Parameters
     ----------
     in_channels
-        Widths of the sending and the receiving nodes.
+        Widths of the sending and receiving nodes.
     out_channels
         Width of the output.
     to_genes
-        Direction: cells to genes, or (default) genes to cells.
+        Whether messages go from cells to genes. By default, they go from genes to cells.
     """
 
     def __init__(self, in_channels: tuple[int, int], out_channels: int, *, to_genes: bool = False) -> None:
@@ -41,7 +41,7 @@ class BipartiteSAGEConv(MessagePassing):
         self.lin_r = nn.Linear(in_channels[1], out_channels, bias=False)
 
     def reset_parameters(self) -> None:
-        """Redraw the weights."""
+        """Redraw the weights at random."""
         super().reset_parameters()
         self.lin_l.reset_parameters()
         self.lin_r.reset_parameters()
@@ -58,18 +58,19 @@ class BipartiteSAGEConv(MessagePassing):
         Parameters
         ----------
         x
-            Sending and receiving nodes: dense vectors of shape (n_nodes, n_views, n), or the sparse features of
-            the cells. With an ``edge_index``, shape (n_nodes, n).
+            Vectors of the sending and receiving nodes, either dense vectors of shape (n_nodes, n_views, n) or the
+            sparse features of the cells. For an ``edge_index``, the shape is (n_nodes, n).
         graph
-            ``Bipartite``, or an ``edge_index`` of shape (2, n_edges).
+            ``Bipartite`` graph, or an ``edge_index`` of shape (2, n_edges).
         keep
             Which sending nodes to keep in each view, shape (n_senders, n_views).
         links
-            Batches of the receiving cells; messages from genes are centred at the typical message of the batch.
+            Batches of the receiving cells. If given, messages from genes are centred on the typical message of the
+            batch.
 
         Returns
         -------
-        Shape (n_receivers, n_views, out_channels); with an ``edge_index`` (n_receivers, out_channels).
+        New vectors, shape (n_receivers, n_views, out_channels), or (n_receivers, out_channels) for an ``edge_index``.
         """
         sender, receiver = x
         if not isinstance(graph, Bipartite):
@@ -82,11 +83,11 @@ class BipartiteSAGEConv(MessagePassing):
         return aggregated + project(receiver, self.lin_r.weight)
 
     def propagate(self, edge_index: Any, size: tuple[int, int] | None = None, **kwargs: Any) -> Tensor:
-        """PyG's message passing; defined here so that PyG does not write generated code to the temporary folder."""
+        """Run PyG's message passing. Defined here so that PyG does not write generated code to the temporary folder."""
         return super().propagate(edge_index, size, **kwargs)
 
     def message(self, x_j: Tensor) -> Tensor:
-        """PyG's hook: a message is the sender's vector."""
+        """Return the vector of the sender as the message (a hook of PyG)."""
         return x_j
 
     def __repr__(self) -> str:
@@ -101,7 +102,10 @@ def receive(
     keep: Tensor | None = None,
     links: BatchLinks | None = None,
 ) -> Tensor:
-    """Mean of the neighbours' vectors, minus the typical mean of the cell's batch; arguments as in `neighbor_mean`."""
+    """Compute the mean of the neighbours' vectors minus the typical mean in the batch of the cell.
+
+    The arguments are the same as in `neighbor_mean`.
+    """
     mean = neighbor_mean(graph, x, to_genes=to_genes, keep=keep)
     return mean if links is None else mean - links.typical_mean(x, keep)
 
@@ -109,7 +113,7 @@ def receive(
 class NodeBatchNorm(nn.Module):
     """Batch normalisation with batch statistics in training and exact data statistics in inference.
 
-    There is no running average: :meth:`set_statistics` is given the moments of the whole data set, so that
+    There is no running average. Instead, :meth:`set_statistics` receives the moments of the whole data set, so that
     inference does not depend on which mini-batches came last.
 
     Parameters
@@ -135,7 +139,7 @@ class NodeBatchNorm(nn.Module):
         Parameters
         ----------
         x
-            Shape (n_nodes, n_views, n).
+            Node vectors, shape (n_nodes, n_views, n).
         """
         n_nodes, n_views, n = x.shape
         if self.training and n_nodes < 2:
@@ -154,11 +158,11 @@ class NodeBatchNorm(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, var: Tensor) -> None:
-        """Store the moments that inference uses, each of shape (n,)."""
+        """Store the moments used in inference, each of shape (n,)."""
         self.mean.copy_(mean)
         self.var.copy_(var)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift of inference: ``norm(x) = x * scale + shift``, each of shape (n,)."""
+        """Return the scale and shift used in inference, ``norm(x) = x * scale + shift``, each of shape (n,)."""
         scale = self.weight / torch.sqrt(self.var + self.eps)
         return scale, self.bias - self.mean * scale

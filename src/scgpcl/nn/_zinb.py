@@ -1,9 +1,9 @@
-"""Zero-aware ZINB likelihood, fused with the decoder's output layer.
+"""Zero-aware ZINB likelihood, fused with the output layer of the decoder.
 
-At a zero count, the negative log-likelihood has no gamma functions, and in single-cell data nine out of ten entries are
-zeros. Every entry is therefore first treated as a zero, and the few non-zero entries are then corrected. The output
-layer, the loss and their gradients are computed together, one slice of cells at a time, so that no array of size
-cells x genes is ever kept.
+At a zero count, the negative log-likelihood contains no gamma functions, and in single-cell data nine out of ten
+entries are zeros. Every entry is therefore first treated as a zero, and the few non-zero entries are then corrected.
+The output layer, the loss and their gradients are computed together, one slice of cells at a time, so that no array of
+size cells x genes is ever kept.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 #: The dispersion is ``softplus(raw) + THETA_MIN``.
 THETA_MIN = 1e-4
-#: The log of the mean before the size factor stays within these bounds (1e-5 to 1e6, as published).
+#: Bounds for the log of the mean before the size factor is applied (1e-5 to 1e6, as published).
 LOG_MEAN_BOUNDS = (-11.5, 13.8)
-#: Entries of one slice of output (rows x output columns) that stay in the processor's cache.
+#: Number of output entries (rows x output columns) per slice, such that a slice stays in the processor's cache.
 SLICE_ENTRIES = 1 << 20
 
 
 def inverse_dispersion(raw: Tensor) -> Tensor:
-    """Positive inverse dispersion theta from the decoder's raw output."""
+    """Compute the positive inverse dispersion theta from the raw output of the decoder."""
     return functional.softplus(raw) + THETA_MIN
 
 
@@ -45,7 +45,7 @@ class OutputSlice(NamedTuple):
 
 
 def slice_size(hidden: Tensor, n_out: int) -> int:
-    """Number of cells per slice; on an accelerator, all cells form one slice."""
+    """Return the number of cells per slice. On an accelerator, all cells form one slice."""
     n_cells, n_views, _ = hidden.shape
     if hidden.device.type != "cpu":
         return n_cells
@@ -53,7 +53,7 @@ def slice_size(hidden: Tensor, n_out: int) -> int:
 
 
 def output_slices(hidden: Tensor, weight: Tensor, bias: Tensor, graph: Bipartite) -> Iterator[OutputSlice]:
-    """Apply the output layer to one slice of cells after the other."""
+    """Apply the output layer to one slice of cells at a time."""
     n_cells, n_views, n_hidden = hidden.shape
     n_out = weight.shape[0]
     step = slice_size(hidden, n_out)
@@ -85,7 +85,7 @@ class OutputGradients(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    """Parameters of some entries, all entries of a slice or only the non-zero ones."""
+    """Parameters of all entries of a slice, or of only the non-zero entries."""
 
     mean: Tensor  # log of the mean before the size factor
     pi: Tensor
@@ -98,20 +98,20 @@ def _softplus(x: Tensor, out: Tensor) -> Tensor:
 
 
 def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-    """NLL summed as if all counts were zero.
+    """Compute the summed NLL as if all counts were zero.
 
     Parameters
     ----------
     entries
-        Their mean and pi are overwritten, by their gradients if gradients are requested.
+        Parameters of the entries. Mean and pi are overwritten, with their gradients if gradients are requested.
     work
-        Scratch buffer for three arrays of the entries' shape.
+        Scratch buffer for three arrays with the shape of the entries.
     with_grad
         Whether to compute gradients.
 
     Returns
     -------
-    The sum, and the gradient with respect to theta of every entry.
+    The sum, and the gradient with respect to theta for each entry.
     """
     u, soft, v = work
     mean, pi, theta, log_size = entries
@@ -130,11 +130,11 @@ def _zero_nll(entries: _Entries, work: Tensor, with_grad: bool) -> tuple[Tensor,
 
 
 def _nonzero_nll(x: Tensor, entries: _Entries, with_grad: bool) -> tuple[Tensor, ...]:
-    """NLL at non-zero counts minus the value of ``_zero_nll`` there, except for the gamma functions.
+    """Compute the NLL at non-zero counts minus the value of ``_zero_nll`` there, without the gamma functions.
 
     Returns
     -------
-    The sum and, if requested, the gradients of each entry with respect to mean, pi and theta.
+    The sum and, if requested, the gradients with respect to mean, pi and theta for each entry.
     """
     mean, pi, theta, log_size = entries
     u = mean - theta.log() + log_size
@@ -149,9 +149,10 @@ def _nonzero_nll(x: Tensor, entries: _Entries, with_grad: bool) -> tuple[Tensor,
 
 
 def _gamma_nll(x: Tensor, theta: Tensor, with_grad: bool, genes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Sum of the gamma functions of theta in the NLL at non-zero counts, and its gradient with respect to each theta.
+    """Sum the gamma functions of theta in the NLL at non-zero counts.
 
-    With ``genes``, the gene of each count, theta is gene-wise.
+    Also returns the gradient with respect to each theta. If ``genes``, the gene of each count, is given, theta is
+    gene-wise.
     """
 
     def at(values: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def _gamma_nll(x: Tensor, theta: Tensor, with_grad: bool, genes: Tensor | None =
 
 
 def _inside(mean: Tensor) -> Tensor | None:
-    """Where the log mean is within its bounds; ``None`` if everywhere."""
+    """Return where the log mean is within its bounds, or ``None`` if it is within them everywhere."""
     low, high = LOG_MEAN_BOUNDS
     if mean.device.type == "cpu":  # an accelerator would have to wait for the answer
         if mean.amin() >= low and mean.amax() <= high:
@@ -179,7 +180,7 @@ class _Edges(NamedTuple):
     log_size: Tensor
 
     def of(self, part: OutputSlice) -> _Edges:
-        """Entries of a slice, in every view."""
+        """Return the entries of a slice in every view."""
         n_views = part.hidden.shape[0] // (part.cells.stop - part.cells.start)
         return _Edges(*(values[part.edges].repeat_interleave(n_views) for values in self))
 
@@ -187,9 +188,10 @@ class _Edges(NamedTuple):
 def _zinb_slice(
     part: OutputSlice, theta: Tensor | None, log_size: Tensor, edges: _Edges, work: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss of one slice and its gradient with respect to a gene-wise theta, except for the gamma functions of theta.
+    """Compute the loss of one slice and its gradient with respect to a gene-wise theta.
 
-    The gradient with respect to the layer's output overwrites the output itself.
+    The gamma functions of a gene-wise theta are not included. The gradient with respect to the output of the layer
+    overwrites the output itself.
     """
     n_genes = work.shape[-1]
     flat = part.out.view(-1)
@@ -229,7 +231,7 @@ def _zinb_slice(
 
 
 class _FusedZINB(torch.autograd.Function):
-    """Output layer, ZINB negative log-likelihood and all gradients, a slice of cells at a time."""
+    """Output layer, ZINB negative log-likelihood and all gradients, computed one slice of cells at a time."""
 
     @staticmethod
     def forward(
@@ -287,29 +289,29 @@ def fused_zinb_loss(
     graph: Bipartite,
     log_size: Tensor,
 ) -> Tensor:
-    r"""Mean ZINB negative log-likelihood of a mini-batch under a linear output layer.
+    r"""Compute the mean ZINB negative log-likelihood of a mini-batch for a linear output layer.
 
-    With mean :math:`\mu = s \exp(m)`, inverse dispersion :math:`\theta` and dropout logits :math:`\pi`, the value of
-    each entry is that of :class:`scvi.distributions.ZeroInflatedNegativeBinomial`.
+    With mean :math:`\mu = s \exp(m)`, inverse dispersion :math:`\theta` and dropout logits :math:`\pi`, each entry has
+    the same value as in :class:`scvi.distributions.ZeroInflatedNegativeBinomial`.
 
     Parameters
     ----------
     hidden
         Last hidden layer of the decoder, shape (n_cells, n_views, n_hidden).
     weight, bias
-        Output layer. Its rows are the log means, the dropout logits and, with ``raw_theta=None``, the raw
-        dispersions: shapes (2 or 3 times n_genes, n_hidden) and (2 or 3 times n_genes,).
+        Output layer. Its rows are the log means, the dropout logits and, if ``raw_theta=None``, the raw dispersions.
+        The shapes are (2 or 3 times n_genes, n_hidden) and (2 or 3 times n_genes,).
     raw_theta
-        Raw gene-wise dispersion, shape (n_genes,), or ``None`` for one per cell and gene.
+        Raw gene-wise dispersion, shape (n_genes,), or ``None`` for one dispersion per cell and gene.
     counts
         Non-zero counts in the order of ``graph.indices``, shape (n_edges,).
     graph
-        Pattern of the counts.
+        Sparsity pattern of the counts.
     log_size
         Log size factors, shape (n_cells,).
 
     Returns
     -------
-    Mean over cells, views and genes, a scalar.
+    Mean loss over cells, views and genes, a scalar.
     """
     return _FusedZINB.apply(hidden, weight, bias, raw_theta, counts, graph, log_size, torch.is_grad_enabled())

@@ -1,4 +1,4 @@
-"""Figures of a trained model and its clusters. Every function returns matplotlib axes and shows nothing by itself."""
+"""Figures of a trained model and its clusters. All functions return matplotlib axes and do not show the figure."""
 
 from scgpcl.pl._clusters import cluster_sizes, confidence, gene_attributions
 from scgpcl.pl._dotplot import markers

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def cluster_sizes(adata: AnnData, *, groupby: str = _keys.CLUSTER, ax: Axes | None = None) -> Axes:
-    """Draw the number of cells in each cluster, as bars in the order of the categories.
+    """Draw a bar plot of the number of cells in each cluster, in the order of the categories.
 
     Parameters
     ----------
     adata
-        Clustered cells; not changed.
+        Clustered cells, which are not changed.
     groupby
-        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
+        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if available.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes, one bar per cluster.
+    The axes, with one bar per cluster.
 
     Raises
     ------
@@ -63,7 +63,9 @@ def cluster_sizes(adata: AnnData, *, groupby: str = _keys.CLUSTER, ax: Axes | No
 def gene_attributions(
     table: pd.DataFrame, markers: Iterable[str] = (), *, n_genes: int = 20, ax: Axes | None = None
 ) -> Axes:
-    """Draw the genes that separate a cluster from its neighbour; genes that are also marker genes have another colour.
+    """Draw the genes that separate a cluster from its neighbour.
+
+    Genes that are also marker genes are drawn in another colour.
 
     Parameters
     ----------
@@ -73,18 +75,18 @@ def gene_attributions(
         Marker genes of the cluster from another method, such as the top genes of a Wilcoxon test
         (:func:`scanpy.tl.rank_genes_groups`).
     n_genes
-        Number of genes to draw, those with the largest contributions.
+        Number of genes to draw, starting with the largest contributions.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes, one horizontal bar per gene, the largest at the top.
+    The axes, with one horizontal bar per gene and the largest bar at the top.
 
     Raises
     ------
     TypeError
-        If ``table`` is something else.
+        If ``table`` is not such a result.
     ValueError
         If ``n_genes`` is not a whole number of at least 1.
     """
@@ -116,31 +118,32 @@ def confidence(
     min_confidence: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the distribution of the confidence in each cluster, as violins in the order of the categories.
+    """Draw violin plots of the confidence in each cluster, in the order of the categories.
 
     Parameters
     ----------
     adata
-        Clustered cells; not changed.
+        Clustered cells, which are not changed.
     groupby
-        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if present.
+        Column of ``adata.obs`` with the clusters. Its scanpy colours are used if available.
     confidence_key
         Column of ``adata.obs`` with the probability of each cell's cluster.
     min_confidence
-        Draw a dashed line at this value, and write above each violin the share of its cells below the line.
+        If given, draw a dashed line at this value, and write the share of cells below the line above each violin.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes, one violin per cluster with a bar at the median.
+    The axes, with one violin per cluster and a bar at the median.
 
     Raises
     ------
     KeyError
         If ``adata.obs`` lacks one of the columns.
     ValueError
-        If no cell has a cluster, a cell with a cluster has no confidence, or ``min_confidence`` is outside [0, 1].
+        If no cell has a cluster, if a cell with a cluster has no confidence, or if ``min_confidence`` is outside
+        [0, 1].
     """
     import matplotlib.pyplot as plt
 

@@ -30,30 +30,30 @@ def markers(
     n_genes: int = 3,
     skip_mt_ribo: bool = True,
 ) -> Axes:
-    """Draw a dot plot of the top marker genes of each cluster, with scanpy.
+    """Draw a dot plot of the top marker genes of each cluster with scanpy.
 
-    Dot size is the share of the cluster's cells that express the gene; colour is the mean expression, scaled to [0, 1] for
-    each gene.
+    The size of a dot represents the share of the cluster's cells that express the gene. The colour represents the mean
+    expression, scaled to [0, 1] for each gene.
 
     Parameters
     ----------
     adata
-        Clustered cells with raw counts; not changed.
+        Clustered cells with raw counts, which are not changed.
     table
-        Result of :func:`scgpcl.tl.rank_markers`; ``None`` computes it.
+        Result of :func:`scgpcl.tl.rank_markers`. If ``None``, it is computed.
     groupby
         Column of ``adata.obs`` with the clusters.
     var_names
-        Genes to draw instead, as in :func:`scanpy.pl.dotplot`: a list, or a dictionary of lists by group name. No genes
-        are ranked in this case.
+        Genes to draw instead, given as a list or as a dictionary of lists by group name, as in
+        :func:`scanpy.pl.dotplot`. In this case, no genes are ranked.
     layer
-        Layer with the counts; ``None`` uses ``X``.
+        Layer with the counts. If ``None``, ``X`` is used.
     n_genes
-        Genes per cluster, see :func:`scgpcl.tl.top_markers`; fewer if there would be more than 60 in total. A gene that
-        marks several clusters is shown with the first of them.
+        Number of genes per cluster (see :func:`scgpcl.tl.top_markers`). Fewer genes are drawn if there would be more
+        than 60 in total. A gene that marks several clusters is only shown with the first of them.
     skip_mt_ribo
-        Leave out mitochondrial genes and those of ribosomal proteins, see :func:`scgpcl.tl.top_markers`; a note below the
-        figure states whether any were left out.
+        Whether to leave out mitochondrial genes and genes of ribosomal proteins (see :func:`scgpcl.tl.top_markers`). A
+        note below the figure states whether any genes were left out.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def markers(
     KeyError
         If ``adata`` lacks the column, the layer or a gene.
     ValueError
-        If no cluster has a marker gene, ``n_genes`` is below 1, or the layer does not hold raw counts.
+        If no cluster has a marker gene, if ``n_genes`` is below 1, or if the layer does not contain raw counts.
     """
     import matplotlib.pyplot as plt
     import scanpy as sc
@@ -113,7 +113,7 @@ def markers(
 
 
 def _named(adata: AnnData, var_names: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The given genes by group; a list becomes one group without a name."""
+    """Return the given genes by group. A list becomes a single group without a name."""
     groups = dict(var_names) if isinstance(var_names, Mapping) else {"": var_names}
     wanted = {str(name): [own] if isinstance(own, str) else list(own) for name, own in groups.items()}
     missing = [gene for own in wanted.values() for gene in own if gene not in adata.var_names]
@@ -124,7 +124,10 @@ def _named(adata: AnnData, var_names: Sequence[str] | Mapping[str, Sequence[str]
 
 
 def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:
-    """At most ``n_genes`` genes of each cluster that has any; each gene appears once, with the first cluster it marks."""
+    """Choose at most ``n_genes`` genes for each cluster that has any.
+
+    Each gene appears only once, with the first cluster that it marks.
+    """
     n_genes = max(1, min(n_genes, _MAX_GENES // max(len(genes), 1)))
     drawn: set[str] = set()
     chosen: dict[str, list[str]] = {}
@@ -137,7 +140,7 @@ def choose(genes: dict[str, list[str]], n_genes: int) -> dict[str, list[str]]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Add a number to repeated names: two long names may be shortened to the same text."""
+    """Add a number to repeated names, because two long names may be shortened to the same text."""
     seen: dict[str, int] = {}
     result = []
     for name in names:

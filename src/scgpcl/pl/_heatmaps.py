@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
     from scgpcl.metrics import MarkerOverlap
 
-#: Smallest share that is written into a heat map, and maximum number of entries of a heat map with written shares.
+#: Smallest share that is written into a heat map, and maximum number of entries for which shares are written.
 SMALLEST, MAX_ENTRIES = 0.05, 400
 
 
 def comparison(adata: AnnData, key1: str, key2: str, *, ax: Axes | None = None) -> Axes:
-    """Draw a heat map of two groupings: how the cells of each group of ``key1`` are distributed over those of ``key2``.
+    """Draw a heat map of how the cells in each group of ``key1`` are distributed over the groups of ``key2``.
 
-    Rows sum to one. The grouping with fewer groups keeps the order of its categories, and the other one is sorted along the
-    diagonal, so that two groupings that agree show one bright diagonal.
+    Rows sum to one. The grouping with fewer groups keeps the order of its categories, and the other grouping is sorted
+    along the diagonal, so that two groupings that agree show a single bright diagonal.
 
     Parameters
     ----------
     adata
-        Cells with both groupings; not changed. Cells without a value in either are left out.
+        Cells with both groupings, which are not changed. Cells without a value in one of the groupings are left out.
     key1
         Column of ``adata.obs`` for the rows, for example the clusters.
     key2
         Column of ``adata.obs`` for the columns, for example the published types.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def comparison(adata: AnnData, key1: str, key2: str, *, ax: Axes | None = None) 
     KeyError
         If ``adata.obs`` lacks one of the columns.
     ValueError
-        If no cell has a value in both.
+        If no cell has a value in both columns.
     """
     import matplotlib.pyplot as plt
 
@@ -85,18 +85,20 @@ def comparison(adata: AnnData, key1: str, key2: str, *, ax: Axes | None = None) 
 
 
 def marker_overlap(overlap: MarkerOverlap, *, ax: Axes | None = None) -> Axes:
-    """Draw the share of marker genes that types (rows) and clusters (columns) have in common; matched pairs are framed.
+    """Draw the share of marker genes that types (rows) and clusters (columns) have in common.
+
+    Matched pairs are framed.
 
     Parameters
     ----------
     overlap
         Result of :func:`scgpcl.metrics.marker_overlap`.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes with the heat map. Row labels include the number of cells; a type without marker genes is grey.
+    The axes with the heat map. Row labels include the number of cells. Types without marker genes are grey.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
@@ -132,7 +134,10 @@ def marker_overlap(overlap: MarkerOverlap, *, ax: Axes | None = None) -> Axes:
 
 
 def _diagonal_order(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order of rows (n_rows,) and columns (n_cols,) that puts large counts on the diagonal; the shorter axis keeps its order."""
+    """Return the order of rows (n_rows,) and columns (n_cols,) that puts large counts on the diagonal.
+
+    The shorter axis keeps its order.
+    """
     if table.shape[0] > table.shape[1]:
         cols, rows = _diagonal_order(table.T)
         return rows, cols

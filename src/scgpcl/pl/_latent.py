@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _TITLES = {"umap": "UMAP", "tsne": "t-SNE"}
 _MISSING = "lightgrey"
-#: Places where the names of groups can be written.
+#: Options for where to write the names of groups.
 LEGENDS = ("both", "on data", "right margin", "none")
-#: Entries in a column of the legend.
+#: Number of entries in each column of the legend.
 _LEGEND_ROWS = 16
 
 
@@ -44,49 +44,52 @@ def latent(  # type: ignore[misc]  # keywords as below
 ) -> Axes | list[Axes]:
     """Draw a two-dimensional map of the latent vectors, coloured by columns of ``adata.obs`` or by genes.
 
-    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, like scanpy's own; an existing map
-    is reused. A map that this function computed is updated if the latent vectors or the seed have changed. Nothing is stored in
-    a view. The sizes of groups and the distances between distant groups are not meaningful in such a map.
+    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, where scanpy also stores its
+    maps. If there already is a map, it is reused. A map that was computed by this function is updated if the latent
+    vectors or the seed have changed. If ``adata`` is a view, nothing is stored. Note that the sizes of groups and the
+    distances between distant groups are not meaningful in such a map.
 
     Parameters
     ----------
     adata
         Cells with latent vectors.
     color
-        One or more columns of ``adata.obs`` or genes of ``adata.var_names``, with one panel each. Text, categories and
-        booleans are drawn in the colours of ``uns[f"{color}_colors"]`` if present, numbers on a continuous scale, and
-        cells without a value in grey. In further panels, each group gets the colour and the number of the group of the
-        first panel with which it shares most cells. Genes are drawn as log(1 + counts per 10,000); values that are
-        not counts are drawn as they are.
+        One or more columns of ``adata.obs`` or genes in ``adata.var_names``. Each of them is drawn in its own panel.
+        Text, categories and booleans are drawn in the colours of ``uns[f"{color}_colors"]`` if present, numbers are
+        drawn on a continuous scale, and cells without a value are grey. In further panels, each group gets the colour
+        and the number of the group in the first panel with which it shares the most cells. Genes are drawn as
+        log(1 + counts per 10,000), and values that are not counts are drawn as they are.
     method
         ``"umap"`` or ``"tsne"``.
     basis
-        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``; nothing is then computed or stored.
+        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``. In this case, nothing is computed
+        or stored.
     use_rep
-        Key of the latent vectors in ``adata.obsm``. With a key other than the default, maps are stored in
+        Key of the latent vectors in ``adata.obsm``. If this is not the default key, maps are stored in
         ``obsm[f"{use_rep}_{method}"]``.
     layer
-        Layer with the counts of genes; ``None`` uses ``X``.
+        Layer with the counts of genes. If ``None``, ``X`` is used.
     legend_loc
-        Where to write the names of groups: ``"on data"``, in a legend in the ``"right margin"``, ``"both"``, or ``"none"``.
-        If a name has more than three characters, ``"both"`` writes numbers on the map and explains them in the legend.
+        Where to write the names of groups: ``"on data"``, ``"right margin"`` (in a legend), ``"both"`` or ``"none"``.
+        If any name has more than three characters, ``"both"`` writes numbers on the map and explains them in the
+        legend.
     ncols
-        Panels per row.
+        Number of panels per row.
     seed
-        Seed of the map.
+        Random seed for the map.
     ax
-        Axes to draw on, for one panel only; a new figure by default.
+        Axes to draw on, if there is only one panel. By default, a new figure is created.
 
     Returns
     -------
-    The axes with the map, with a colour bar for numbers; a list of axes for a list of colours.
+    The axes with the map, and with a colour bar for numbers. If ``color`` is a list, a list of axes is returned.
 
     Raises
     ------
     KeyError
         If ``adata`` lacks a column or gene, the latent vectors or the basis.
     ValueError
-        If no cell has a value, there are fewer than three cells, or an argument is not valid.
+        If no cell has a value, if there are fewer than three cells, or if an argument is invalid.
 
     Examples
     --------
@@ -140,7 +143,7 @@ def latent(  # type: ignore[misc]  # keywords as below
 
 
 class _Look(NamedTuple):
-    """Names of the groups in one panel, and the colour and mark of each."""
+    """Names, colours and marks of the groups in one panel."""
 
     names: list[object]
     colors: dict[object, str]
@@ -148,7 +151,7 @@ class _Look(NamedTuple):
 
 
 def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
-    """Numbers of a column or gene, or its groups as a categorical."""
+    """Return the numbers in a column or of a gene, or the groups of a column as a categorical."""
     if isinstance(adata, AnnData) and isinstance(name, str) and name not in adata.obs and name in adata.var_names:
         return pd.Series(expression_of(adata, name, layer=layer), index=adata.obs_names)
     groups = categories_of(adata, name)
@@ -158,7 +161,10 @@ def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
 
 
 def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None) -> _Look | None:
-    """Colours and marks of groups, taken from matching groups in the first panel if there are any; None for numbers."""
+    """Return the names, colours and marks of groups, or None for numbers.
+
+    Groups that match a group in the first panel, if there is one, take its colour and mark.
+    """
     if groups.dtype != "category":
         return None
     names, colors = list(groups.cat.categories), colors_of(adata, name)
@@ -180,7 +186,7 @@ def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None)
 
 
 def _matched(groups: pd.Series, first: pd.Series) -> dict[object, object]:
-    """One-to-one match of groups to those of ``first`` with the most shared cells; pairs without any are left out."""
+    """Match groups one-to-one to the groups of ``first`` that share most cells, leaving out pairs that share none."""
     table = pd.crosstab(groups.to_numpy(), first.to_numpy())
     rows, cols = linear_sum_assignment(-table.to_numpy())
     return {
@@ -189,17 +195,17 @@ def _matched(groups: pd.Series, first: pd.Series) -> dict[object, object]:
 
 
 def _point_size(n_cells: int) -> float:
-    """Area of a point in square typographic points."""
+    """Return the area of a point in square typographic points."""
     return min(40.0, max(1.0, 15000 / n_cells))
 
 
 def _order(n_cells: int) -> np.ndarray:
-    """Random order of drawing, so that no group hides another."""
+    """Return a random drawing order, so that no group hides another."""
     return np.random.default_rng(0).permutation(n_cells)
 
 
 def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
-    """Points (n_cells, 2) on a continuous colour scale, missing values below the others."""
+    """Draw points (n_cells, 2) on a continuous colour scale, with missing values below the others."""
     values = column.to_numpy(dtype=float, na_value=np.nan)
     finite = np.isfinite(values)
     size = _point_size(len(values))
@@ -212,7 +218,7 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
 
 
 def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look, legend_loc: str) -> None:
-    """Points (n_cells, 2) in the colours of their groups, in random order, with a legend and marks as requested."""
+    """Draw points (n_cells, 2) in random order in the colours of their groups, with a legend and marks as requested."""
     from matplotlib.lines import Line2D
 
     point_colors = groups.astype(object).map(look.colors).fillna(_MISSING).to_numpy()
@@ -243,13 +249,13 @@ def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look
 
 
 def _marks(names: list[object]) -> list[str]:
-    """Text on the map for each group: its name, or its number if any name is long."""
+    """Return the text on the map for each group, which is its name, or its number if any name is long."""
     short = [shown(name) for name in names]
     return short if max(map(len, short)) <= 3 else [str(number + 1) for number in range(len(names))]
 
 
 def _entries(look: _Look, legend_loc: str) -> list[str]:
-    """Entries of the legend."""
+    """Return the entries of the legend."""
     short = [shown(name) for name in look.names]
     numbered = legend_loc == "both"
     return [
@@ -262,20 +268,26 @@ def _n_columns(names: list[object]) -> int:
 
 
 def _legend_width(look: _Look, legend_loc: str) -> float:
-    """Width of the legend in inches."""
+    """Return the width of the legend in inches."""
     if legend_loc in ("none", "on data"):
         return 0.1
     return _n_columns(look.names) * (0.4 + 0.078 * max(map(len, _entries(look, legend_loc))))
 
 
 def _center(positions: np.ndarray) -> np.ndarray:
-    """Position of the cell closest to the median of its group; the median itself may lie outside the group."""
+    """Return the position of the cell closest to the median of its group.
+
+    The median itself may lie outside the group.
+    """
     distance = np.abs(positions - np.median(positions, axis=0)).sum(1)
     return positions[distance.argmin()]
 
 
 def _write_marks(ax: Axes, centers: np.ndarray, marks: list[str], *, extent: np.ndarray) -> None:
-    """Write the marks at the centres (n_groups, 2), moved apart vertically where they overlap; ``extent`` is (2,)."""
+    """Write the marks at the centres (n_groups, 2), moving them apart vertically where they overlap.
+
+    ``extent`` has shape (2,).
+    """
     from matplotlib.patheffects import withStroke
 
     at = centers / np.where(extent > 0, extent, 1.0)

@@ -21,44 +21,45 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Minimum support of a split whose branches are not dotted.
+#: Minimum support of a split. If the support is lower, the branches are dotted.
 SUPPORTED = 0.95
-#: Level down to which the tree is drawn, and the levels that are drawn, as multiples of the number from training.
+#: Level down to which the tree is drawn, and levels to draw, as multiples of the number of clusters from training.
 FINEST, SHARES = 1.5, (0.25, 0.5, 1.0, 1.5, 2.0)
-#: Maximum number of cells from which the marker genes of splits are computed.
+#: Maximum number of cells used to compute the marker genes of splits.
 MAX_CELLS = 20_000
 #: Half the width of a bar, as a share of the distance between two levels.
 BAR = 0.08
 
 
 def tree(model: SCGPCL, *, n_clusters: int | None = None, n_genes: int = 3, ax: Axes | None = None) -> Axes:
-    """Draw the tree of clusters: its splits by height, with sizes, stability, support and marker genes.
+    """Draw the tree of clusters with the height of its splits, and with sizes, stability, support and marker genes.
 
     Parameters
     ----------
     model
         A trained model.
     n_clusters
-        Level of the tree to draw down to; ``None`` takes 1.5 times the number of clusters from training.
+        Level down to which the tree is drawn. If ``None``, 1.5 times the number of clusters from training is used.
     n_genes
-        Number of marker genes to write at each node: those whose mean log-normalised counts exceed the sibling's by the
-        most standard errors, without mitochondrial and ribosomal genes. They describe a split and do not test it. A
-        model without cells has none.
+        Number of marker genes to write at each node. These are the genes whose mean log-normalised counts exceed the
+        counts in the sibling by the most standard errors, excluding mitochondrial and ribosomal genes. They describe a
+        split and do not test it. If the model has no cells, no genes are written.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes, with the root on the left and the leaves, with their numbers of cells, on the right. The area of a node
-    shows its number of cells; the more of it is filled with colour, the higher its stability. Branches of a split whose
-    support is below 0.95 are dotted. Colours are those of :func:`levels`, and of :func:`latent` for the same clusters.
+    The axes, with the root on the left, and the leaves and their numbers of cells on the right. The area of a node
+    represents its number of cells, and the intensity of its colour represents its stability. Branches of splits with a
+    support below 0.95 are dotted. The colours are the same as in :func:`levels` and, for the same clusters, in
+    :func:`latent`.
 
     Raises
     ------
     RuntimeError
         If the model is not trained.
     ValueError
-        If the tree has no such level, or ``n_genes`` is not a whole number of at least 0.
+        If the tree has no such level, or if ``n_genes`` is not a whole number of at least 0.
     """
     import matplotlib.pyplot as plt
 
@@ -122,26 +123,29 @@ def tree(model: SCGPCL, *, n_clusters: int | None = None, n_genes: int = 3, ax: 
 
 
 def levels(model: SCGPCL, levels: Sequence[int] | None = None, *, ax: Axes | None = None) -> Axes:
-    """Draw how the cells flow from coarse to fine levels of the tree, as clustree shows resolutions (Zappia and Oshlack 2018).
+    """Draw how cells flow from coarse to fine levels of the tree.
+
+    The figure is similar to a clustree plot of resolutions (Zappia and Oshlack 2018).
 
     Parameters
     ----------
     model
         A trained model with its cells.
     levels
-        Numbers of clusters; ``None`` takes a few, from a quarter of the number from training to twice that number.
+        Numbers of clusters. If ``None``, a few levels are drawn, from a quarter of the number of clusters from training
+        to twice that number.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes: for each level, from coarse to fine, a column of bars whose heights are the cluster sizes, joined by bands
-    for the cells that they share. Colours are those of :func:`tree`.
+    The axes. Each level, from coarse to fine, is drawn as a column of bars whose heights are the cluster sizes. Bars
+    that share cells are joined by bands. The colours are the same as in :func:`tree`.
 
     Raises
     ------
     RuntimeError
-        If the model is not trained, or has no cells.
+        If the model is not trained or has no cells.
     ValueError
         If the tree has no such level.
     """
@@ -199,12 +203,12 @@ def _colors(model: SCGPCL, table: pd.DataFrame) -> dict[str, str]:
 
 
 def _nearest(table: pd.DataFrame, n_clusters: float) -> int:
-    """The level of a tree that is nearest to a number of clusters."""
+    """Return the level of a tree that is nearest to a number of clusters."""
     return int(min(set(table["n_clusters"]), key=lambda level: (abs(level - n_clusters), level)))
 
 
 def _walk(table: pd.DataFrame) -> list[str]:
-    """Nodes in depth-first order from the root, so that related nodes are side by side."""
+    """Return the nodes in depth-first order from the root, so that related nodes are next to each other."""
     stack, found = [str(table.index[0])], []
     while stack:
         found.append(stack.pop())
@@ -213,7 +217,7 @@ def _walk(table: pd.DataFrame) -> list[str]:
 
 
 def _split_markers(model: SCGPCL, table: pd.DataFrame, n_clusters: int, n_genes: int) -> dict[str, list[str]]:
-    """Genes that are more highly expressed in each node (except the root) than in its siblings, best first."""
+    """Find genes that are more highly expressed in each node (except the root) than in its siblings, best first."""
     assert model.adata is not None
     rows = np.arange(model.adata.n_obs)
     if len(rows) > MAX_CELLS:
@@ -236,7 +240,7 @@ def _split_markers(model: SCGPCL, table: pd.DataFrame, n_clusters: int, n_genes:
     known = ~is_mt_ribo(pd.Series(cells.var_names)).to_numpy()
 
     def moments(own: set[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and squared standard error of each gene."""
+        """Return the mean and the squared standard error of each gene."""
         places = [leaves.index(leaf) for leaf in own]
         n = n_cells[places].sum()
         mean, square = sums[:, places].sum(1) / n

@@ -17,17 +17,17 @@ METHODS = ("umap", "tsne")
 
 
 def map_key(use_rep: str, method: Method) -> str:
-    """Key of a map in ``adata.obsm``: scanpy's own for the default latent vectors."""
+    """Return the key of a map in ``adata.obsm``, which is scanpy's own key for the default latent vectors."""
     return {"umap": _keys.UMAP, "tsne": _keys.TSNE}[method] if use_rep == _keys.LATENT else f"{use_rep}_{method}"
 
 
 @held()
 def latent_map(adata: ad.AnnData, *, use_rep: str, method: Method, seed: int) -> np.ndarray:
-    """Positions of the cells, shape (n_cells, 2), taken from ``adata`` if present and up to date.
+    """Return the positions of the cells, shape (n_cells, 2), from ``adata`` if they are present and up to date.
 
-    New positions are stored in ``obsm["X_umap"]`` (or ``"X_tsne"``), with the seed and digests of the latent vectors
-    and of the positions in ``uns`` under the same name, unless ``adata`` is a view. Positions that do not match such a
-    record come from elsewhere; they are used and never overwritten.
+    Otherwise, new positions are computed. Unless ``adata`` is a view, they are stored in ``obsm["X_umap"]`` (or
+    ``"X_tsne"``). The seed and digests of the latent vectors and of the positions are stored in ``uns`` under the same
+    name. Positions that do not match such a record were computed elsewhere. They are used and never overwritten.
     """
     place = map_key(use_rep, method)
     stored = adata.uns.get(place) if place in adata.obsm else None
@@ -60,7 +60,7 @@ def _digest(values: Any) -> str:
 
 
 def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
-    """First two columns of ``adata.obsm[place]``, shape (n_cells, 2)."""
+    """Return the first two columns of ``adata.obsm[place]``, shape (n_cells, 2)."""
     if place not in adata.obsm:
         msg = f"Expected positions of cells in `adata.obsm[{place!r}]`, found the keys {list(adata.obsm)}."
         raise KeyError(msg)
@@ -72,7 +72,7 @@ def positions_at(adata: ad.AnnData, place: str) -> np.ndarray:
 
 
 def _same(stored: Any, record: Mapping[str, object]) -> bool:
-    """Whether two records agree; numbers and text read from a file have numpy types."""
+    """Return whether two records agree, given that numbers and text read from a file have numpy types."""
     return all(str(stored.get(name)) == str(value) for name, value in record.items())
 
 

@@ -1,4 +1,4 @@
-"""A figure of the stability of clusters."""
+"""Figure of the stability of clusters."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Columns of the table that are drawn, with their markers and descriptions.
+#: Columns of the table to draw, with their markers and descriptions.
 MARKS = {
     "thinned": ("o", "70 % of the molecules"),
     "halves": ("D", "halves of the molecules"),
     "subsampled": ("s", "80 % of the cells"),
 }
-#: Minimum share of a cluster's cells that move to another cluster for the latter to be named.
+#: Another cluster is named if at least this share of a cluster's cells moves to it.
 CONFUSED = 0.01
 #: Distance of the legend from the axes, in points.
 LEGEND_GAP = 34
 
 
 def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
-    """Draw how stable each cluster is when molecules or cells are left out, and the cluster that it is confused with.
+    """Draw how stable each cluster is if molecules or cells are left out, and which cluster it is confused with.
 
     Parameters
     ----------
     model
-        A trained model with its cells, for which :meth:`scgpcl.SCGPCL.get_cluster_stability` is called if necessary; or
-        an AnnData that holds the result in ``uns``. Clusters are not changed.
+        A trained model with its cells, for which :meth:`scgpcl.SCGPCL.get_cluster_stability` is called if necessary, or
+        an AnnData that contains the result in ``uns``. Clusters are not changed.
     key
-        Prefix of the keys of the annotation.
+        Prefix of the annotation keys.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes: one row per cluster, with its Jaccard indices as circles (70 % of the molecules), diamonds (halves of the
-    molecules) and squares (k-means of 80 % of the cells), and on the right the neighbour to which it loses most cells,
-    if these are at least 1 %. Colours are those of :func:`latent`.
+    The axes, with one row per cluster. The Jaccard indices of a cluster are drawn as circles (70 % of the molecules),
+    diamonds (halves of the molecules) and squares (k-means of 80 % of the cells). The neighbour to which the cluster
+    loses the most cells is named on the right if it receives at least 1 % of the cluster's cells. The colours are the
+    same as in :func:`latent`.
 
     Raises
     ------
     KeyError
-        If an AnnData holds no result.
+        If an AnnData does not contain the result.
     TypeError
         If ``model`` is neither a model nor an AnnData.
     """

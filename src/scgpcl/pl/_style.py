@@ -1,4 +1,4 @@
-"""How groups look in every figure: their order, colours and names."""
+"""Appearance of groups in every figure: their order, colours and names."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Maximum number of characters of a name before it is shortened.
+#: Maximum number of characters in a name. Longer names are shortened.
 MAX_LENGTH = 30
-#: Colours that can be told apart with any colour vision, as far as their number allows. The first six are those of Okabe
-#: and Ito (2008) that stand out from white. Each further one is the colour on a grid that is farthest (CIE 1976 distance)
-#: from white, light grey and all previous colours, in the least favourable of normal, protan, deutan and tritan vision as
-#: simulated by Machado, Oliveira and Fernandes (2009).
+#: Colours that can be distinguished with any colour vision, as far as their number allows. The first six are the
+#: colours of Okabe and Ito (2008) that stand out from white. Each further colour is chosen from a grid to be the
+#: farthest (CIE 1976 distance) from white, light grey and all previous colours, in the least favourable of normal,
+#: protan, deutan and tritan vision, as simulated by Machado, Oliveira and Fernandes (2009).
 DISTINCT = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8010F0", "#503010", "#302090", "#A0F080",
     "#701040", "#F01050", "#9070F0", "#503070", "#10F0A0", "#F0E010", "#506070", "#606020", "#B0B050", "#8020C0",
     "#B020A0", "#80C0A0", "#A01040", "#F0C0F0", "#F07080", "#E0B080", "#907050", "#9090F0",
 )  # fmt: skip
-#: Share of white in the lightest part of a cluster.
+#: Share of white in the colour of the lightest part of a cluster.
 LIGHTEST = 0.72
 
 
 def categories_of(adata: Any, key: Any) -> pd.Series:
-    """Column of ``adata.obs`` as a categorical without unused categories; an error if it is missing or empty."""
+    """Return a column of ``adata.obs`` as a categorical without unused categories.
+
+    An error is raised if the column is missing or empty.
+    """
     if not isinstance(adata, AnnData):
         msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Pass the AnnData that was annotated."
         raise TypeError(msg)
@@ -49,10 +52,10 @@ def categories_of(adata: Any, key: Any) -> pd.Series:
 
 
 def colors_of(adata: AnnData, key: str) -> dict[object, str]:
-    """Colour of each category of ``adata.obs[key]``; ``adata`` is not changed.
+    """Return the colour of each category of ``adata.obs[key]`` without changing ``adata``.
 
-    Uses ``adata.uns[f"{key}_colors"]``, where users and scanpy store colours, if it holds a valid colour for every
-    category; otherwise ``DISTINCT``, or scanpy's palette if there are more categories than that.
+    If ``adata.uns[f"{key}_colors"]``, where users and scanpy store colours, contains a valid colour for every category,
+    these colours are used. Otherwise, ``DISTINCT`` is used, or scanpy's palette if there are more categories than that.
     """
     from matplotlib.colors import is_color_like
     from scanpy.plotting import palettes
@@ -72,11 +75,11 @@ def colors_of(adata: AnnData, key: str) -> dict[object, str]:
 
 
 def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]:
-    """Colour of each node of a tree of clusters, or part of one, given by its name, so that it is the same at every level.
+    """Return the colour of each node in a tree of clusters, or in part of a tree, given the names of the nodes.
 
-    The colour of a cluster from training depends on its number, or on its position in ``clusters`` if clusters have names.
-    The first part of a cluster keeps the colour, and further parts get different lighter shades. A merge of several
-    clusters gets the colour of the first one.
+    The colour of a node is the same at every level. The colour of a cluster from training depends on its number, or on
+    its position in ``clusters`` if the clusters have names. The first part of a cluster keeps its colour, and further
+    parts get different lighter shades. A merge of several clusters gets the colour of the first one.
     """
     from matplotlib.colors import to_hex, to_rgb
     from scanpy.plotting import palettes
@@ -102,7 +105,7 @@ def node_colors(names: Sequence[str], clusters: Sequence[str] = ()) -> list[str]
 
 
 def _rank(letters: str) -> int:
-    """1 for "a", 2 for "b", ..., 27 for "aa"."""
+    """Return 1 for "a", 2 for "b", ..., 27 for "aa"."""
     rank = 0
     for letter in letters:
         rank = 26 * rank + ord(letter) - ord("a") + 1
@@ -110,7 +113,7 @@ def _rank(letters: str) -> int:
 
 
 def shown(name: object, max_length: int = MAX_LENGTH) -> str:
-    """Name as matplotlib should draw it: on one line, shortened in the middle if long, never parsed as a formula."""
+    """Return a name for matplotlib: on one line, shortened in the middle if long, and never parsed as a formula."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
     if len(text) > max_length:
         end = max_length // 3  # names often differ only at one end
@@ -119,7 +122,7 @@ def shown(name: object, max_length: int = MAX_LENGTH) -> str:
 
 
 def name_ticks(ax: Axes, names: Iterable[object]) -> None:
-    """Write the names of groups below positions 0, 1, ..., slanted if any has more than three characters.
+    """Write the names of groups below positions 0, 1, ..., slanted if any name has more than three characters.
 
     Groups are placed by position, because two categories may have the same text (1 and "1").
     """

@@ -1,4 +1,4 @@
-"""Figures of how a model was trained: losses, and the estimate of the number of clusters."""
+"""Figures of the training of a model: the losses and the estimate of the number of clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scgpcl.model import SCGPCL
 
-#: Panels in drawing order: title and curves (name in the history, legend entry).
+#: Panels in drawing order, each with its title and its curves (name in the history and legend entry).
 _PANELS = (
     *(
         (title, ((f"{metric}_train", "training"), (f"{metric}_validation", "validation")))
@@ -34,29 +34,29 @@ _PANELS = (
 _TOTAL = ((_keys.TRAIN_LOSS, "training"), (_keys.VALIDATION_LOSS, "validation"))
 _STAGES = {1: "pre-training", 2: "clustering", 3: "decoder"}
 _COLORS = {"training": "C0", "validation": "C1"}
-#: Columns of the curve that the number of clusters is estimated from.
+#: Columns of the curve from which the number of clusters is estimated.
 _COLUMNS = ("K", "share", "holds")
 
 
 def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> list[Axes]:
-    """Draw the training curves: one panel per loss or stopping criterion, each over the epochs that have it.
+    """Draw the training curves, with one panel per loss or stopping criterion for the epochs that have it.
 
     Parameters
     ----------
     model
-        A trained model, or its ``history_``: one table per metric, indexed by epoch.
+        A trained model or its ``history_``, which contains one table per metric, indexed by epoch.
     n_cols
-        Panels per row.
+        Number of panels per row.
 
     Returns
     -------
-    One axes per metric in the history, in a new figure. A dashed line marks a change of stage within a panel, as when
-    training was continued.
+    One axes for each metric in the history, in a new figure. Dashed lines mark changes of stage within a panel, for
+    example if training was continued.
 
     Raises
     ------
     ValueError
-        If the model is not trained, the history contains none of the known metrics, or ``n_cols`` is below 1.
+        If the model is not trained, if the history contains none of the known metrics, or if ``n_cols`` is below 1.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -93,7 +93,10 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
 
 
 def _total_losses(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, dict[str, pd.Series]]]:
-    """Panel of the total loss of each stage: they minimise different sums, which one axis could not show."""
+    """Yield a panel of the total loss for each stage.
+
+    The stages minimise different sums, which could not be shown on one axis.
+    """
     curves = _curves(tables, _TOTAL)
     if curves and _keys.STAGE not in tables:
         yield "total loss", curves
@@ -108,13 +111,13 @@ def _total_losses(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, dic
 
 
 def _curves(tables: Mapping[str, pd.DataFrame], wanted: tuple[tuple[str, str], ...]) -> dict[str, pd.Series]:
-    """Existing curves of one panel by legend entry, without missing values."""
+    """Return the existing curves of one panel by legend entry, without missing values."""
     found = {label: tables[name].iloc[:, 0].astype(float).dropna() for name, label in wanted if name in tables}
     return {label: curve for label, curve in found.items() if len(curve)}
 
 
 def _stage_borders(tables: Mapping[str, pd.DataFrame]) -> list[float]:
-    """First epoch of each stage except the first stage."""
+    """Return the first epoch of each stage except the first stage."""
     if _keys.STAGE not in tables:
         return []
     stage = tables[_keys.STAGE].iloc[:, 0].sort_index()
@@ -144,26 +147,27 @@ def _draw(ax: Axes, title: str, curves: dict[str, pd.Series], *, borders: list[f
 
 
 def n_clusters(model: SCGPCL | pd.DataFrame, *, n_clusters: int | None = None, ax: Axes | None = None) -> Axes:
-    """Draw which splits of the tree the partitions make, against the number of clusters, and mark the number that was chosen.
+    """Draw the share of partitions that make each split of the tree, and mark the chosen number of clusters.
 
     Parameters
     ----------
     model
-        A model that estimated its number of clusters, or its ``n_clusters_curve_``; not changed.
+        A model that estimated its number of clusters, or its ``n_clusters_curve_``. It is not changed.
     n_clusters
-        Number to mark; ``None`` marks that of the model, and nothing for a curve.
+        Number of clusters to mark. If ``None``, the number of the model is marked. If a curve is given, nothing is
+        marked.
     ax
-        Axes to draw on; a new figure by default.
+        Axes to draw on. By default, a new figure is created.
 
     Returns
     -------
-    The axes: for each number, the share of the partitions that make its split, filled where the split holds; a dotted line at
-    one half, and a dashed line at the chosen number.
+    The axes. For each number of clusters, a point shows the share of the partitions that make its split. The point is
+    filled if the split holds. There is a dotted line at one half and a dashed line at the chosen number.
 
     Raises
     ------
     ValueError
-        If the model did not estimate its number of clusters, or the curve lacks columns.
+        If the model did not estimate its number of clusters, or if the curve lacks columns.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator

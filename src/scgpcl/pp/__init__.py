@@ -1,4 +1,4 @@
-"""Choice of genes, moments of the features, and batch effects."""
+"""Gene selection, moments of the features, and batch effects."""
 
 from scgpcl.pp._axes import N_PRINCIPAL, discriminant_axes, principal_axes, scores_along
 from scgpcl.pp._batches import batch_moments, fit_batches

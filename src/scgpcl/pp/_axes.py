@@ -1,4 +1,4 @@
-"""Axes of the features: principal ones, and those along which groups of cells lie far apart."""
+"""Axes of the features: principal axes, and axes along which groups of cells lie far apart."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ if TYPE_CHECKING:
     from scgpcl.data import Cells
     from scgpcl.nn import Moments
 
-#: Maximum number of cells from which the principal axes are computed; larger data sets are sampled.
+#: Maximum number of cells used to compute the principal axes. Larger data sets are sampled.
 MAX_AXES_CELLS = 20_000
-#: Principal axes of ``start="pca"``, and those on which the number of clusters is estimated.
+#: Number of principal axes for ``start="pca"`` and for estimating the number of clusters.
 N_PRINCIPAL = 50
-#: Discriminant axes at which the encoder starts and on which neighbours are found.
+#: Number of discriminant axes used to initialise the encoder and to find neighbours.
 N_AXES = 30
-#: Principal axes from which they are combined, at most one per ``AXIS_CELLS`` cells, and those used to group cells.
+#: Number of principal axes combined into discriminant axes, at most one per ``AXIS_CELLS`` cells, and number of
+#: principal axes used to group cells.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
 #: Average number of cells in a fine group, and the minimum number of groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
-#: Share of the mean variance in the covariance within groups, or the second number over the number of cells if larger.
+#: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
+#: number of cells is larger, it is used instead.
 RIDGE, RIDGE_CELLS = 0.1, 48
-#: Weight of the differences between matched cells of two batches relative to the spread within groups, and how often
-#: cells are matched along the axes found before.
+#: Weight of the differences between matched cells of two batches relative to the spread within groups, and number of
+#: rounds in which cells are matched along the axes found so far.
 MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
-#: Seed of the fine groups, independent of the model's seed: runs with different seeds start at the same axes.
+#: Random seed for the fine groups. It is independent of the model's seed, so all runs start at the same axes.
 GROUPS_SEED = 0
 
 
 def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) -> np.ndarray | None:
-    """Leading principal axes of the features, (n_axes, n_genes), from at most ``MAX_AXES_CELLS`` cells; None if all are equal.
+    """Compute the leading principal axes of the features, shape (n_axes, n_genes), or ``None`` if all cells are equal.
 
-    The features are sparse up to one constant per gene, which centring removes, so PCA sees the sparse part only.
+    At most ``MAX_AXES_CELLS`` cells are used. The features are sparse up to one constant per gene, which is removed by
+    centring, so PCA only sees the sparse part.
     """
     rng = np.random.default_rng(seed)
     index = sampled(len(cells), seed=seed)
@@ -49,35 +52,36 @@ def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) ->
 
 
 def sampled(n_cells: int, *, seed: int) -> np.ndarray:
-    """Positions of the cells that axes are computed from, ascending, shape (at most ``MAX_AXES_CELLS``,)."""
+    """Return the ascending positions of at most ``MAX_AXES_CELLS`` cells from which axes are computed."""
     if n_cells <= MAX_AXES_CELLS:
         return np.arange(n_cells)
     return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_AXES_CELLS, replace=False))
 
 
 def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
-    r"""Axes that best separate small groups of cells relative to the spread within groups, (at most ``N_AXES``, n_genes).
+    r"""Find the axes that best separate small groups of cells relative to the spread within groups.
 
-    Linear discriminant analysis without labels. Cells are grouped by k-means into many small groups, most of which hold one
-    type. Variation within groups, such as depth or the cell cycle, should not separate cells: with
-    :math:`W` the covariance within groups of the principal components, shrunk towards its mean variance, the components
-    are multiplied by :math:`W^{-1/2}` and their principal axes taken (relevant component analysis, Bar-Hillel et al. 2005,
-    with groups instead of its chunklets).
+    This is linear discriminant analysis without labels. Cells are grouped by k-means into many small groups, most of
+    which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
+    Let :math:`W` be the covariance of the principal components within groups, shrunk towards its mean variance. The
+    components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
+    Bar-Hillel et al. 2005, with groups instead of chunklets).
 
-    With batches, cells of different batches that are mutual nearest neighbours should not be separated either: their
-    covariance is added to :math:`W` with a weight, so that directions along which batches differ within types are suppressed.
+    If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
+    Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
+    types.
 
     Parameters
     ----------
     cells, moments
         Cells and the moments of their features.
     seed
-        Seed of the sample of a large data set.
+        Random seed for sampling large data sets.
 
     Returns
     -------
-    float32, with a mean square norm of 1; along them the cells have uncorrelated scores, leading first. ``None`` if all
-    cells are alike.
+    Axes as float32, shape (at most ``N_AXES``, n_genes), with a mean square norm of 1, or ``None`` if all cells are
+    alike. The scores of the cells along the axes are uncorrelated, and the leading axes come first.
     """
     n_base = min(N_BASE_AXES, max(len(cells) // AXIS_CELLS, MIN_BASE_AXES))
     base = principal_axes(cells, moments, n_base, seed=seed)
@@ -100,9 +104,9 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
 def whitened_axes(
     scores: np.ndarray, groups: np.ndarray, ridge: float, between: np.ndarray | None = None
 ) -> np.ndarray:
-    """Principal axes of centred scores (n_cells, n) after whitening by their regularised covariance within groups.
+    """Compute the principal axes of centred scores (n_cells, n) after whitening by the covariance within groups.
 
-    ``between``, (n, n), is added to that covariance.
+    The covariance is regularised. If given, ``between`` (n, n) is added to it.
     """
     n_groups = int(groups.max()) + 1
     sums = np.zeros((n_groups, scores.shape[1]))
@@ -119,7 +123,7 @@ def whitened_axes(
 
 
 def fine_groups(scores: np.ndarray) -> np.ndarray:
-    """Many small groups of cells by k-means on the directions of their scores, int64, shape (n_cells,)."""
+    """Divide cells into many small groups by k-means on the directions of their scores, int64, shape (n_cells,)."""
     n_groups = max(1, min(max(MIN_GROUPS, len(scores) // GROUP_CELLS), len(scores) // 4))
     x = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float32))
     return kmeans(x, n_groups, n_init=1, seed=GROUPS_SEED, directions=True).labels.numpy()
@@ -133,7 +137,10 @@ def fit_axes(
     n_axes: int,
     rng: np.random.Generator,
 ) -> np.ndarray | None:
-    """Principal axes of features given as sparse part and offset, float32, shape (at most n_axes, n_genes)."""
+    """Compute the principal axes of features given as a sparse part and an offset.
+
+    The axes are float32 with shape (at most n_axes, n_genes).
+    """
     n_axes = min(n_axes, *(n - 1 for n in sparse_part.shape))
     if n_axes < 1 or not _varies(sparse_part):
         return None
@@ -148,14 +155,14 @@ def fit_axes(
 
 
 def _varies(x: sp.csr_matrix) -> bool:
-    """Whether any column of a matrix has more than one value, up to rounding."""
+    """Return whether any column of a matrix has more than one value, up to rounding."""
     x = x.astype(np.float64)
     mean, square = (np.asarray(values.mean(0)).ravel() for values in (x, x.multiply(x)))
     return bool((square - mean**2 > 1e-10 * square).any())
 
 
 def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.ndarray) -> LinearOperator:
-    """Features of shape (n_cells, n_genes) minus their means, as an operator that never makes them dense."""
+    """Return the centred features (n_cells, n_genes) as an operator that never makes them dense."""
     n_batch = len(offset)
     size = np.bincount(batch_index, minlength=n_batch)
     n_cells = len(batch_index)
@@ -174,7 +181,10 @@ def _centred(sparse_part: sp.csr_matrix, offset: np.ndarray, batch_index: np.nda
 
 
 def scores_along(cells: Cells, moments: Moments, axes: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-    """Features of some cells, or of all, along axes, up to one constant per axis, float32, (n_some, n_axes)."""
+    """Project the features of some or all cells onto axes, up to one constant per axis.
+
+    The scores are float32 with shape (n_some, n_axes).
+    """
     projection = axes.T.astype(np.float64)
     offset = moments.offset @ projection
     index = np.arange(len(cells)) if index is None else index

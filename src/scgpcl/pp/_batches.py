@@ -1,4 +1,4 @@
-"""Moments of every gene in each experimental batch, at equal composition of the batches."""
+"""Estimate the moments of each gene in each experimental batch as if all batches had the same composition."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
     from scgpcl.data import Cells
     from scgpcl.nn import Moments
 
-#: Strength of the no-batch-effect prior, in pseudo-cells.
+#: Strength of the prior that there is no batch effect, in pseudo-cells.
 PRIOR_CELLS = 10.0
-#: Number of groups within which batches are compared, and how often both are refitted.
+#: Number of groups within which batches are compared, and number of rounds in which groups and batch effects are
+#: refitted.
 N_GROUPS = 15
 GROUP_ROUNDS = 3
-#: Number of principal axes on which cells are grouped, and restarts of k-means.
+#: Number of principal axes used to group cells, and number of k-means restarts.
 N_GROUP_AXES = 30
 GROUPS_INIT = 5
 
 
 class BatchMoments(NamedTuple):
-    """Statistics of each batch, float64, each of shape (n_batch, n_genes).
+    """Statistics of each batch, given as float64 arrays of shape (n_batch, n_genes).
 
     Parameters
     ----------
     mean, std
-        Moments of the log counts, by which the cells of a batch are standardised.
+        Mean and standard deviation of the log counts, used to standardise the cells of a batch.
     share
-        Mean share of each gene in the expressed genes of a cell.
+        Mean share of each gene among the expressed genes of a cell.
     ratio
-        Mean count over size factor, over that of all cells.
+        Mean normalised count (count divided by size factor), relative to the mean over all cells.
     """
 
     mean: np.ndarray
@@ -48,14 +49,14 @@ class BatchMoments(NamedTuple):
 
 
 class GroupSums(NamedTuple):
-    """Sums over the cells of each batch and group.
+    """Sums over the cells in each batch and group.
 
     Parameters
     ----------
     n
         Number of cells, shape (n_batch, n_groups).
     total, square
-        Sums of values and of their squares, shape (n_batch, n_groups, n_genes).
+        Sums of the values and of their squares, each of shape (n_batch, n_groups, n_genes).
     """
 
     n: np.ndarray
@@ -64,7 +65,7 @@ class GroupSums(NamedTuple):
 
 
 class BatchFit(NamedTuple):
-    """Feature moments, shares of the genes in messages, and mean counts over those of all cells, (n_batch, n_genes)."""
+    """Feature moments, gene proportions in messages, and mean counts relative to all cells, (n_batch, n_genes)."""
 
     moments: Moments
     share: np.ndarray
@@ -72,24 +73,25 @@ class BatchFit(NamedTuple):
 
 
 def fit_batches(cells: Cells, n_batch: int, *, gene_scaling: float, scale: float, seed: int) -> BatchFit:
-    """Measure every batch as if all batches had the same composition.
+    """Compute the moments of each batch as if all batches had the same composition.
 
-    The composition is not known. The batches are first compared as if their compositions were equal. Then the cells are
-    grouped by k-means on the principal axes of the corrected features, the batches are compared within the groups, and
-    so on. A batch with cell types that the other batches lack is therefore not shifted towards them.
+    The composition is unknown, so the batches are first compared as if their compositions were equal. The cells are
+    then grouped by k-means on the principal axes of the corrected features, the batches are compared within the groups,
+    and both steps are repeated. As a result, a batch with cell types that are missing from the other batches is not
+    shifted towards them.
 
     Parameters
     ----------
     cells
-        Training cells with their batches.
+        Training cells and their batches.
     n_batch
         Number of batches.
     gene_scaling
         See :class:`scgpcl.SCGPCL`.
     scale
-        Factor of the counts over size factors before the logarithm.
+        Factor applied to the normalised counts (counts divided by size factors) before taking the logarithm.
     seed
-        Seed of the axes and of k-means.
+        Random seed for the axes and k-means.
     """
     groups = None
     for turn in range(GROUP_ROUNDS + 1):
@@ -111,19 +113,19 @@ def batch_moments(
     scale: float = 1.0,
     prior: float = PRIOR_CELLS,
 ) -> BatchMoments:
-    """Measure the differences between batches that their composition does not explain.
+    """Estimate the differences between batches that are not explained by their composition.
 
     Parameters
     ----------
     cells
-        Counts of the selected genes with the batches of the cells.
+        Counts of the selected genes, and the batch of each cell.
     n_batch
         Number of batches.
     groups
-        Group of each cell within which batches are compared, int, shape (n_cells,); ``None`` compares all cells, as if
-        all batches had the same composition.
+        Group of each cell, int, shape (n_cells,). Batches are compared within groups. If ``None``, all cells are
+        compared, as if all batches had the same composition.
     prior
-        Strength of the shrinkage in pseudo-cells, for shifts, variances and ratios.
+        Strength of the shrinkage of shifts, variances and ratios, in pseudo-cells.
     """
     if groups is None:
         groups = np.zeros(len(cells), dtype=np.int64)
@@ -136,19 +138,20 @@ def batch_moments(
 
 
 def batch_shifts(sums: GroupSums, prior: float) -> np.ndarray:
-    r"""Additive effect of each batch on each gene, shape (n_batch, n_genes).
+    r"""Estimate the additive effect of each batch on each gene, shape (n_batch, n_genes).
 
-    Best linear unbiased prediction in the model :math:`y = a_k + d_b + e` with a fixed effect of every group and a random
-    one of every batch, :math:`d_b \sim N(0, \sigma^2 / \kappa)`, by the mixed model equations (Henderson 1975), in which
-    the groups are eliminated:
+    This is the best linear unbiased prediction in the model :math:`y = a_k + d_b + e`, with a fixed effect for each
+    group and a random effect for each batch, :math:`d_b \sim N(0, \sigma^2 / \kappa)`. It solves the mixed model
+    equations (Henderson 1975) after the groups have been eliminated:
 
     .. math:: (\mathrm{diag}(n_{b\cdot}) - N\, \mathrm{diag}(1 / n_{\cdot k})\, N^\top + \kappa I)\, d = r,
 
-    where N counts cells by batch and group and r sums, over the cells of a batch, their distance from the mean of their
-    group. Batches are compared only within groups that they share; a batch that shares no group with the others is not moved. With
-    one group and two equal batches of n cells, :math:`d_b = n / (n + \kappa)` times the distance of the batch's mean from
-    that of all, the empirical Bayes weight of ComBat (Johnson, Li and Rabinovic 2007); a batch of n cells beside a very
-    large one is moved :math:`n / (n + \kappa / 2)` of the way to it.
+    where N counts the cells by batch and group, and r sums the distances of the cells of a batch from the means of
+    their groups. Batches are compared only within groups that they share, and a batch that shares no group with the
+    others is not moved. With one group and two equal batches of n cells, :math:`d_b` is :math:`n / (n + \kappa)` times
+    the distance between the mean of the batch and the mean of all cells. This factor is the empirical Bayes weight of
+    ComBat (Johnson, Li and Rabinovic 2007). A batch of n cells next to a very large batch is moved
+    :math:`n / (n + \kappa / 2)` of the way to it.
 
     Parameters
     ----------
@@ -165,13 +168,13 @@ def batch_shifts(sums: GroupSums, prior: float) -> np.ndarray:
 
 
 def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    r"""Mean and variance of each gene without the batches' shifts.
+    r"""Estimate the mean and variance of each gene after removing the batch shifts.
 
-    The variance of a batch is that of all cells times the ratio of two variances at equal composition: of the batch, and
-    of all cells, with group k weighted in both by :math:`h_{bk} = n_{bk} (n_{\cdot k} - n_{bk}) / n_{\cdot k}`, its share
-    of the information on the batch in :func:`batch_shifts`. Both are moderated by :math:`\kappa` cells of the variance of
-    all (as in Smyth 2004, equation for the posterior variance), so that a gene that is constant in a small batch
-    does not blow up.
+    The variance of a batch is the variance of all cells times the ratio of two variances at equal composition: the
+    variance of the batch and the variance of all cells. In both of them, group k is weighted by
+    :math:`h_{bk} = n_{bk} (n_{\cdot k} - n_{bk}) / n_{\cdot k}`, which is its share of the information about the batch
+    in :func:`batch_shifts`. Both are moderated by :math:`\kappa` cells that have the variance of all cells (as in Smyth
+    2004, equation for the posterior variance), so that a gene that is constant in a small batch does not blow up.
 
     Parameters
     ----------
@@ -184,7 +187,7 @@ def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[n
 
     Returns
     -------
-    Mean, shape (n_genes,), and variance, shape (n_batch, n_genes); the latter is 1 for a gene without variance.
+    Mean, shape (n_genes,), and variance, shape (n_batch, n_genes). The variance is 1 for a gene that does not vary.
     """
     n = sums.n[:, :, None]
     total = sums.total - n * shift[:, None]
@@ -208,20 +211,21 @@ def batch_variances(sums: GroupSums, shift: np.ndarray, prior: float) -> tuple[n
 
 
 def _unshifted_mean(sums: GroupSums, shift: np.ndarray) -> np.ndarray:
-    """Mean over all cells after removing the batches' shifts, shape (n_genes,)."""
+    """Compute the mean over all cells after removing the batch shifts, shape (n_genes,)."""
     return (sums.total.sum((0, 1)) - sums.n.sum(1) @ shift) / sums.n.sum()
 
 
 def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
-    r"""Observed over expected total of each gene in each batch, shape (n_batch, n_genes).
+    r"""Compute the ratio of observed to expected totals for each gene in each batch, shape (n_batch, n_genes).
 
-    The expected total is that of a batch whose cells have the means of their groups (indirect standardisation); both are
-    raised by :math:`\kappa` cells of the overall mean, the posterior mean under a gamma prior (Clayton and Kaldor 1987).
+    The expected total is the total of a batch in which each cell has the mean of its group (indirect standardisation).
+    Both totals are increased by :math:`\kappa` cells with the overall mean, which gives the posterior mean under a
+    gamma prior (Clayton and Kaldor 1987).
 
     Parameters
     ----------
     sums
-        Sums of counts over size factors by batch and group.
+        Sums of the counts divided by size factors, by batch and group.
     prior
         :math:`\kappa`, in cells.
     """
@@ -232,7 +236,7 @@ def batch_ratios(sums: GroupSums, prior: float) -> np.ndarray:
 
 
 def _group_sums(cells: Cells, n_batch: int, groups: np.ndarray, scale: float) -> tuple[GroupSums, GroupSums, GroupSums]:
-    """Sums of log counts, of shares in the expressed genes, and of counts over size factors; one pass."""
+    """Sum log counts, gene shares among expressed genes, and counts divided by size factors in a single pass."""
     if cells.batch_index is None:
         msg = "Expected counts with the batch of each cell, found none."
         raise ValueError(msg)

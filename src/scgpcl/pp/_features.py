@@ -1,4 +1,4 @@
-"""What training measures before its first step: library sizes, genes, and the moments of their features."""
+"""Compute library sizes, choose genes, and compute the moments of their features before the first training step."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GeneFlavor = Literal["discriminant", "pearson_residuals", "seurat", "variance"]
-#: Library size to which counts are scaled when genes are chosen, as in scanpy's tutorials.
+#: Library size to which counts are scaled for gene selection, as in the scanpy tutorials.
 SELECTION_TOTAL = 1e4
-#: Numbers of genes, and of their components, on which cells are grouped before ``"discriminant"`` chooses genes.
+#: Number of genes and number of principal components used to group cells before ``"discriminant"`` chooses genes.
 N_FIRST_GENES, N_FIRST_AXES = 2000, 50
 
 
 class Features(NamedTuple):
-    """What training fixes about genes and cells.
+    """Properties of genes and cells that are fixed in training.
 
-    Mask of the chosen genes (n_vars,), library size of a cell whose size factor is 1, share of each gene in the library
-    (n_vars,), mean counts over size factors of the chosen genes, counts of the chosen genes, moments of their features,
-    and, with batches, shares of the genes in messages and mean counts over those of all cells (n_batch, n_genes).
+    The fields are the mask of the chosen genes (n_vars,), the library size of a cell with size factor 1, the share of
+    each gene in the library (n_vars,), the mean of the chosen genes' counts divided by size factors, the counts of the
+    chosen genes, and the moments of their features. If there are batches, they also include the gene proportions in
+    messages and the mean counts relative to all cells, each of shape (n_batch, n_genes).
     """
 
     mask: np.ndarray
@@ -66,28 +67,28 @@ def fit_features(
     n_batch: int = 1,
     seed: int = 0,
 ) -> Features:
-    """Choose genes and measure their features.
+    """Choose genes and compute the moments of their features.
 
     Parameters
     ----------
     x
         Counts, shape (n_cells, n_vars).
     size
-        Given size factors, shape (n_cells,); ``None`` counts library sizes.
+        Size factors, shape (n_cells,). If ``None``, the library sizes are used.
     n_genes
         Number of genes to choose.
     flavor, gene_scaling, feature_total
         See :class:`scgpcl.SCGPCL`.
     keep
-        Mask of genes to choose in any case, at most ``n_genes``, shape (n_vars,).
+        Mask of genes that are always chosen, at most ``n_genes``, shape (n_vars,).
     batch_index
-        Batch of each cell, shape (n_cells,), if there are any: genes are then chosen by their variation within batches.
+        Batch of each cell, shape (n_cells,). If given, genes are chosen by their variation within batches.
     label_index
-        Type of each labelled cell and -1 for the others, shape (n_cells,), for the cells that are returned.
+        Type of each labelled cell, or -1 for the other cells, shape (n_cells,). It is stored in the returned cells.
     n_batch
         Number of batches.
     seed
-        Seed of the sample of a large data set, and of the groups of cells within batches.
+        Random seed for sampling large data sets and for grouping cells within batches.
     """
     library = library_sizes(x)
     size = library if size is None else np.asarray(size, dtype=np.float64)
@@ -98,7 +99,7 @@ def fit_features(
     statistics = gene_statistics(x, size_factor, scale=scale, batch_index=batch_index)
 
     def measured(cells: Cells, mask: np.ndarray) -> tuple[Moments, np.ndarray | None, np.ndarray | None]:
-        """Moments of the features of some genes, and with batches what differs between them."""
+        """Return the feature moments of some genes and, if there are batches, the differences between them."""
         if cells.batch_index is not None:
             return fit_batches(cells, n_batch, gene_scaling=gene_scaling, scale=scale, seed=seed)
         std = statistics.log_std[mask]

@@ -1,4 +1,4 @@
-"""Scores by which genes are chosen, and the moments of their features, streamed over counts of any storage."""
+"""Scores for gene selection and moments of the features, streamed over counts in any storage format."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from scgpcl.nn import Moments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Share of the mean square below which a variance is a rounding error.
+#: Share of the mean square below which a variance is considered a rounding error.
 ROUNDING = 1e-12
-#: Bins of mean expression within which dispersions are compared, as in scanpy.
+#: Number of bins of mean expression within which dispersions are compared, as in scanpy.
 N_BINS = 20
-#: Inverse dispersion of Pearson residuals, as in scanpy, and number of totals at which the part of zeros is computed.
+#: Inverse dispersion of Pearson residuals, as in scanpy, and number of gene totals at which the contribution of zeros
+#: is computed.
 THETA = 100.0
 N_KNOTS = 256
-#: Genes found in fewer cells are not used to tell groups of cells apart.
+#: Genes found in fewer cells than this are not used to distinguish groups of cells.
 MIN_CELLS = 5
-#: Number of rows whose residuals are in memory at a time; each of their counts takes up ten numbers.
+#: Number of rows for which residuals are held in memory at a time. Each of their counts takes up ten numbers.
 RESIDUAL_ROWS = 512
 
 
 def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scale: float = 1.0) -> Moments:
-    """Centres and divisors of features, in single precision; shapes (n_genes,) or (n_batch, n_genes).
+    """Compute feature centres and divisors in single precision, shape (n_genes,) or (n_batch, n_genes).
 
-    Each gene is divided by its standard deviation, in its batch, and multiplied by a power of its typical one, so that a
-    feature has the standard deviation ``std ** (1 - gene_scaling)``, up to one factor that makes its median 1.
+    Each gene is divided by its standard deviation (in its batch) and multiplied by a power of its typical standard
+    deviation. A feature therefore has the standard deviation ``std ** (1 - gene_scaling)``, up to a common factor that
+    makes the median 1.
     """
     typical = std if std.ndim == 1 else std.mean(0)
     weight = typical ** (1.0 - gene_scaling)
@@ -42,18 +44,19 @@ def feature_moments(mean: np.ndarray, std: np.ndarray, gene_scaling: float, scal
 
 
 class GeneStatistics(NamedTuple):
-    """Moments of every gene over cells, float64, each of shape (n_genes,).
+    """Moments of each gene over cells, given as float64 arrays of shape (n_genes,).
 
     Parameters
     ----------
     raw_var
-        Variance of the counts; within batches, if there are any.
+        Variance of the counts, computed within batches if there are any.
     norm_mean, norm_var
-        Mean and variance (ddof 1) of counts over size factors; the variance is within batches, if there are any.
+        Mean and variance (ddof 1) of the normalised counts (counts divided by size factors). The variance is computed
+        within batches if there are any.
     log_mean, log_std
-        Mean and standard deviation (ddof 0) of ``log1p`` of scaled counts over size factors.
+        Mean and standard deviation (ddof 0) of the normalised counts after scaling and ``log1p``.
     totals
-        Total count in each batch, shape (n_batch, n_genes); one row without batches.
+        Total count of each gene in each batch, shape (n_batch, n_genes). There is a single row if there are no batches.
     """
 
     raw_var: np.ndarray
@@ -65,14 +68,14 @@ class GeneStatistics(NamedTuple):
 
 
 def library_sizes(x: Any) -> np.ndarray:
-    """Total count of each cell of counts (n_cells, n_genes), float64, shape (n_cells,)."""
+    """Compute the total count of each cell (n_cells,) as float64, given counts (n_cells, n_genes)."""
     if isinstance(x, DataModuleCounts) and x.library is not None:
         return x.library
     return np.concatenate([np.asarray(block.sum(1, dtype=np.float64)).ravel() for block in row_blocks(x)])
 
 
 def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """Each array and its squares, one after the other, because a block of a file is large enough as it is."""
+    """Yield each array and then its squares, one at a time, because a block of a file is already large."""
     for values in arrays:
         yield values
         yield values**2
@@ -81,16 +84,16 @@ def _with_squares(*arrays: np.ndarray) -> Iterator[np.ndarray]:
 def gene_statistics(
     x: Any, size_factor: np.ndarray, *, scale: float = 1.0, batch_index: np.ndarray | None = None
 ) -> GeneStatistics:
-    """Moments of every gene.
+    """Compute the moments of each gene.
 
     Parameters
     ----------
     x
         Counts, shape (n_cells, n_genes).
     size_factor
-        Shape (n_cells,).
+        Size factor of each cell, shape (n_cells,).
     scale
-        Factor of the counts over size factors before the logarithm.
+        Factor applied to the normalised counts (counts divided by size factors) before taking the logarithm.
     batch_index
         Batch of each cell, shape (n_cells,). If given, genes are chosen by their variance within batches, weighted by
         the number of cells, so that no gene is chosen because it differs between batches.
@@ -142,31 +145,31 @@ def select_genes(
     statistics
         Moments of all genes.
     n_top_genes
-        How many to choose.
+        Number of genes to choose.
     flavor
-        ``"seurat"``: normalised dispersion as in ``scanpy.pp.highly_variable_genes(flavor="seurat")`` on
-        log-normalised counts, computed from streamed moments so that no normalised matrix is made.
-        ``"variance"``: variance of the raw counts (the paper's).
+        ``"seurat"``: normalised dispersion as in ``scanpy.pp.highly_variable_genes(flavor="seurat")`` on log-normalised
+        counts, computed from streamed moments without creating a normalised matrix. ``"variance"``: variance of the raw
+        counts, as in the paper.
     scale
-        Factor from the normalised counts of ``statistics`` to those whose dispersion is measured, such as counts per
-        10,000: the bins of the mean, and thus the choice, depend on it.
+        Factor that converts the normalised counts of ``statistics`` to the scale on which the dispersion is measured,
+        such as counts per 10,000. The bins of the mean, and therefore the chosen genes, depend on it.
 
     Returns
     -------
-    Mask of shape (n_genes,) with ``n_top_genes`` true entries; ties go to the earlier gene.
+    Mask of shape (n_genes,) with ``n_top_genes`` true entries. Ties go to the earlier gene.
     """
     return top(variability(statistics, flavor, scale), n_top_genes)
 
 
 def variability(statistics: GeneStatistics, flavor: str, scale: float) -> np.ndarray:
-    """Score of every gene by ``flavor``, see :func:`select_genes`, shape (n_genes,)."""
+    """Score each gene by ``flavor``, shape (n_genes,). See :func:`select_genes`."""
     if flavor == "seurat":
         return seurat_dispersion(scale * statistics.norm_mean, scale**2 * statistics.norm_var)
     return statistics.raw_var
 
 
 def top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
-    """Mask of the genes with the largest scores (n_genes,); NaN comes last, and ties go to the earlier gene."""
+    """Return a mask (n_genes,) of the genes with the largest scores. NaN is last, and ties go to the earlier gene."""
     mask = np.zeros(len(score), dtype=bool)
     mask[np.argsort(-np.where(np.isnan(score), -np.inf, score), kind="stable")[:n_top_genes]] = True
     return mask
@@ -175,13 +178,14 @@ def top(score: np.ndarray, n_top_genes: int) -> np.ndarray:
 def pearson_residual_variance(
     x: Any, library: np.ndarray, totals: np.ndarray, batch_index: np.ndarray | None = None, *, theta: float = THETA
 ) -> np.ndarray:
-    r"""Variance of the Pearson residuals of every gene (Lause, Berens and Kobak 2021), in one pass over the counts.
+    r"""Compute the variance of the Pearson residuals of each gene (Lause, Berens and Kobak 2021) in a single pass.
 
-    A gene that differs between cells by its share of the library alone has a variance of about 1, whatever its mean. With
-    the expected count :math:`\mu_{ij} = n_i t_j / \sum_j t_j` of a cell with library :math:`n_i` and a gene with total
-    :math:`t_j`, the residual is :math:`(x - \mu) / \sqrt{\mu + \mu^2 / \theta}`, clipped at the square root of the number of
-    cells. Zero counts, nearly all of a sparse matrix, enter by two smooth functions of :math:`t_j` alone, which are
-    computed at some totals and interpolated between them, or at all totals of so few cells that a zero can be clipped.
+    A gene whose counts are explained by a constant share of the library has a variance of about 1, whatever its mean.
+    For a cell with library size :math:`n_i` and a gene with total count :math:`t_j`, the expected count is
+    :math:`\mu_{ij} = n_i t_j / \sum_j t_j`. The residual is :math:`(x - \mu) / \sqrt{\mu + \mu^2 / \theta}`, clipped at
+    the square root of the number of cells. Zero counts, which are nearly all entries of a sparse matrix, contribute
+    through two smooth functions of :math:`t_j` alone. These functions are computed at some totals and interpolated
+    between them. If there are so few cells that a zero can be clipped, they are computed at all totals.
 
     Parameters
     ----------
@@ -192,13 +196,15 @@ def pearson_residual_variance(
     totals
         Total count of each gene in each batch, shape (n_batch, n_genes).
     batch_index
-        Batch of each cell, shape (n_cells,). If given, the variance is that within batches, weighted by their cells.
+        Batch of each cell, shape (n_cells,). If given, the variance is computed within batches and weighted by their
+        numbers of cells.
     theta
         Expected inverse dispersion of the counts.
 
     Returns
     -------
-    Shape (n_genes,), 0 for a gene without counts; as in ``scanpy.experimental.pp.highly_variable_genes`` for one batch.
+    Variance of each gene, shape (n_genes,), which is 0 for a gene without counts. For one batch, it is the same as in
+    ``scanpy.experimental.pp.highly_variable_genes``.
     """
     n_batch, n_genes = totals.shape
     batch = np.zeros(len(library), dtype=np.int64) if batch_index is None else batch_index
@@ -231,7 +237,7 @@ def pearson_residual_variance(
 
 
 def _sums_of_zeros(library: np.ndarray, share: np.ndarray, theta: float, clip: float) -> np.ndarray:
-    """Sum over cells of the residual of a zero count and of its square, for genes of given shares, (2, n_genes)."""
+    """Sum the residuals of zero counts and their squares over cells for genes of given shares, shape (2, n_genes)."""
     clipped = clip**2 < theta  # no residual of a zero is below the negative root of theta
     if clipped:
         at, of_gene = np.unique(np.log(share), return_inverse=True)
@@ -246,16 +252,16 @@ def _sums_of_zeros(library: np.ndarray, share: np.ndarray, theta: float, clip: f
 
 
 def seurat_dispersion(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
-    """Dispersion standardised within bins of the mean (Satija et al. 2015), as scanpy computes it.
+    """Compute the dispersion standardised within bins of the mean (Satija et al. 2015), as in scanpy.
 
     Parameters
     ----------
     mean, var
-        Moments of normalised counts, shape (n_genes,).
+        Mean and variance of the normalised counts, shape (n_genes,).
 
     Returns
     -------
-    Shape (n_genes,), NaN for genes without variance.
+    Standardised dispersion, shape (n_genes,), which is NaN for genes without variance.
     """
     safe_mean = np.where(mean == 0, 1e-12, mean)
     dispersion = var / safe_mean
@@ -279,27 +285,30 @@ def variance_ratio(
     scale: float = 1.0,
     batch_index: np.ndarray | None = None,
 ) -> np.ndarray:
-    r"""Variance of every gene between groups of cells, over that within them (the F statistic up to a constant).
+    r"""Compute the ratio of the variance between groups of cells to the variance within them, for each gene.
+
+    This is the F statistic up to a constant.
 
     Parameters
     ----------
     x
         Counts, shape (n_cells, n_genes).
     size_factor
-        Shape (n_cells,).
+        Size factor of each cell, shape (n_cells,).
     index
-        Cells to measure, ascending, shape (n_some,).
+        Positions of the cells to measure, ascending, shape (n_some,).
     groups
-        Group of each of these, shape (n_some,).
+        Group of each measured cell, shape (n_some,).
     scale
-        Factor of the counts over size factors before the logarithm.
+        Factor applied to the normalised counts (counts divided by size factors) before taking the logarithm.
     batch_index
         Batch of each cell, shape (n_cells,). If given, the mean of a group is compared with the mean of its batches, so
-        that no gene is chosen for a difference between batches.
+        that no gene is chosen because it differs between batches.
 
     Returns
     -------
-    Ratios of log counts, float64, shape (n_genes,); 0 for a gene found in fewer than five of the cells.
+    Variance ratios of the log counts, float64, shape (n_genes,). The ratio is 0 for a gene found in fewer than five of
+    the cells.
     """
     n_cells, n_genes = len(index), x.shape[1]
     batch = np.zeros(n_cells, dtype=np.int64) if batch_index is None else batch_index[index]
@@ -330,7 +339,7 @@ def variance_ratio(
 
 
 def rows_of(x: Any, index: np.ndarray) -> Iterator[sp.csr_matrix]:
-    """Rows of counts at ascending positions, in blocks."""
+    """Yield the rows of counts at ascending positions in blocks."""
     if isinstance(x, DataModuleCounts):
         start = 0
         for block in row_blocks(x):

@@ -1,4 +1,4 @@
-"""Cells of different batches that are probably of one type, and how they differ."""
+"""Match cells of different batches that are probably of the same type, and measure how they differ."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from sklearn.preprocessing import normalize
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Number of nearest cells of another batch among which a cell must find its match, and vice versa.
+#: Number of nearest cells in another batch among which a cell must find its match, and vice versa.
 N_MATCHES = 10
-#: Largest distance of a match, as a multiple of the distance to the farthest of as many cells of the same batch.
+#: Maximum distance of a match, relative to the distance to the farthest of the same number of cells in the same batch.
 MAX_DISTANCE = 1.25
 
 
 def matched_cells(x: np.ndarray, batch_index: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Mutual nearest neighbours between every two batches, by the directions of the vectors x (n_cells, n).
+    """Find mutual nearest neighbours between each pair of batches, by the directions of the vectors ``x`` (n_cells, n).
 
-    A type that another batch lacks has mutual nearest neighbours there too (Haghverdi et al. 2018), of another type and thus
-    farther away than cells of its own batch. Such pairs are left out: the distance of a pair is compared with the geometric
-    mean of the distances at which its two cells find as many neighbours in their own batches.
+    A type that is missing from another batch also has mutual nearest neighbours there (Haghverdi et al. 2018). These
+    belong to another type and are therefore farther away than cells of the same batch. Such pairs are left out by
+    comparing the distance of a pair with the geometric mean of the distances at which its two cells find the same
+    number of neighbours in their own batches.
 
     Yields
     ------
-    Positions of the first and of the second cell of each pair, of two batches at a time, shapes (n_pairs,).
+    Positions of the first and second cell of each pair, each of shape (n_pairs,), for two batches at a time.
     """
     unit = normalize(x)
     own = [np.flatnonzero(batch_index == batch) for batch in np.unique(batch_index)]
@@ -47,7 +48,11 @@ def matched_cells(x: np.ndarray, batch_index: np.ndarray) -> Iterator[tuple[np.n
 
 
 def match_covariance(scores: np.ndarray, x: np.ndarray, batch_index: np.ndarray) -> np.ndarray:
-    """Half the mean square difference of the scores (n_cells, n) of cells matched by x, (n, n); zeros without any match."""
+    """Compute half the mean square difference between the scores of matched cells, shape (n, n).
+
+    The cells are matched by ``x``, and their scores have shape (n_cells, n). The result is zero if there are no
+    matches.
+    """
     square, n_pairs = np.zeros((scores.shape[1],) * 2), 0
     for first, second in matched_cells(x, batch_index):
         difference = scores[first] - scores[second]

@@ -12,26 +12,28 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from scgpcl.cluster import gap
 from scgpcl.pp._batches import GroupSums, batch_shifts
 
-#: Number of genes to which axes are fitted, and minimum number of cells that express each.
+#: Number of genes used to fit the axes, and minimum number of cells that must express each gene.
 N_GENES, MIN_EXPRESSED = 200, 5
-#: Strength of the no-batch-effect prior, in cells: enough to solve for effects that the groups leave undetermined.
+#: Strength of the prior that there is no batch effect, in cells. It is large enough to solve for effects that the
+#: groups leave undetermined.
 PRIOR_CELLS = 1e-3
 #: Number of draws of one continuous group.
 N_NULL = 50
 
 
 class PairTest(NamedTuple):
-    """How well two groups can be told apart in held-out cells.
+    """Measures of how well two groups can be distinguished in held-out cells.
 
     Parameters
     ----------
     auc
         Probability that a cell of one group has a larger score than a cell of the other (area under the ROC curve).
     separation
-        Distance between the means over the standard deviation within groups, relative to the cut through one continuous
-        group that separates best.
+        Distance between the means divided by the standard deviation within groups, relative to the best-separating cut
+        through one continuous group.
     p_value
-        P-value of this separation for groups found in the same counts; otherwise that of the ranks of the scores.
+        P-value of the separation if the groups were found in the same counts, otherwise the p-value of a rank test on
+        the scores.
     """
 
     auc: float
@@ -42,27 +44,29 @@ class PairTest(NamedTuple):
 def pair_test(
     x: sp.csr_matrix, side: np.ndarray, *, clustered: bool, rng: np.random.Generator, batch: np.ndarray | None = None
 ) -> PairTest:
-    """Fit axes between two groups on one half of the cells, and test them on the other half, and vice versa.
+    """Fit axes between two groups on one half of the cells and test them on the other half, and vice versa.
 
-    Genes are chosen by Welch's t in the first half, and divided between two linear discriminants (covariance shrunk as
-    in Ledoit and Wolf 2004), so that a gap must be found in both sets. ``clustered``: the separation in the other half
-    is compared with cuts through one continuous group, see :func:`scgpcl.cluster._gap.gap`. Otherwise the groups do not
-    depend on the counts: ranks of the summed scores are tested within batches (van Elteren 1960; without batches Mann
-    and Whitney 1947), which is valid for any scores of other cells; the smaller of the two p-values is doubled.
+    Genes are chosen by Welch's t in the first half and divided between two linear discriminants (with covariance shrunk
+    as in Ledoit and Wolf 2004), so that a gap must be found in both sets of genes. If ``clustered``, the separation in
+    the other half is compared with cuts through one continuous group (see :func:`scgpcl.cluster._gap.gap`). Otherwise,
+    the groups do not depend on the counts, and the ranks of the summed scores are tested within batches (van Elteren
+    1960, or Mann and Whitney 1947 if there are no batches). This test is valid for any scores of other cells. The
+    smaller of the two p-values is doubled.
 
     Parameters
     ----------
     x
         Log-normalised counts, shape (n_cells, n_genes).
     side
-        Whether each cell is in the second group, bool, shape (n_cells,); at least two cells of each group per half.
+        Whether each cell is in the second group, bool, shape (n_cells,). Each half needs at least two cells of each
+        group.
     clustered
         Whether the groups were found in these counts.
     rng
-        Source of the halves and of the draws.
+        Random number generator for the halves and the draws.
     batch
-        Batch of each cell, shape (n_cells,): differences between batches at equal composition are removed, from the genes in
-        the first half of the cells and from the scores in the second.
+        Batch of each cell, shape (n_cells,). If given, differences between batches at equal composition are removed
+        from the genes in the first half of the cells and from the scores in the second half.
     """
     half = np.zeros(len(side), dtype=bool)
     for group in (~side, side):
@@ -87,7 +91,7 @@ def pair_test(
 def held_out_scores(
     x: sp.csr_matrix, side: np.ndarray, train: np.ndarray, batch: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the cells not in ``train`` along two axes that share no genes, each of shape (n_other,)."""
+    """Score the cells that are not in ``train`` along two axes that share no genes, each of shape (n_other,)."""
     own, groups = x[train], side[train]
     codes = np.zeros(len(side), dtype=np.int64) if batch is None else batch
     shift, t = _shifts(own, groups, codes[train], int(codes.max()) + 1, known=batch is not None)
@@ -104,7 +108,10 @@ def held_out_scores(
 def _shifts(
     x: sp.csr_matrix, side: np.ndarray, codes: np.ndarray, n_batch: int = 0, *, known: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effects of batches (n_batch, n), besides groups, on columns of x (n_cells, n); Welch's t without them, (n,)."""
+    """Estimate the batch effects (n_batch, n) on the columns of ``x`` (n_cells, n), adjusted for the groups.
+
+    Also returns Welch's t (n,) after the batch effects are removed.
+    """
     n_batch = n_batch or int(codes.max()) + 1
     cell = codes * 2 + side
     member = sp.csr_matrix((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(2 * n_batch, len(cell)))
@@ -120,7 +127,7 @@ def _shifts(
 
 
 def rank_test(score: np.ndarray, side: np.ndarray, codes: np.ndarray) -> float:
-    """P-value of larger scores (n_cells,) in the second group, from ranks within the batches of the cells (van Elteren 1960)."""
+    """Return the p-value for larger scores (n_cells,) in the second group, ranked within batches (van Elteren 1960)."""
     statistic, mean, variance = 0.0, 0.0, 0.0
     for code in np.unique(codes):
         own, here = side[codes == code], score[codes == code]
@@ -133,7 +140,7 @@ def rank_test(score: np.ndarray, side: np.ndarray, codes: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """P-values (n,) adjusted for the number of tests (Holm 1979); NaN is kept and does not count as a test."""
+    """Adjust p-values (n,) for the number of tests (Holm 1979). NaN is kept and does not count as a test."""
     adjusted = np.full(len(p_values), np.nan)
     known = np.flatnonzero(~np.isnan(p_values))
     order = known[np.argsort(p_values[known], kind="stable")]

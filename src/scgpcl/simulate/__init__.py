@@ -1,4 +1,4 @@
-"""Simulated counts with known groups, from the model of Splatter."""
+"""Simulate counts with known groups from the model of Splatter."""
 
 from scgpcl.simulate._model import splat_model
 from scgpcl.simulate._parameters import SplatParameters

@@ -1,6 +1,7 @@
-"""The generative model, in numpyro.
+"""Generative model in numpyro.
 
-jax and numpyro are imported inside the functions: importing this package must not start jax in a training process.
+jax and numpyro are imported inside the functions, because importing this package must not start jax in a training
+process.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Latents(NamedTuple):
-    """Variables of genes and cells that determine the distribution of counts, as arrays.
+    """Gene and cell variables that determine the distribution of the counts, as arrays.
 
-    ``profiles`` are fractions of expected counts, shape (n_batches, n_groups, n_genes); ``bcv_noise`` (n_genes,) is the deviation of
-    each gene from the trend of the squared coefficient of variation; ``batch``, ``group`` and ``lib_size`` have shape (n_cells,).
+    ``profiles`` are fractions of expected counts, shape (n_batches, n_groups, n_genes). ``bcv_noise`` (n_genes,) is the
+    deviation of each gene from the trend of the squared coefficient of variation. ``batch``, ``group`` and ``lib_size``
+    have shape (n_cells,).
     """
 
     profiles: Any
@@ -28,7 +30,7 @@ class Latents(NamedTuple):
 
 
 def require_numpyro() -> None:
-    """Require jax and numpyro."""
+    """Check that jax and numpyro are installed."""
     try:
         import numpyro  # noqa: F401 (needs jax)
     except ImportError as error:
@@ -37,7 +39,7 @@ def require_numpyro() -> None:
 
 
 def splat_model(parameters: SplatParameters) -> Any:
-    r"""Splatter's model of counts as a numpyro model.
+    r"""Splatter's model of counts, implemented as a numpyro model.
 
     For genes g and cells i in batch b and group k, with factors as described in :class:`SplatParameters`:
 
@@ -51,8 +53,9 @@ def splat_model(parameters: SplatParameters) -> Any:
     - true counts: :math:`y_{ig} \sim \mathrm{Poisson}(\mu_{ig})`;
     - dropout: a count is lost with probability :math:`1 / (1 + \exp(-s(\log \mu_{ig} - x_0)))`.
 
-    Sites have one value per cell and gene, so use the model for small data sets: to inspect its assumptions, to condition on
-    some variables, or to check :func:`splatter`, which samples the same distribution in blocks of cells.
+    Sites have one value per cell and gene, so the model is meant for small data sets. Use it to inspect its
+    assumptions, to condition on some variables, or to check :func:`splatter`, which samples the same distribution in
+    blocks of cells.
 
     Parameters
     ----------
@@ -61,7 +64,7 @@ def splat_model(parameters: SplatParameters) -> Any:
 
     Returns
     -------
-    Counts, shape (n_cells, n_genes), which are also the site ``counts``.
+    Counts, shape (n_cells, n_genes), which are also available as the site ``counts``.
 
     References
     ----------
@@ -94,7 +97,7 @@ def splat_model(parameters: SplatParameters) -> Any:
 
 
 def latent_model(parameters: SplatParameters) -> Latents:
-    """The part of the model without values per cell and gene."""
+    """Sample the part of the model that does not have one value per cell and gene."""
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -125,7 +128,11 @@ def latent_model(parameters: SplatParameters) -> Latents:
 
 
 def _factors(name: str, prob: Any, down_prob: Any, loc: Any, scale: Any) -> Any:
-    """Site of factors: one, or with ``prob`` a log-normal factor above one, or below one with ``down_prob``."""
+    """Sample a site of factors.
+
+    Each factor is one or, with probability ``prob``, log-normal. Log-normal factors are above one or, with probability
+    ``down_prob``, below one.
+    """
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -137,16 +144,19 @@ def _factors(name: str, prob: Any, down_prob: Any, loc: Any, scale: Any) -> Any:
 
 
 def gamma_shape_scale(base: Any, bcv_noise: Any, bcv_common: float, *, xp: Any) -> tuple[Any, Any]:
-    r"""Shape and scale of the gamma distribution of cell means.
+    r"""Return the shape and scale of the gamma distribution of cell means.
 
-    Splatter's shape :math:`1 / B^2` and scale :math:`\lambda B^2`, for expected counts :math:`\lambda` of shape
-    (n_cells, n_genes), written without a division by :math:`\lambda`, so that genes may have mean zero. ``xp`` is numpy or
-    ``jax.numpy``.
+    These are Splatter's shape :math:`1 / B^2` and scale :math:`\lambda B^2` for expected counts :math:`\lambda` of
+    shape (n_cells, n_genes). There is no division by :math:`\lambda`, so that genes may have a mean of zero. ``xp`` is
+    numpy or ``jax.numpy``.
     """
     scale = (bcv_common * xp.sqrt(base) + 1) ** 2 * bcv_noise
     return base / scale, scale
 
 
 def dropout_logit(mean: Any, parameters: SplatParameters, *, xp: Any) -> Any:
-    """Logit of the dropout probability, for positive cell means of any shape; ``xp`` is numpy or ``jax.numpy``."""
+    """Return the logit of the dropout probability for positive cell means of any shape.
+
+    ``xp`` is numpy or ``jax.numpy``.
+    """
     return parameters.dropout_shape * (xp.log(mean) - parameters.dropout_mid)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Accepted error in the sum of the group probabilities.
+#: Tolerance for the sum of the group probabilities.
 _SUM_TOLERANCE = 1e-3
 
 
@@ -18,17 +18,18 @@ _SUM_TOLERANCE = 1e-3
 class SplatParameters:
     """Parameters of Splatter's model, with Splatter's names and default values.
 
-    Parameters "per group" or "per batch" take one number for all groups or batches, or one number for each. Splatter's paths,
-    normally distributed library sizes and dropout per batch, group or cell are not implemented.
+    Parameters that are marked as "per group" or "per batch" take either one number for all groups or batches, or one
+    number for each of them. Splatter's paths, normally distributed library sizes, and dropout per batch, group or cell
+    are not implemented.
 
     Parameters
     ----------
     n_genes
         Number of genes.
     batch_cells
-        Number of cells of each batch.
+        Number of cells in each batch.
     group_prob
-        Probability of each group; must sum to one.
+        Probability of each group. The probabilities must sum to one.
     mean_shape, mean_rate
         Shape and rate of the gamma distribution of gene means.
     lib_loc, lib_scale
@@ -39,27 +40,27 @@ class SplatParameters:
     out_fac_loc, out_fac_scale
         Location and scale of the log-normal distribution of outlier factors.
     de_prob
-        Probability that a gene is differentially expressed in a group; per group.
+        Probability that a gene is differentially expressed in a group (per group).
     de_down_prob
-        Probability that such a gene is down-regulated; per group.
+        Probability that such a gene is down-regulated (per group).
     de_fac_loc, de_fac_scale
-        Location and scale of the log-normal distribution of differential expression factors; per group.
+        Location and scale of the log-normal distribution of differential expression factors (per group).
     bcv_common
         Biological coefficient of variation common to all genes.
     bcv_df
-        Degrees of freedom of the variation around that trend; fewer degrees of freedom give more variation.
+        Degrees of freedom of the variation around this trend. Fewer degrees of freedom give more variation.
     dropout_mid
-        Log of the mean of a gene in a cell at which half of the counts are lost; ``None`` means no dropout.
+        Log of the mean of a gene in a cell at which half of the counts are lost. If ``None``, there is no dropout.
     dropout_shape
-        Slope of the logistic curve; negative values lose small counts more often.
+        Slope of the logistic curve. With negative values, small counts are lost more often.
     batch_fac_loc, batch_fac_scale
-        Location and scale of the log-normal distribution of batch factors of each gene; per batch. Only used with more than
-        one batch.
+        Location and scale of the log-normal distribution of the batch factors of each gene (per batch). They are only
+        used if there is more than one batch.
 
     Raises
     ------
     ValueError
-        If a value is out of range, or a sequence does not have one value per group or batch.
+        If a value is out of range, or if a sequence does not have one value per group or batch.
 
     References
     ----------
@@ -121,11 +122,11 @@ class SplatParameters:
         return len(self.batch_cells)
 
     def per_group(self, name: str) -> np.ndarray:
-        """Values of a parameter, shape (n_groups,)."""
+        """Return the values of a parameter for all groups, shape (n_groups,)."""
         return np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float32), self.n_groups)
 
     def per_batch(self, name: str) -> np.ndarray:
-        """Values of a parameter, shape (n_batches,)."""
+        """Return the values of a parameter for all batches, shape (n_batches,)."""
         return np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float32), self.n_batches)
 
     def _check(self, name: str, accepted: Any, rule: str) -> None:
@@ -152,5 +153,5 @@ def _check_sizes(name: str, sizes: Any) -> None:
 
 
 def is_whole(n: Any) -> bool:
-    """Whether a value is a whole number; booleans are not."""
+    """Return whether a value is a whole number. Booleans are not considered whole numbers."""
     return isinstance(n, (int, np.integer)) and not isinstance(n, bool)

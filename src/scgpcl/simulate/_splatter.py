@@ -1,4 +1,4 @@
-"""Simulated data sets as AnnData."""
+"""Simulate data sets as AnnData."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scgpcl.simulate._parameters import SplatParameters, is_whole
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Entries (cells times genes) per block, whose arrays take a few tens of megabytes.
+#: Number of entries (cells times genes) per block. The arrays of a block take a few tens of megabytes.
 _BLOCK_SIZE = 2**21
 
 
@@ -40,45 +40,46 @@ def splatter(
     Parameters
     ----------
     n_cells
-        Number of cells, in one batch; 1000 by default. Cannot be combined with ``batch_cells``.
+        Number of cells in a single batch, 1000 by default. Cannot be combined with ``batch_cells``.
     n_genes
         Number of genes.
     group_prob
-        Probability of each group; must sum to one.
+        Probability of each group. The probabilities must sum to one.
     batch_cells
-        Number of cells of each batch.
+        Number of cells in each batch.
     seed
         Random seed.
     true_counts
-        Store the counts before dropout.
+        Whether to store the counts before dropout.
     true_means
-        Store the expected counts, a dense float32 layer without zeros.
+        Whether to store the expected counts, which are a dense float32 layer without zeros.
     **parameters
         Further parameters of :class:`SplatParameters`, such as ``de_prob``, ``de_fac_scale``, ``dropout_mid`` or ``lib_loc``.
 
     Returns
     -------
-    AnnData with all cells and genes, including those without counts.
+    AnnData with all cells and genes, including cells and genes without counts.
 
     ``.X``
         Counts, CSR int32.
     ``.layers["true_counts"]``
-        Counts before dropout, CSR int32; equal to ``.X`` if there is no dropout.
+        Counts before dropout, CSR int32. They are equal to ``.X`` if there is no dropout.
     ``.layers["true_means"]``
-        Expected counts given batch, group and library size, if ``true_means``.
+        Expected counts given the batch, group and library size, if ``true_means`` is set.
     ``.obs["group"]``, ``.obs["batch"]``
         Group and batch of each cell (categorical).
     ``.obs["lib_size"]``
         Expected library size before dropout.
     ``.var["base_mean"]``, ``.var["outlier_factor"]``, ``.var["mean"]``
-        Mean of each gene before and after outliers are introduced, and the outlier factor, which is one for other genes.
+        Mean of each gene before outliers are introduced, outlier factor (one for genes that are not outliers), and mean
+        after outliers are introduced.
     ``.var["bcv_noise"]``
         Deviation from the trend of the squared coefficient of variation.
     ``.varm["de_factors"]``, ``.varm["batch_factors"]``
-        Factors on the mean by group and by batch (data frames), one for genes that do not differ. There are no batch factors
-        for a single batch.
+        Factors by which the mean is multiplied in each group and in each batch (data frames). They are one for genes
+        that do not differ. If there is only one batch, there are no batch factors.
     ``.uns["simulation"]``
-        Parameters and seed; missing values are stored as ``"none"``.
+        Parameters and seed. Missing values are stored as ``"none"``.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def _parameters(
     batch_cells: Sequence[int] | int | None,
     others: dict[str, Any],
 ) -> SplatParameters:
-    """Parameters from the arguments of ``splatter``."""
+    """Create the parameters from the arguments of ``splatter``."""
     if n_cells is not None and batch_cells is not None:
         msg = f"Expected `n_cells` or `batch_cells`, found both: {n_cells} and {batch_cells}. Pass only one of them."
         raise ValueError(msg)
@@ -147,7 +148,7 @@ def _parameters(
 
 
 def _draw_latents(p: SplatParameters, seed: int) -> tuple[Latents, dict[str, np.ndarray]]:
-    """Latent variables in float64, and the values of all sites."""
+    """Draw the latent variables in float64, together with the values of all sites."""
     import jax
     from numpyro import handlers
 
@@ -170,7 +171,7 @@ def _draw_latents(p: SplatParameters, seed: int) -> tuple[Latents, dict[str, np.
 
 
 def _base_means(latents: Latents) -> Iterator[np.ndarray]:
-    """Expected counts of successive blocks of cells, each of shape (n_block, n_genes)."""
+    """Yield the expected counts of successive blocks of cells, each of shape (n_block, n_genes)."""
     n_cells, n_genes = len(latents.group), latents.profiles.shape[-1]
     n_block = max(1, _BLOCK_SIZE // n_genes)
     for start in range(0, n_cells, n_block):
@@ -181,7 +182,7 @@ def _base_means(latents: Latents) -> Iterator[np.ndarray]:
 def _draw_counts(
     p: SplatParameters, latents: Latents, seed: int, *, keep_true: bool
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix | None]:
-    """Counts after and before dropout, CSR int32 (n_cells, n_genes)."""
+    """Draw the counts after and before dropout, CSR int32 (n_cells, n_genes)."""
     # one stream per kind of draw, used cell by cell, so that the block size does not matter
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     mean_stream, count_stream, dropout_stream = streams
@@ -203,7 +204,7 @@ def _draw_counts(
 def _after_dropout(
     block: sparse.csr_matrix, mean: np.ndarray, p: SplatParameters, stream: np.random.Generator
 ) -> sparse.csr_matrix:
-    """Counts after dropout; the block itself if there is none."""
+    """Return the counts after dropout, or the block itself if there is no dropout."""
     if p.dropout_mid is None:
         return block
     # a logistic variable exceeds a logit with the complementary probability
@@ -213,7 +214,7 @@ def _after_dropout(
 
 
 def _stacked(blocks: list[sparse.csr_matrix]) -> sparse.csr_matrix:
-    """Stack all blocks and clear the list, so that they take memory only once."""
+    """Stack all blocks and clear the list, so that the blocks do not take memory twice."""
     result = sparse.vstack(blocks, format="csr")
     blocks.clear()
     return result

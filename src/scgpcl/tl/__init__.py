@@ -1,4 +1,4 @@
-"""Tools for clusters: marker genes and names. Leaves ``X``, ``raw`` and ``layers`` as they are."""
+"""Tools to rank marker genes and to name clusters. They do not change ``X``, ``raw`` or ``layers``."""
 
 from scgpcl.tl._annotation import apply_annotation
 from scgpcl.tl._names import name_clusters

@@ -13,7 +13,7 @@ from scgpcl import _keys
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Name of the format, which the page of :func:`scgpcl.report` writes at the top of its file.
+#: Name of the format, which the page of :func:`scgpcl.report` writes at the top of the file it saves.
 FORMAT = "scgpcl annotation"
 VERSION = 1
 
@@ -28,40 +28,42 @@ def apply_annotation(
 ) -> pd.DataFrame:
     """Apply the names, merges and comments that were saved on the page of :func:`scgpcl.report`.
 
-    The whole file is checked against the cells first: names from another clustering raise an error, and nothing is changed.
-    The column of clusters is never changed. To undo, delete the column of names or apply another file.
+    The whole file is first checked against the cells. If the names are from another clustering, an error is raised and
+    nothing is changed. The column of clusters is never changed. To undo the annotation, delete the column of names or
+    apply another file.
 
     Parameters
     ----------
     adata
-        Cells with the clusters of the page in ``adata.obs``.
+        Cells with the clusters from the page in ``adata.obs``.
     path
-        File saved by the page, ``annotation.json``.
+        File saved on the page, ``annotation.json``.
     key
-        Column of ``adata.obs`` with the clusters; ``None`` takes the name of the column from the file.
+        Column of ``adata.obs`` with the clusters. If ``None``, the name of the column is read from the file.
     key_added
-        Column of ``adata.obs`` for the names, a categorical in the order of the page. Cells without a cluster get no name.
+        Column of ``adata.obs`` in which the names are stored, as a categorical in the order of the page. Cells without
+        a cluster get no name.
     subset
-        Also accept a subset of the cells on the page, in which clusters may be smaller or missing. By default, each cluster
-        must have as many cells as on the page.
+        Whether to also accept a subset of the cells on the page, in which clusters may be smaller or missing. By
+        default, each cluster must have as many cells as on the page.
 
     Returns
     -------
-    One row per name: ``name``, ``clusters`` (the merged clusters, separated by commas), ``size`` (cells) and
-    ``comment``. The table is also stored in ``adata.uns[f"{key_added}_annotation"]``, and the colours of the page in
-    ``adata.uns[f"{key_added}_colors"]``, where scanpy finds them.
+    A table with one row per name and the columns ``name``, ``clusters`` (the merged clusters, separated by commas),
+    ``size`` (number of cells) and ``comment``. The table is also stored in ``adata.uns[f"{key_added}_annotation"]``,
+    and the colours of the page are stored in ``adata.uns[f"{key_added}_colors"]``, where scanpy finds them.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     KeyError
         If ``adata`` lacks the column of clusters.
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the file is not an annotation, is damaged or comes from a later version, its clusters or their sizes are not those of
-        ``adata``, or ``key_added`` is the column of clusters.
+        If the file is not an annotation, is damaged or comes from a later version, if its clusters or their sizes do
+        not match ``adata``, or if ``key_added`` is the column of clusters.
 
     Examples
     --------
@@ -108,7 +110,10 @@ def apply_annotation(
 
 
 def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Column of the clusters, and the groups: ``name``, ``members`` (cells by cluster), ``comment`` and ``color``."""
+    """Read the column of clusters and the groups from a file.
+
+    A group has ``name``, ``members`` (cells by cluster), ``comment`` and ``color``.
+    """
     from matplotlib.colors import is_color_like
 
     try:
@@ -172,7 +177,7 @@ def _is_member(member: Any) -> bool:
 
 
 def _check_clusters(expected: dict[str, int], found: pd.Series, key: str, *, subset: bool) -> None:
-    """Require the clusters of the annotation with their sizes; a subset may lack cells."""
+    """Check that the clusters and their sizes match the annotation. A subset may lack cells."""
     sizes = {str(name): int(n) for name, n in found.items() if n > 0}
     unknown = [name for name in sizes if name not in expected]
     missing = [name for name, n in expected.items() if name not in sizes and n > 0]

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _KEY = "group"
-#: Minimum number of samples, and minimum number of cells of each group for a sample to count as one.
+#: Minimum number of samples, and minimum number of cells that a sample must have in each group to be counted.
 MIN_SAMPLES = 2
 MIN_SAMPLE_CELLS = 10
-#: Columns of DESeq2's result and of scanpy's, and ours.
+#: Columns in the results of DESeq2 and scanpy, and the corresponding columns in our tables.
 _DESEQ_FIELDS = {"log2FoldChange": "lfc_mean", "stat": "scores", "pvalue": "pvals", "padj": "pvals_adj"}
 _FIELDS = {"logfoldchanges": "lfc_mean", "scores": "scores", "pvals": "pvals", "pvals_adj": "pvals_adj"}
 
 
 class Comparison(NamedTuple):
-    """Two groups of cells by their names, and which cells are in each, bool, shape (n_cells,)."""
+    """Names of two groups of cells, and boolean masks of the cells in each group, shape (n_cells,)."""
 
     group1: str
     group2: str
@@ -35,7 +35,10 @@ class Comparison(NamedTuple):
 
 
 def differences(adata: AnnData, comparisons: Sequence[Comparison], *, layer: str | None = None) -> pd.DataFrame:
-    """Wilcoxon rank sum test of all genes on log-normalised counts; one row per gene for each comparison, best first."""
+    """Run a Wilcoxon rank-sum test of all genes on log-normalised counts.
+
+    Returns one row per gene for each comparison, best first.
+    """
     used = np.any([each.first | each.second for each in comparisons], axis=0)
     counts = counted(adata, used, layer=layer)
     comparisons = [each._replace(first=each.first[used], second=each.second[used]) for each in comparisons]
@@ -65,7 +68,10 @@ def differences(adata: AnnData, comparisons: Sequence[Comparison], *, layer: str
 def sample_differences(
     adata: AnnData, comparisons: Sequence[Comparison], samples: np.ndarray, *, layer: str | None = None
 ) -> pd.DataFrame:
-    """DESeq2's Wald test on summed counts per sample (n_cells,) in both groups, paired by sample; as `differences`."""
+    """Run DESeq2's Wald test on summed counts per sample in both groups, paired by sample.
+
+    ``samples`` has shape (n_cells,). The result has the same format as in `differences`.
+    """
     pairs = [_pairs(each, samples) for each in comparisons]
     try:
         from pydeseq2.dds import DeseqDataSet
@@ -99,7 +105,7 @@ def sample_differences(
 
 
 def _pairs(compared: Comparison, samples: np.ndarray) -> list[str]:
-    """Samples with enough cells of both groups."""
+    """Return the samples that have enough cells of both groups."""
     names = [
         str(name)
         for name in np.unique(samples.astype(str))
@@ -115,7 +121,10 @@ def _pairs(compared: Comparison, samples: np.ndarray) -> list[str]:
 
 
 def _table(tests: pd.DataFrame, counts: sp.csr_matrix, genes: pd.Index, compared: Comparison) -> pd.DataFrame:
-    """Tests of one comparison beside means of the counts (n_cells, n_genes) of both groups, in the order of the tests."""
+    """Join the tests of one comparison with the means of the counts (n_cells, n_genes) of both groups.
+
+    The rows are in the order of the tests.
+    """
     means = {}
     for number, cells in enumerate((compared.first, compared.second), 1):
         own = counts[cells]

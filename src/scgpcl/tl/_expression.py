@@ -1,4 +1,4 @@
-"""Expression values for marker genes and names."""
+"""Expression values used to rank marker genes and to name clusters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ TARGET_SUM = 1e4
 
 
 def groups_of(adata: ad.AnnData, key: str, *, least: int = 2) -> pd.Series:
-    """Clusters as a categorical of text without unused categories or "unassigned"; at least ``least``, all distinct."""
+    """Return the clusters as a categorical of text, without unused categories and without "unassigned".
+
+    There must be at least ``least`` clusters, and their names must be distinct.
+    """
     _checks.check_is_adata(adata)
     if key not in adata.obs:
         msg = (
@@ -40,9 +43,9 @@ def groups_of(adata: ad.AnnData, key: str, *, least: int = 2) -> pd.Series:
 
 
 def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> ad.AnnData:
-    """log(1 + counts per 10,000) of all genes, for the cells with a cluster.
+    """Compute log(1 + counts per 10,000) of all genes for the cells that have a cluster.
 
-    A new AnnData with CSR float32 expression, cells named by number, and the clusters as text in ``obs[key]``.
+    Returns a new AnnData with CSR float32 expression, cells named by number, and the clusters as text in ``obs[key]``.
     """
     groups = groups_of(adata, key)
     has_group = groups.notna().to_numpy()
@@ -52,7 +55,10 @@ def log_normalized(adata: ad.AnnData, key: str, *, layer: str | None = None) -> 
 
 
 def counted(adata: ad.AnnData, cells: np.ndarray, *, layer: str | None = None) -> ad.AnnData:
-    """Checked counts of all genes of some cells (a mask), CSR float32, in a new AnnData with cells named by number."""
+    """Check the counts of all genes in some cells (a mask), and return them in a new AnnData.
+
+    The counts are CSR float32, and the cells are named by number.
+    """
     _checks.check_names(adata.var_names, "var_names")
     counts = _checks.counts_of(adata, layer)
     _checks.check_counts(counts, layer)
@@ -66,7 +72,7 @@ def counted(adata: ad.AnnData, cells: np.ndarray, *, layer: str | None = None) -
 
 
 def normalized(counts: ad.AnnData) -> ad.AnnData:
-    """Replace the counts by log(1 + counts per 10,000) in the same AnnData."""
+    """Replace the counts with log(1 + counts per 10,000) in the same AnnData."""
     import scanpy as sc
 
     sc.pp.normalize_total(counts, target_sum=TARGET_SUM)
@@ -75,7 +81,10 @@ def normalized(counts: ad.AnnData) -> ad.AnnData:
 
 
 def expression_of(adata: ad.AnnData, gene: str, *, layer: str | None = None) -> np.ndarray:
-    """log(1 + counts per 10,000) of one gene, float64, shape (n_cells,); values that are not counts are returned unchanged."""
+    """Compute log(1 + counts per 10,000) of one gene, float64, shape (n_cells,).
+
+    Values that are not counts are returned unchanged.
+    """
     x = _checks.counts_of(adata, layer)
     column = adata.var_names.get_loc(gene)
     if not isinstance(column, int):

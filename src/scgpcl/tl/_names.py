@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 UNKNOWN = "unknown"
-#: Columns of the table of names.
+#: Columns in the table of names.
 TABLE_COLUMNS = (
     "cluster", "name", "size", "best_type", "score", "p_value", "second_type", "second_score", "disagree",
 )  # fmt: skip
-#: Number of bins of genes with similar mean expression, as in :func:`scanpy.tl.score_genes`, and the fewest genes per bin:
-#: small gene panels get fewer bins.
+#: Maximum number of bins of genes with similar mean expression, as in :func:`scanpy.tl.score_genes`, and minimum number
+#: of genes per bin. Small gene panels have fewer bins.
 MAX_BINS = 25
 MIN_BIN_SIZE = 200
 
@@ -48,32 +48,34 @@ def name_clusters(
 
         (mean expression in the cluster - mean expression in the other cells) / standard deviation over all cells,
 
-    where expression is log(1 + counts per 10,000). Each cluster is given the type with the highest score, unless random gene
-    sets score at least as high, in which case it is named ``"unknown"``. For ``n_random`` random sets, each marker gene is
-    replaced by a random gene with similar mean expression that does not mark the type (25 bins, as in
-    :func:`scanpy.tl.score_genes` after Tirosh et al. 2016, or fewer bins with at least 200 genes each). Several clusters may
-    have the same name.
+    where expression is log(1 + counts per 10,000). Each cluster is named after the type with the highest score, unless
+    random gene sets score at least as high, in which case it is named ``"unknown"``. In each of ``n_random`` random
+    sets, each marker gene is replaced by a random gene with similar mean expression that does not mark the type (25
+    bins, as in :func:`scanpy.tl.score_genes` after Tirosh et al. 2016, or fewer bins with at least 200 genes each).
+    Several clusters may have the same name.
 
     Parameters
     ----------
     adata
         Clustered cells with raw counts of all genes.
     markers
-        Marker genes of each type, ``{type: [genes]}``, or a table, a csv or tsv file or a CellTypist model, see
-        :func:`marker_sets`. Genes that are not in ``adata`` are ignored with a warning. In tables and models, types
-        without any gene in ``adata`` are ignored too.
+        Marker genes of each type, as a dictionary ``{type: [genes]}``, a table, a csv or tsv file, or a CellTypist
+        model (see :func:`marker_sets`). Genes that are not in ``adata`` are ignored with a warning. In tables and
+        models, types without any gene in ``adata`` are also ignored.
     others
-        Further sources by name, in the same formats, such as ``{"panglaodb": table, "celltypist": model}``. They name the
-        clusters too; clusters that they name differently are marked.
+        Further sources by name, in the same formats, such as ``{"panglaodb": table, "celltypist": model}``. The
+        clusters are also named with these sources, and clusters with different names are marked.
     key
-        Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored and get no name.
+        Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored and are not named.
     layer
-        Layer with the counts; ``None`` uses ``X``.
+        Layer with the counts. If ``None``, ``X`` is used.
     key_added
-        Column of ``adata.obs`` for the names, a categorical in the order of ``markers`` with ``"unknown"`` last.
+        Column of ``adata.obs`` in which the names are stored, as a categorical in the order of ``markers`` with
+        ``"unknown"`` last.
     max_p_value
-        Maximum share of random sets that may score at least as high as the type. This is a threshold for one type in one
-        cluster, not an error rate over all of them; 1 names every cluster in which any type has a positive score.
+        Maximum share of random sets that may score at least as high as the type. This is a threshold for one type in
+        one cluster and not an error rate over all of them. If it is 1, every cluster in which any type has a positive
+        score is named.
     n_random
         Number of random sets. P-values cannot be smaller than ``1 / (n_random + 1)``.
     seed
@@ -81,10 +83,12 @@ def name_clusters(
 
     Returns
     -------
-    One row per cluster: ``cluster``, ``name``, ``size`` (cells), ``best_type`` with its ``score`` and ``p_value`` (this type
-    is the name if the p-value is small enough), and ``second_type`` with ``second_score`` (missing if there is only one
-    type). With ``others``, also the name from each source, and ``disagree``: whether two sources name the cluster differently. Case,
-    plurals and the word "cell" are ignored, and a more specific name does not count as different. Close scores mean that the marker sets do not distinguish the two types.
+    A table with one row per cluster. The columns are ``cluster``, ``name``, ``size`` (number of cells), ``best_type``
+    with its ``score`` and ``p_value`` (the cluster is named after this type if the p-value is small enough), and
+    ``second_type`` with its ``second_score`` (missing if there is only one type). If ``others`` are given, there is
+    also a column with the names from each source, and ``disagree`` is true if two sources name the cluster differently.
+    Case, plurals and the word "cell" are ignored, and a more specific name does not count as different. If the two
+    scores are close, the marker sets do not distinguish the two types.
 
     Raises
     ------
@@ -93,8 +97,8 @@ def name_clusters(
     TypeError
         If ``markers`` does not map names to lists of names.
     ValueError
-        If there are fewer than two clusters or no types, a type has no genes in ``adata`` or is called ``"unknown"``, the
-        layer does not hold raw counts, or another argument is out of range.
+        If there are fewer than two clusters or no types, if a type has no genes in ``adata`` or is named ``"unknown"``,
+        if the layer does not contain raw counts, or if another argument is out of range.
 
     Examples
     --------
@@ -145,7 +149,10 @@ def name_clusters(
 
 
 def _present(markers: Any, genes: pd.Index) -> Any:
-    """Marker sets of a source; types without any gene in the data are left out if the source is a table or a model."""
+    """Return the marker sets of a source.
+
+    If the source is a table or a model, types without any gene in the data are left out.
+    """
     if isinstance(markers, Mapping):
         return markers
     found = {name: own for name, own in marker_sets(markers).items() if genes.isin(own).any()}
@@ -159,13 +166,13 @@ def _present(markers: Any, genes: pd.Index) -> Any:
 
 
 def _disagree(names: list[str]) -> bool:
-    """Whether any two of the known names denote different types."""
+    """Return whether any two of the known names denote different types."""
     known = [name for name in names if name != UNKNOWN]
     return any(not same_type(a, b) for i, a in enumerate(known) for b in known[:i])
 
 
 def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
-    """Positions of the marker genes of each type, shape (n_markers,) each."""
+    """Return the positions of the marker genes of each type, each of shape (n_markers,)."""
     if not isinstance(markers, Mapping):
         msg = f"Expected `markers` to be a dictionary from types to genes, found {type(markers).__name__}."
         raise TypeError(msg)
@@ -198,11 +205,11 @@ def _columns_of(markers: Any, genes: pd.Index) -> dict[str, np.ndarray]:
 
 
 def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised difference between each cluster and the other cells.
+    """Compute the standardised difference between each cluster and the other cells.
 
-    Takes expression (n_cells, n_genes) and the cluster of each cell (n_cells,). Returns the difference of means divided by the
-    standard deviation over all cells, shape (n_genes, n_clusters) and zero for constant genes, and the mean over all cells,
-    shape (n_genes,).
+    Takes the expression (n_cells, n_genes) and the cluster of each cell (n_cells,). Returns the difference of means
+    divided by the standard deviation over all cells, shape (n_genes, n_clusters), which is zero for constant genes, and
+    the mean over all cells, shape (n_genes,).
     """
     n_cells = x.shape[0]
     x = x.astype(np.float64)
@@ -221,10 +228,11 @@ def _standardized_difference(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.nd
 def _score_sets(
     difference: np.ndarray, mean: np.ndarray, columns: dict[str, np.ndarray], *, n_random: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all types in all clusters, and the share of ``n_random`` random sets that score at least as high.
+    """Compute the scores of all types in all clusters, and how often random sets score at least as high.
 
-    Takes the standardised differences (n_genes, n_clusters), the mean expression (n_genes,) and the genes of each type. Returns
-    two arrays of shape (n_clusters, n_types).
+    Takes the standardised differences (n_genes, n_clusters), the mean expression (n_genes,) and the genes of each type.
+    Returns two arrays of shape (n_clusters, n_types): the scores, and the share of ``n_random`` random sets that score
+    at least as high.
     """
     n_bins = min(MAX_BINS, max(1, len(mean) // MIN_BIN_SIZE))
     rank = pd.Series(mean).rank(method="first").to_numpy() - 1
@@ -245,7 +253,7 @@ def _score_sets(
 
 
 def _table(score: np.ndarray, p_value: np.ndarray, types: list[str], max_p_value: float) -> pd.DataFrame:
-    """Best and second type of each cluster from scores and p-values of shape (n_clusters, n_types)."""
+    """Return the best and second type of each cluster from scores and p-values of shape (n_clusters, n_types)."""
     order = np.argsort(-score, axis=1, kind="stable")
     rows = np.arange(len(score))
     best = order[:, 0]

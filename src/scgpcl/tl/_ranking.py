@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
-#: Fields of scanpy's result and our columns.
+#: Fields of scanpy's result and the corresponding columns.
 _FIELDS = {
     "names": "gene",
     "scores": "score",
@@ -21,7 +21,8 @@ _FIELDS = {
     "pvals": "p_value",
     "pvals_adj": "p_adjusted",
 }
-#: Names of mitochondrial genes and of genes and pseudogenes of ribosomal proteins, not of kinases such as RPS6KA1.
+#: Pattern for mitochondrial genes and for genes and pseudogenes of ribosomal proteins, but not for kinases such as
+#: RPS6KA1.
 MT_RIBO = r"MT-.+|(RP[LS]\d+[AXYL]?\d*|RPLP\d|RPSA)(-PS\d*|P\d+|RT)?"
 _SHARES = {"pts": "share_in", "pts_rest": "share_out"}
 
@@ -37,7 +38,8 @@ def rank_markers(
 ) -> pd.DataFrame:
     """Rank all genes for each cluster against the other cells, with :func:`scanpy.tl.rank_genes_groups`.
 
-    The test uses log(1 + counts per 10,000), computed on a copy: ``X``, ``raw`` and ``layers`` are not changed.
+    The test uses log(1 + counts per 10,000), which is computed on a copy, so that ``X``, ``raw`` and ``layers`` are not
+    changed.
 
     Parameters
     ----------
@@ -46,24 +48,24 @@ def rank_markers(
     key
         Column of ``adata.obs`` with the clusters. Cells without a cluster are ignored.
     layer
-        Layer with the counts; ``None`` uses ``X``.
+        Layer with the counts. If ``None``, ``X`` is used.
     method
         Statistical test, as in scanpy.
     n_genes
-        Genes per cluster in the result; ``None`` keeps all.
+        Number of genes per cluster in the result. If ``None``, all genes are kept.
     key_added
-        Key in ``adata.uns`` for scanpy's result, which :func:`scanpy.pl.rank_genes_groups_dotplot` and
-        :func:`scanpy.get.rank_genes_groups_df` take as ``key``; ``None`` writes nothing. If the name of a
-        cluster contains a slash, the shares are left out there, because they could not be written to a file; the returned
-        table has them.
+        Key in ``adata.uns`` under which scanpy's result is stored. Pass it as ``key`` to
+        :func:`scanpy.pl.rank_genes_groups_dotplot` and :func:`scanpy.get.rank_genes_groups_df`. If ``None``, nothing is
+        stored. If the name of a cluster contains a slash, the shares are not stored, because they could not be written
+        to a file. They are still part of the returned table.
 
     Returns
     -------
-    One row per cluster and gene, clusters in their order and genes from best to worst: ``cluster``, ``gene``, ``score``
-    (of the test), ``log_fold_change`` (base 2, of the mean expression in the cluster over that in the other
-    cells), ``p_value``, ``p_adjusted`` (Benjamini and Hochberg, per cluster), ``share_in`` and ``share_out`` (shares of
-    the cells inside and outside the cluster that express the gene). A cluster with a single cell cannot be tested and has
-    no rows.
+    A table with one row per cluster and gene, with clusters in their order and genes from best to worst. The columns
+    are ``cluster``, ``gene``, ``score`` (of the test), ``log_fold_change`` (base 2, for the mean expression in the
+    cluster relative to the other cells), ``p_value``, ``p_adjusted`` (Benjamini and Hochberg, per cluster),
+    ``share_in`` and ``share_out`` (shares of the cells inside and outside the cluster that express the gene). A cluster
+    with a single cell cannot be tested and has no rows.
 
     Raises
     ------
@@ -72,8 +74,8 @@ def rank_markers(
     TypeError
         If the storage of the counts is not supported.
     ValueError
-        If there are fewer than two clusters, the layer does not hold raw counts, gene names are duplicated, the result would
-        be stored in a view, or an argument is out of range.
+        If there are fewer than two clusters, if the layer does not contain raw counts, if gene names are duplicated, if
+        the result would be stored in a view, or if an argument is out of range.
 
     Notes
     -----
@@ -104,7 +106,10 @@ def rank_markers(
 def ranked(
     expression: AnnData, key: str, groups: list[str], *, method: str = "wilcoxon", n_genes: int | None = None
 ) -> dict[str, Any]:
-    """Result of scanpy for some groups, each against all other cells of log-normalised ``expression``."""
+    """Rank genes with scanpy and return its result for some groups.
+
+    Each group is compared with all other cells of the log-normalised ``expression``.
+    """
     import scanpy as sc
 
     with warnings.catch_warnings():
@@ -134,15 +139,15 @@ def top_markers(
     n_genes
         Maximum number of genes per cluster.
     min_log_fold_change
-        Smallest log2 fold change. The default requires twice the mean expression of the other cells. Genes with a score of
-        zero or less are always excluded.
+        Minimum log2 fold change. By default, the mean expression must be at least twice as high as in the other cells.
+        Genes with a score of zero or less are always excluded.
     skip_mt_ribo
-        Leave out mitochondrial genes and those of ribosomal proteins, recognised by their human or mouse names.
-        They often reflect the state of a cell rather than its type.
+        Whether to leave out mitochondrial genes and genes of ribosomal proteins, which are recognised by their human or
+        mouse names. These genes often reflect the state of a cell rather than its type.
 
     Returns
     -------
-    Gene names by cluster, best first; a cluster may have fewer, or none.
+    Gene names for each cluster, best first. A cluster may have fewer genes, or none.
 
     Raises
     ------
@@ -164,12 +169,15 @@ def top_markers(
 
 
 def is_mt_ribo(genes: pd.Series) -> pd.Series:
-    """Whether each gene is mitochondrial or encodes a ribosomal protein, by its human or mouse name."""
+    """Return whether each gene is mitochondrial or encodes a ribosomal protein.
+
+    This is decided by its human or mouse name.
+    """
     return genes.astype(str).str.fullmatch(MT_RIBO, case=False)
 
 
 def check_table(table: Any) -> None:
-    """Require a result of :func:`rank_markers`."""
+    """Check that a table is a result of :func:`rank_markers`."""
     columns = ("cluster", "gene", "score", "log_fold_change")
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
         found = f"columns [{_checks.listed(table.columns)}]" if isinstance(table, pd.DataFrame) else repr(table)
@@ -180,7 +188,10 @@ def check_table(table: Any) -> None:
 
 
 def _tidy(result: dict[str, Any], tested: list[str], clusters: pd.Index) -> pd.DataFrame:
-    """Scanpy's result for the ``tested`` groups as one table; fields are taken by position, because numpy renames empty names."""
+    """Convert scanpy's result for the ``tested`` groups to one table.
+
+    Fields are taken by position, because numpy renames empty names.
+    """
     parts = []
     for position, name in enumerate(tested):
         part = pd.DataFrame(

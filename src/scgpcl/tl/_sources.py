@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Columns of types and of genes in the tables of decoupler, PanglaoDB and others, in lower case, and of weights.
+#: Columns with types, genes and weights in the tables of decoupler, PanglaoDB and others, in lower case.
 TYPE_COLUMNS = ("source", "cell type", "cell_type", "celltype", "type")
 GENE_COLUMNS = ("target", "genesymbol", "official gene symbol", "gene_symbol", "gene", "symbol")
 WEIGHT_COLUMN = "weight"
@@ -20,10 +20,10 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
     Parameters
     ----------
     source
-        A dictionary ``{type: [genes]}``; a table with one row per type and gene, like those of decoupler (``source``,
-        ``target``, ``weight``) and PanglaoDB (``cell type``, ``official gene symbol``), or a csv or tsv file with such a
-        table; or a CellTypist model, as an object or a ``.pkl`` file, from which the genes with the largest weights are
-        taken. A pickle file can run code when it is read, so only use models you trust.
+        A dictionary ``{type: [genes]}``; a table with one row per type and gene, such as the tables of decoupler
+        (``source``, ``target``, ``weight``) and PanglaoDB (``cell type``, ``official gene symbol``), or a csv or tsv
+        file with such a table; or a CellTypist model, as an object or a ``.pkl`` file. The genes with the largest
+        weights are taken from a model. A pickle file can run code when it is read, so only use models that you trust.
     n_genes
         Maximum number of genes per type, if the source has weights.
 
@@ -34,11 +34,11 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ImportError
-        If CellTypist is needed to read a model and is not installed.
+        If CellTypist is required to read a model but is not installed.
     TypeError
-        If the source is something else.
+        If the source is none of these.
     ValueError
         If a table lacks a column of types or of genes.
     """
@@ -90,7 +90,7 @@ def marker_sets(source: Any, *, n_genes: int = 20) -> dict[str, list[str]]:
 
 
 def _of_weights(model: Any, n_genes: int) -> dict[str, list[str]]:
-    """Genes with the largest weights in a multinomial or one-versus-rest regression."""
+    """Return the genes with the largest weights in a multinomial or one-versus-rest regression."""
     weight = np.atleast_2d(np.asarray(model.classifier.coef_))
     types, genes = [str(name) for name in model.cell_types], np.asarray(model.classifier.features).astype(str)
     if len(weight) == 1 and len(types) == 2:  # two types share one row
@@ -103,7 +103,10 @@ def _of_weights(model: Any, n_genes: int) -> dict[str, list[str]]:
 
 
 def same_type(first: str, second: str) -> bool:
-    """Whether two names denote one type, or a type and its subtype: "B cells" and "Naive B cell", but not "NK cell"."""
+    """Return whether two names denote the same type, or a type and its subtype.
+
+    For example, "B cells" and "Naive B cell" do, but "B cells" and "NK cell" do not.
+    """
     words = [
         {re.sub(r"s$", "", word) for word in re.findall(r"[a-z0-9+]+", name.lower())} - {"cell"}
         for name in (first, second)

@@ -1,4 +1,4 @@
-"""Training plans and what happens between epochs."""
+"""Training plans and the steps between epochs."""
 
 from scgpcl.train._arguments import check_device, check_split, check_trainer
 from scgpcl.train._callbacks import FiniteLosses, LabelWatch, PrototypeUpdate, TargetUpdate, encode_all, from_first

@@ -1,4 +1,4 @@
-"""Checks of arguments that do not fit into a table of rules: the split of the cells, and the trainer."""
+"""Check arguments that do not fit into a table of rules: the split of the cells and the trainer."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-#: Training plan by the argument through which its own arguments are passed.
+#: Training plan for each argument that holds the keyword arguments of a plan.
 PLANS = {"pretrain_plan_kwargs": PretrainPlan, "cluster_plan_kwargs": DistillationPlan}
-#: Precisions of the trainer in which the weights stay in single precision.
+#: Trainer precisions that keep the weights in single precision.
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "16")
 
 
 def check_split(
     train_size: float | None, validation_size: float | None, splitter_kwargs: Any, n_cells: int, *, early_stopping: bool
 ) -> None:
-    """Require shares of the cells that leave at least two to train on, and known arguments of the splitter."""
+    """Check that the split leaves at least two cells to train on and that the splitter arguments are known."""
     share = 0.9 if train_size is None else train_size
     if validation_size is not None and share + validation_size > 1.0 + 1e-9:
         msg = (
@@ -56,7 +56,7 @@ def check_split(
 
 
 def _check_parts(parts: Any, n_cells: int) -> None:
-    """Require three parts that contain each cell once."""
+    """Check that there are three parts and that together they contain each cell once."""
     argument = "datasplitter_kwargs['external_indexing']"
     arrays = [np.asarray(part) for part in parts] if isinstance(parts, tuple | list) else []
     whole = np.concatenate(arrays) if len(arrays) == 3 else np.empty(0)
@@ -69,7 +69,7 @@ def _check_parts(parts: Any, n_cells: int) -> None:
 
 
 def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, Any]) -> None:
-    """Require a usable device and known arguments of the trainer that result in a trained model."""
+    """Check that the device is usable and that the trainer arguments are known and result in a trained model."""
     _check_accelerator(accelerator)
     whole = isinstance(devices, int | np.integer) and not isinstance(devices, bool)
     number = whole and (devices > 0 or devices == -1)
@@ -108,7 +108,7 @@ def check_trainer(accelerator: Any, devices: Any, trainer_kwargs: Mapping[str, A
 
 
 def check_device(accelerator: Any, device: Any) -> dict[str, Any]:
-    """Arguments of scvi-tools' ``load`` for one device, which may be given by its name in torch."""
+    """Return the arguments of scvi-tools' ``load`` for one device, which may be given by its PyTorch name."""
     named = device
     if isinstance(device, str | torch.device) and device != "auto":
         name, _, number = str(device).partition(":")
@@ -136,7 +136,7 @@ def check_device(accelerator: Any, device: Any) -> dict[str, Any]:
 
 
 def _check_accelerator(accelerator: Any) -> None:
-    """Require an accelerator on which PyTorch supports sparse matrices."""
+    """Check that PyTorch supports sparse matrices on the accelerator."""
     if accelerator == "mps":
         msg = (
             'Expected an accelerator with sparse matrices, found "mps", for which PyTorch has none. '

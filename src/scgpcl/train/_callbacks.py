@@ -26,26 +26,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Advice on losses that are not finite.
+#: Advice shown if losses are not finite.
 ADVICE = (
     "The weights are restored to those before that epoch. Lower the learning rate, for example with "
     "`pretrain_plan_kwargs` and `cluster_plan_kwargs={'lr': 1e-4}`, or train in full precision."
 )
-#: Restarts of the first k-means in pre-training; later epochs start from the previous centres.
+#: Number of restarts of the first k-means in pre-training. Later epochs start from the previous centres.
 FIRST_INIT = 10
-#: Restarts of every k-means in the published code.
+#: Number of restarts of each k-means in the published code.
 PUBLISHED_KMEANS_INIT = 20
-#: Number of latent vectors that are projected at a time.
+#: Number of latent vectors projected at a time.
 PROJECTED_ROWS = 1 << 16
 
 
 def from_first(trainer: pl.Trainer | None, module: SCGPCLModule, compute: Callable[[], T]) -> T:
-    """Call a function in the first process only, and return the result in all processes.
+    """Call a function in the first process only, and return its result in all processes.
 
-    All processes also receive the module's buffers, which such functions set: statistics and gene states for inference.
+    All processes also receive the buffers of the module (statistics and gene states for inference), because such
+    functions set them.
 
-    A failure in the first process is raised there and reported as a ``RuntimeError`` in the others. Results are tensors
-    and plain values in any nesting.
+    An error in the first process is raised there and reported as a ``RuntimeError`` in the other processes. The result
+    may contain tensors and plain values in any nesting.
     """
     if trainer is None or trainer.world_size == 1 or not torch.distributed.is_initialized():
         return compute()  # also between stages, if processes exist for one stage only
@@ -80,7 +81,10 @@ def _evaluating(module: SCGPCLModule) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
-    """Refresh the gene states from the training cells; return full-length vectors of all cells, (n_cells, n_latent)."""
+    """Refresh the gene states from the training cells and encode all cells.
+
+    The full-length latent vectors have shape (n_cells, n_latent).
+    """
     device = module.gene_mean.device
     with _evaluating(module):
         z = module.refresh(lambda: splitter.batches(splitter.train_idx, device=device))
@@ -90,12 +94,12 @@ def encode_all(module: SCGPCLModule, splitter: BipartiteSplitter) -> Tensor:
 
 
 class _AllCells(pl.Callback):
-    """What both stages need between epochs: current states for inference, if there are validation cells."""
+    """Base callback for both stages, which updates the states for inference if there are validation cells."""
 
     splitter: BipartiteSplitter
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refresh the gene states, so that validation sees the network as it is after this epoch."""
+        """Refresh the gene states so that validation uses the network as it is after this epoch."""
         module = cast("PretrainPlan | ClusterPlan", pl_module).module
 
         def refresh() -> None:
@@ -107,7 +111,11 @@ class _AllCells(pl.Callback):
 
 
 class _Grouping(NamedTuple):
-    """Groups of all cells: centres by number of groups, labels to monitor, prototypes, and those of each cell."""
+    """Groups of all cells.
+
+    The fields are the centres for each number of groups, the labels to monitor, the prototypes, the prototype of each
+    cell, and the prototypes of the labelled types.
+    """
 
     centers: dict[int, Tensor]
     labels: Tensor | None
@@ -117,11 +125,12 @@ class _Grouping(NamedTuple):
 
 
 class PrototypeUpdate(_AllCells):
-    """Set the prototypes of all cells once per epoch and stop when successive clusterings agree.
+    """Set the prototypes of all cells once per epoch, and stop when successive clusterings agree.
 
-    The labels of ``n_clusters`` clusters are monitored: ``patience`` successive epochs after warm-up must agree with an
-    adjusted Rand index above ``agreement`` (r in the paper). With prototypes from mini-batches, which need no clusters
-    of all cells, labels are found as published: after warm-up, by k-means of full-length vectors from new starts.
+    The labels of ``n_clusters`` clusters are monitored. After warm-up, ``patience`` successive epochs must agree with
+    an adjusted Rand index above ``agreement`` (r in the paper). If the prototypes come from mini-batches, which does
+    not require clusters of all cells, the labels are found as published: after warm-up, by k-means on full-length
+    vectors with new starting points.
     """
 
     def __init__(
@@ -137,16 +146,16 @@ class PrototypeUpdate(_AllCells):
         self._agreed = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Labels, centres and agreement so far, for a checkpoint."""
+        """Return the labels, centres and agreement so far, for a checkpoint."""
         return {"centers": self._centers, "labels": self._labels, "agreed": self._agreed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self._centers, self._labels = state_dict["centers"], state_dict["labels"]
         self._agreed = state_dict["agreed"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set prototypes before the first epoch that uses them, if no previous epoch has set them."""
+        """Set the prototypes before the first epoch that uses them, if no previous epoch has set them."""
         plan = cast("PretrainPlan", pl_module)
         if plan.wants_prototypes and plan.prototype_scope == "epoch" and not plan.prototypes:
             self._regroup(trainer, plan, watch=False)
@@ -173,7 +182,7 @@ class PrototypeUpdate(_AllCells):
         plan.named_prototypes = found.named_prototypes
 
     def _group(self, plan: PretrainPlan, *, watch: bool) -> _Grouping:
-        """Encode and cluster all cells; ``watch`` clusters them for the stopping rule too."""
+        """Encode and cluster all cells. If ``watch``, they are also clustered for the stopping rule."""
         z = encode_all(plan.module, self.splitter)
         if plan.prototype_scope == "batch":
             seed = derived_seed(self.seed, plan.current_epoch)
@@ -204,7 +213,7 @@ class PrototypeUpdate(_AllCells):
         return _Grouping(centers, labels, prototypes[: len(own)], own, named)
 
     def _cluster(self, z: Tensor, n_clusters: int, centers: dict[int, Tensor]) -> Tensor:
-        """Cluster the directions of the latent vectors, starting from the centres of the previous epoch, if any."""
+        """Cluster the directions of the latent vectors, starting from the centres of any previous epoch."""
         init = centers.get(n_clusters)
         found = kmeans(z, n_clusters, n_init=FIRST_INIT, init=init, seed=self.seed, directions=True)
         centers[n_clusters] = found.centers
@@ -212,7 +221,7 @@ class PrototypeUpdate(_AllCells):
 
 
 class TargetUpdate(_AllCells):
-    """Recompute the target distribution at every epoch and stop when less than ``tol`` of the labels change."""
+    """Recompute the target distribution in each epoch, and stop when less than ``tol`` of the labels change."""
 
     def __init__(self, splitter: BipartiteSplitter, *, tol: float) -> None:
         self.splitter = splitter
@@ -220,20 +229,20 @@ class TargetUpdate(_AllCells):
         self._labels: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Labels so far, for a checkpoint."""
+        """Return the labels so far, for a checkpoint."""
         return {"labels": self._labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self._labels = state_dict["labels"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the target distribution of the epoch."""
+        """Set the target distribution for the epoch."""
         if self._labels is None:
             self._labels = self._update(trainer, cast("ClusterPlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the share of changed labels and stop when it is small."""
+        """Log the share of changed labels, and stop when it is small."""
         labels = self._update(trainer, cast("ClusterPlan", pl_module))
         changed = float((labels != cast("Tensor", self._labels)).sum()) / len(labels)
         self._labels = labels
@@ -252,23 +261,23 @@ class TargetUpdate(_AllCells):
 
 
 class LabelWatch(pl.Callback):
-    """Stop the distillation when less than ``tol`` of the labels of its cells change in an epoch."""
+    """Stop the distillation when less than ``tol`` of the cell labels change in an epoch."""
 
     def __init__(self, *, tol: float) -> None:
         self.tol = tol
         self._labels: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Labels so far, for a checkpoint."""
+        """Return the labels so far, for a checkpoint."""
         return {"labels": self._labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self._labels = state_dict["labels"]
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the share of changed labels and stop when it is small."""
+        """Log the share of changed labels, and stop when it is small."""
         plan = cast("DistillationPlan", pl_module)
         labels = plan.module.soft_assign(plan.latent).argmax(1)
         if self._labels is not None:
@@ -279,10 +288,10 @@ class LabelWatch(pl.Callback):
 
 
 class FiniteLosses(pl.Callback):
-    """Stop at a NaN or infinite loss, and restore the weights of the last successful epoch.
+    """Stop training at a NaN or infinite loss, and restore the weights of the last successful epoch.
 
-    Losses are checked after every step on a CPU, and once per epoch on other devices, where each check would make the
-    host wait, and with several processes, which stop together.
+    On a CPU, losses are checked after every step. On other devices, where each check would make the host wait, they are
+    checked once per epoch. The same applies if there are several processes, which stop together.
     """
 
     _steps: list[dict[str, Tensor]]
@@ -304,7 +313,7 @@ class FiniteLosses(pl.Callback):
             self._look(trainer, cast("StagePlan", pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the remaining losses before the cells are clustered, and the weights after the last step."""
+        """Check the remaining losses before the cells are clustered, and check the weights after the last step."""
         plan = cast("StagePlan", pl_module)
         self._look(trainer, plan)
         state = {name: value for name, value in plan.module.state_dict().items() if value.is_floating_point()}

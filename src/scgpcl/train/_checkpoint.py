@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written after every epoch, and checked before a run resumes from one."""
+"""Write a checkpoint after every epoch, and check a checkpoint before a run resumes from it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from scgpcl.train._plans import StagePlan
 
-#: Version of the format; files of later versions cannot be read.
+#: Version of the file format. Files with later versions cannot be read.
 FORMAT = 1
 
 
 class RunState(NamedTuple):
     """Contents of a checkpoint.
 
-    The stage, its completed epochs, whether it ended by itself, metrics of all epochs, plain values that identify the
-    model, and the state of the network.
+    The fields are the path, the stage, its number of completed epochs, whether it ended by itself, the metrics of all
+    epochs, plain values that identify the model, and the state of the network.
     """
 
     path: Path
@@ -40,9 +40,9 @@ class RunState(NamedTuple):
 
 
 class EpochCheckpoint(pl.Callback):
-    """Write the state of the run after every epoch to one file.
+    """Write the state of the run to one file after every epoch.
 
-    ``history`` holds the metrics of previous stages, ``model`` plain values by which a run recognises its model.
+    ``history`` holds the metrics of previous stages, and ``model`` holds plain values that identify the model.
     """
 
     def __init__(self, path: Path, *, history: History | None, model: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class EpochCheckpoint(pl.Callback):
         self.model = dict(model)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the checkpoint; must run after the callbacks whose state it stores."""
+        """Write the checkpoint. This must happen after the callbacks whose state it stores have run."""
         try:
             with replacing(self.path, writes=trainer.is_global_zero, exclusive=False) as temporary:
                 trainer.save_checkpoint(temporary)  # called by all processes, of which the first writes
@@ -65,7 +65,7 @@ class EpochCheckpoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add state that Lightning does not store."""
+        """Add the state that Lightning does not store."""
         plan: StagePlan = pl_module  # type: ignore[assignment]
         tables = merge_histories(self.before, self._logged(trainer), stage=plan.stage, first_epoch=self._first(trainer))
         checkpoint[_keys.STEM] = {
@@ -81,7 +81,7 @@ class EpochCheckpoint(pl.Callback):
 
     @staticmethod
     def _logged(trainer: pl.Trainer) -> History:
-        """Metrics of this fit, including those of the current epoch, which are not in the logger yet."""
+        """Return the metrics of this fit, including metrics of the current epoch that are not in the logger yet."""
         epoch = trainer.current_epoch
         tables = {name: table.copy() for name, table in getattr(trainer.logger, "history", {}).items()}
         for name, value in trainer.callback_metrics.items():
@@ -99,7 +99,7 @@ class EpochCheckpoint(pl.Callback):
 
 
 def read_checkpoint(path: Path) -> RunState:
-    """Read a checkpoint, which holds plain values and tensors only and runs no code."""
+    """Read a checkpoint, which only contains plain values and tensors and does not run any code."""
     if not path.is_file():
         msg = f"Expected a checkpoint, found no file at {path}. `train(checkpoint=...)` writes one after every epoch."
         raise FileNotFoundError(msg)
@@ -128,7 +128,7 @@ def read_checkpoint(path: Path) -> RunState:
 
 
 def check_checkpoint_path(path: Path) -> Path:
-    """Require a path that a file can be written to."""
+    """Check that a file can be written to the path."""
     if path.is_dir():
         msg = f"Expected `checkpoint` to be a file, found a folder at {path}. Name a file in it, such as `run.ckpt`."
         raise ValueError(msg)
@@ -142,7 +142,7 @@ def check_checkpoint_path(path: Path) -> Path:
 
 
 def identity(parameters: Mapping[str, Any], *, seed: int, n_cells: int, genes: pd.Index) -> dict[str, Any]:
-    """Plain values that identify a model and its data."""
+    """Return plain values that identify a model and its data."""
     plain = {name: value for name, value in parameters.items() if _is_plain(value) and name != "n_clusters"}
     return {"parameters": plain, "seed": seed, "n_cells": n_cells, "genes": [str(name) for name in genes]}
 
@@ -152,7 +152,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -> None:
-    """Require a checkpoint of the same model on the same data."""
+    """Check that the checkpoint belongs to the same model and the same data."""
     wanted, found = (
         dict(each["parameters"]) | {"seed": each["seed"], "number of cells": each["n_cells"]}
         for each in (values, state.model)

@@ -1,4 +1,4 @@
-"""Training of the decoder alone, on fixed latent vectors."""
+"""Train only the decoder, on fixed latent vectors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class DecoderPlan(StagePlan):
     Parameters
     ----------
     module
-        The network; only its decoder is trained.
+        The network, of which only the decoder is trained.
     z
-        Latent vectors of all cells, at full length, shape (n_cells, n_latent).
+        Full-length latent vectors of all cells, shape (n_cells, n_latent).
     batch_index
         Experimental batch of each cell, int64, shape (n_cells,), if the decoder uses batches.
     noise
-        Standard deviation of the noise, as a multiple of that of each latent dimension.
+        Standard deviation of the noise, as a multiple of the standard deviation of each latent dimension.
     lr, weight_decay
-        Optimiser (AdamW).
+        Learning rate and weight decay of the optimiser (AdamW).
     decoded_genes
         See :class:`scgpcl.train.PretrainPlan`.
     """
@@ -70,11 +70,11 @@ class DecoderPlan(StagePlan):
         self.noise = noise * z.std(0)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser of the decoder."""
+        """Return the optimiser of the decoder."""
         return torch.optim.AdamW(self.module.decoder.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
-        """Loss of one mini-batch."""
+        """Compute the loss of one mini-batch."""
         z = self.z[batch.cell_index.to(self.z.device)]
         noise = torch.randn(z.shape, generator=self._generator).to(z)
         device = batch.counts.device
@@ -85,7 +85,10 @@ class DecoderPlan(StagePlan):
 
 
 class BestDecoder(pl.Callback):
-    """Keep the decoder of the epoch with the smallest validation loss; stop after ``patience`` epochs without a smaller one."""
+    """Keep the decoder from the epoch with the smallest validation loss.
+
+    Training stops after ``patience`` epochs without a smaller validation loss.
+    """
 
     def __init__(self, train_index: np.ndarray, *, patience: int) -> None:
         self.train_index = torch.from_numpy(train_index)
@@ -95,13 +98,13 @@ class BestDecoder(pl.Callback):
         self.state: dict[str, Tensor] | None = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the statistics of the decoder for inference."""
+        """Set the statistics that the decoder uses in inference."""
         plan = cast("DecoderPlan", pl_module)
         batch_index = None if plan.batch_index is None else plan.batch_index[self.train_index].to(plan.device)
         plan.module.decoder.fit_statistics(plan.z[self.train_index].to(plan.device), batch_index)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare with the best epoch; validation has run by now."""
+        """Compare the epoch with the best one so far, after validation has run."""
         loss = float(trainer.callback_metrics[_keys.VALIDATION_LOSS])
         if loss < self.loss:
             self.loss, self.epoch = loss, trainer.current_epoch

@@ -1,4 +1,4 @@
-"""Fit one stage with scvi-tools' trainer, and keep the history of all stages."""
+"""Fit one stage with the scvi-tools trainer, and keep the history of all stages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ History = dict[str, pd.DataFrame]
 
 
 class Devices(NamedTuple):
-    """Where the stages run: arguments of ``scvi.train.Trainer``, and the object that its checkpoints save."""
+    """Devices to run the stages on, arguments of ``scvi.train.Trainer``, and the object that its checkpoints save."""
 
     accelerator: Any = "auto"
     devices: int | list[int] | str = "auto"
@@ -44,7 +44,7 @@ class Devices(NamedTuple):
 
 
 def shows_progress(trainer_kwargs: Mapping[str, Any]) -> bool:
-    """Whether arguments of ``scvi.train.Trainer`` request its simple progress bar, which ours replaces."""
+    """Return whether ``scvi.train.Trainer`` is asked for its simple progress bar, which our own bar replaces."""
     wanted = trainer_kwargs.get("enable_progress_bar", True) and trainer_kwargs.get("simple_progress_bar", True)
     return bool(wanted) and trainer_kwargs.get("progress_bar_refresh_rate", 1) > 0
 
@@ -58,7 +58,10 @@ def make_trainer(
     *,
     title: str,
 ) -> Trainer:
-    """Trainer of one stage, on one device unless more are requested; ``title`` names the stage in its progress bar."""
+    """Create the trainer of one stage, which uses one device unless more are requested.
+
+    ``title`` is the name of the stage in its progress bar.
+    """
     kwargs = {"log_every_n_steps": 1, **where.trainer_kwargs}  # small data has fewer steps than Lightning's interval
     kwargs.pop("ckpt_path", None)
     if len(splitter.val_idx) == 0:  # checkpoints and tuners request validation, whose loader must not be None
@@ -96,7 +99,7 @@ def fit_stage(
     resume_from: Path | None = None,
     first_epoch: int = 0,
 ) -> Trainer:
-    """Fit one stage; its metrics are added to the history, even if it is interrupted.
+    """Fit one stage, and add its metrics to the history even if it is interrupted.
 
     Parameters
     ----------
@@ -105,20 +108,20 @@ def fit_stage(
     splitter
         Source of the cells, the same for all stages.
     callbacks
-        What the stage does between its epochs.
+        Callbacks that run between the epochs of the stage.
     max_epochs
-        Largest number of epochs.
+        Maximum number of epochs.
     where
         Devices and arguments of the trainer.
     history
         Metrics of previous epochs, updated in place.
     resume_from, first_epoch
-        Checkpoint of the stage to resume from, and the number of epochs completed by then.
+        Checkpoint of the stage to resume from, and the number of epochs completed before it.
 
     Raises
     ------
     FloatingPointError
-        If a loss is NaN or infinite; the weights are restored to those before that epoch.
+        If a loss is NaN or infinite. The weights from before that epoch are restored.
     """
     module = plan.module
     early_stopping = where.trainer_kwargs.get("early_stopping", False)
@@ -154,7 +157,7 @@ def fit_stage(
 
 
 def _logged(trainer: Trainer) -> History:
-    """Metrics of a fit, in the first process; forked processes have left them in a file."""
+    """Return the metrics of a fit in the first process. Forked processes have written them to a file."""
     if not trainer.is_global_zero:
         return {}
     tables = getattr(trainer.logger, "history", None)
@@ -183,7 +186,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
-    """Silence the messages that Lightning prints at every fit: devices, advertising, and an internal deprecation."""
+    """Silence messages that Lightning prints in every fit: devices, advertising, and an internal deprecation."""
     logs = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -200,10 +203,11 @@ def _quiet(*, early_stopping: bool = False) -> Iterator[None]:
 
 
 def merge_histories(before: History | None, after: History | None, *, stage: int, first_epoch: int = 0) -> History:
-    """Append a stage's metrics to previous ones, with epochs numbered consecutively and their stages under ``"stage"``.
+    """Append the metrics of a stage to previous metrics, and number the epochs consecutively.
 
-    Each table has the index ``epoch`` and one column named after the metric. ``first_epoch`` is the number of the first
-    epoch in ``after``, which is not 0 if the stage resumed from a checkpoint.
+    The stage of each epoch is stored under ``"stage"``. Each table has the index ``epoch`` and one column named after
+    the metric. ``first_epoch`` is the number of the first epoch in ``after``, which is not 0 if the stage resumed from
+    a checkpoint.
     """
     before, after = dict(before or {}), dict(after or {})
     start = 1 + max((int(table.index.max()) for table in before.values() if len(table)), default=-1) - first_epoch
@@ -217,13 +221,13 @@ def merge_histories(before: History | None, after: History | None, *, stage: int
 
 
 class SameCells(pl.Callback):
-    """Require the same cells, genes and split in all processes before they train."""
+    """Check that all processes have the same cells, genes and split before they train."""
 
     def __init__(self, splitter: BipartiteSplitter) -> None:
         self.splitter = splitter
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Compare with the first process."""
+        """Compare the data of this process with the data of the first process."""
         if trainer.world_size == 1:
             return
         own = self._digest()

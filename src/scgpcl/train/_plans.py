@@ -1,4 +1,4 @@
-"""Training plans of the two stages: losses, views and optimisers, with every default of a stage in one signature."""
+"""Training plans of the two stages, with all defaults of losses, views and optimiser in one signature per stage."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 Optimizer = Literal["AdamW", "Adadelta"]
 PrototypeScope = Literal["epoch", "batch"]
-#: Decay of the running averages of Adadelta, as published.
+#: Decay of the running averages in Adadelta, as published.
 RHO = 0.95
-#: Arguments of plans that a run sets itself.
+#: Plan arguments that a run sets itself.
 SET_BY_RUN = frozenset({"module", "seed", "n_clusters", "neighborhood", "z", "batch_index", "noise"})
-#: Number that the granularities of the prototypes multiply as long as the number of clusters is unknown.
+#: Number of clusters to which the granularities of the prototypes are applied as long as the number is unknown.
 UNKNOWN_CLUSTERS = 10
 
 
 class StagePlan(pl.LightningModule):
-    """Common parts of the stages: optimiser, logging and a separate stream of random numbers.
+    """Base class of the stages, with their optimiser, logging and a separate stream of random numbers.
 
-    The plan of a stage documents these arguments.
+    See the plan of a stage for a description of the arguments.
     """
 
     stage: int
@@ -65,13 +65,13 @@ class StagePlan(pl.LightningModule):
         self.one_cycle = one_cycle
         self.n_decoded = max(1, round(decoded_genes * module.n_genes))
         self._generator = cpu_generator(seed, self.stage)
-        #: Parameters without gradients in this stage.
+        #: Parameters that receive no gradients in this stage.
         self.idle = module.encoder.unused_parameters()
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser with a separate learning rate for the encoder."""
+        """Return an optimiser with a separate learning rate for the encoder."""
         encoder = list(self.module.encoder.parameters())
         names = {id(p) for p in encoder}
         rest = [p for p in self.module.parameters() if id(p) not in names and p.requires_grad]
@@ -95,7 +95,7 @@ class StagePlan(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Use separate random numbers in every epoch and process, independent of earlier draws."""
+        """Use separate random numbers in each epoch and process, independent of earlier draws."""
         rank = (self.global_rank,) if self.global_rank > 0 else ()
         self._generator = cpu_generator(self.seed, self.stage, self.current_epoch, *rank)
         self._logged = {}
@@ -113,17 +113,17 @@ class StagePlan(pl.LightningModule):
         )
 
     def decoded(self, device: torch.device) -> Tensor | None:
-        """Genes to decode in a mini-batch, ``None`` for all."""
+        """Draw the genes to decode in a mini-batch, or return ``None`` to decode all genes."""
         n_genes = self.module.n_genes
         if self.n_decoded >= n_genes:
             return None
         return torch.randperm(n_genes, generator=self._generator)[: self.n_decoded].sort().values.to(device)
 
     def log_losses(self, batch: BipartiteBatch, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Log the mean over the cells of the epoch of the total and of each part.
+        """Log the total loss and each of its parts, averaged over the cells of the epoch.
 
-        The sums are kept here and logged with the last mini-batch: Lightning's bookkeeping of a metric costs more than a
-        training step.
+        The sums are kept here and logged with the last mini-batch, because Lightning's bookkeeping of a metric takes
+        longer than a training step.
         """
         self.step_losses = {name: value.detach() for name, value in parts.items()}
         n_cells = len(batch.cell_index)
@@ -136,7 +136,7 @@ class StagePlan(pl.LightningModule):
             self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def validation_step(self, batch: BipartiteBatch, batch_idx: int) -> None:
-        """Log the reconstruction loss of cells that are not trained on."""
+        """Log the reconstruction loss of the validation cells."""
         z = self.module.encode(batch).unsqueeze(1)
         loss = self.module.reconstruction_loss(batch, z)
         self.log_dict(
@@ -148,52 +148,58 @@ class StagePlan(pl.LightningModule):
 
 
 class PretrainPlan(StagePlan):
-    """Contrastive pre-training: instances, prototypes and reconstruction of both views (Lee et al. 2023, eq. 8).
+    """Contrastive pre-training with instance, prototype and reconstruction losses (Lee et al. 2023, eq. 8).
+
+    The reconstruction loss is computed for both views.
 
     Parameters
     ----------
     module
         The network.
     seed
-        Seed of the random views.
+        Random seed for the views.
     n_clusters
-        Number of clusters, which ``granularity`` multiplies; ``None`` uses 10, for a number that is not yet known.
+        Number of clusters, which is multiplied by ``granularity``. If ``None`` (not yet known), 10 is used.
     neighborhood
-        Neighbours of each cell; ``train`` computes them if ``n_neighbors`` is above 0.
+        Neighbours of each cell. They are computed by ``train`` if ``n_neighbors`` is above 0.
     tau
         Temperature of the contrastive losses.
     neighbor_keep
-        Share of the genes that a view keeps as neighbours.
+        Share of the genes that are kept as neighbours in a view.
     feature_drop
-        Probability that a view zeroes a feature column.
+        Probability that a feature column is set to zero in a view.
     projection
-        Compare views by a projection of the latent vector instead of the vector itself (published: the vector itself).
+        Whether to compare a projection of the latent vectors between views instead of the latent vectors themselves
+        (published: the latent vectors themselves).
     n_neighbors
-        Number of nearest cells, in principal components of the log counts, that count as positives of a cell in the instance
-        loss when they are in the same mini-batch; 0 for none.
+        Number of nearest cells, in principal components of the log counts, that count as positives of a cell in the
+        instance loss if they are in the same mini-batch. If 0, no neighbours are used.
     lambda_instance, lambda_prototype
-        Weights of the contrastive losses; the weight of the reconstruction is 1.
+        Weights of the contrastive losses. The weight of the reconstruction loss is 1.
     lambda_label
-        Weight of the loss that pulls labelled cells to the prototypes of their types, which are set once per epoch from all
-        labelled cells. Only used by a model that was set up with labels.
+        Weight of the loss that pulls labelled cells towards the prototypes of their types. These prototypes are set
+        once per epoch from all labelled cells. Only used if the model was set up with labels.
     prototypes
-        ``"epoch"``: both views are pulled to prototypes of all cells, which are set once per epoch. ``"batch"``, as
-        published: at every step, the first view is pulled to the k-means centres of the second view of the mini-batch.
+        ``"epoch"``: both views are pulled towards prototypes of all cells, which are set once per epoch. ``"batch"``,
+        as published: at every step, the first view is pulled towards the k-means centres of the second view of the
+        mini-batch.
     n_prototypes
-        Numbers of prototypes. They do not depend on the number of clusters, so neither do the latent vectors.
+        Numbers of prototypes. They do not depend on the number of clusters, and therefore neither do the latent
+        vectors.
     granularity
-        In place of ``n_prototypes``: multiples of the number of clusters, rounded, or rounded down with
-        ``prototypes="batch"`` (published: 1, 1.5 and 2).
+        Numbers of prototypes as multiples of the number of clusters, used instead of ``n_prototypes``. They are
+        rounded, or rounded down if ``prototypes="batch"`` (published: 1, 1.5 and 2).
     warmup_epochs
-        Epochs before the prototype loss starts.
+        Number of epochs before the prototype loss starts.
     optimizer, lr, weight_decay
-        Optimiser.
+        Optimiser, learning rate and weight decay.
     encoder_lr
         Learning rate of the encoder as a multiple of ``lr``.
     one_cycle
-        Raise and lower the learning rate once over the planned epochs.
+        Whether to raise and lower the learning rate once over the planned epochs.
     decoded_genes
-        Share of the genes to reconstruct, drawn anew for every mini-batch: values below 1 are faster and noisier.
+        Share of the genes to reconstruct, drawn again for every mini-batch. Values below 1 make training faster and
+        noisier.
     """
 
     stage = 1
@@ -255,7 +261,8 @@ class PretrainPlan(StagePlan):
             self.idle += module.projection.parameters()
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
-        #: Prototypes of the types, in a separate list, and the type of each cell or -1, int64, (n_cells,).
+        #: Prototypes of the types, in a separate list, and the type of each cell (-1 if it has no label), int64, shape
+        #: (n_cells,).
         self.named_prototypes: list[Tensor] = []
         self.known: Tensor | None = None
 
@@ -275,7 +282,7 @@ class PretrainPlan(StagePlan):
         return self.lambda_prototype > 0 and self.current_epoch >= self.warmup_epochs
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
-        """Loss of one mini-batch under two random views."""
+        """Compute the loss of one mini-batch for two random views."""
         z = self.module.inference(batch, self.views(2))["z"]
         parts = {_keys.RECONSTRUCTION_LOSS: self.module.reconstruction_loss(batch, z, self.decoded(z.device))}
         total = parts[_keys.RECONSTRUCTION_LOSS]
@@ -311,7 +318,10 @@ class PretrainPlan(StagePlan):
         return total
 
     def _prototypes_of(self, batch: BipartiteBatch, projected: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The views (n_cells, n_pulled, n) to pull, and at every granularity the prototypes and that of each cell."""
+        """Return the views to pull, the prototypes at each granularity, and the prototype of each cell.
+
+        The views have shape (n_cells, n_pulled, n).
+        """
         if self.prototype_scope == "epoch":
             return projected, self.prototypes, [labels[batch.cell_index] for labels in self.prototype_labels]
         x = projected.detach()[:, 1]
@@ -321,32 +331,35 @@ class PretrainPlan(StagePlan):
 
 
 class DistillationPlan(StagePlan):
-    """Learn to assign cells of any depth: a cell with few of its molecules must get the assignment of the whole cell.
+    """Learn to assign cells at any sequencing depth.
 
-    The targets are the supports of the consensus of the first stage, see ``scgpcl.cluster.consensus``. The centres
-    learn them from whole cells and from thinned cells, whose latent vectors are noisier; the encoder is frozen, so latent
-    vectors do not change. Finally, the confidence is calibrated (Guo et al. 2017): one half of a cell's molecules must
-    predict the cluster found from the other half.
+    A cell downsampled to a few of its molecules should receive the same assignment as the whole cell. The targets are
+    the cluster supports from the consensus of the first stage, see ``scgpcl.cluster.consensus``. The centres learn them
+    from whole cells and from downsampled (thinned) cells, whose latent vectors are noisier. The encoder is frozen, so
+    the latent vectors do not change. Finally, the confidence is calibrated (Guo et al. 2017) so that one half of a
+    cell's molecules predicts the cluster found from the other half.
 
     Parameters
     ----------
     module
-        The network; only its centres are trained.
+        The network, of which only the centres are trained.
     seed
-        Seed of the thinning.
+        Random seed for the thinning.
     alpha
-        Degrees of freedom of the Student-t assignment. Larger values give more confident assignments; with ``alpha=1``,
-        distances in many dimensions barely differ. Applied when the centres are placed, even without epochs.
+        Degrees of freedom of the Student-t assignment. Larger values give more confident assignments. With ``alpha=1``,
+        distances in many dimensions barely differ. The value is applied when the centres are placed, even if there are
+        no training epochs.
     shrinkage
-        Power by which the length of latent vectors is reduced before they are assigned: 0 keeps it, 1 keeps directions
-        only. Noise lengthens the vectors of shallow cells more than it rotates them. Applied when the centres
-        are placed, even without epochs.
+        Power by which the length of the latent vectors is reduced before assignment: 0 keeps the length, and 1 keeps
+        only the direction. Noise lengthens the vectors of shallow cells more than it rotates them. The value is applied
+        when the centres are placed, even if there are no training epochs.
     depth
-        Smallest share of a cell's molecules to keep when it is thinned; the share is drawn log-uniformly from here to 1.
+        Minimum share of a cell's molecules to keep when it is thinned. The share is drawn log-uniformly from ``depth``
+        to 1.
     optimizer, lr, weight_decay
-        Optimiser.
+        Optimiser, learning rate and weight decay.
     one_cycle
-        Raise and lower the learning rate once over the planned epochs.
+        Whether to raise and lower the learning rate once over the planned epochs.
     """
 
     stage = 2
@@ -379,11 +392,12 @@ class DistillationPlan(StagePlan):
         self.shrinkage = shrinkage
         self.depth = depth
         self.idle = [parameter for name, parameter in module.named_parameters() if name != "centers"]
-        #: Cells with a target, ascending, their targets (n_cells, n_clusters) and represented vectors (n_cells, n_latent).
+        #: Cells with a target, ascending, their targets (n_cells, n_clusters), and their latent vectors as used for
+        #: clustering (n_cells, n_latent).
         self.cells = torch.empty(0, dtype=torch.int64)
         self.target = torch.empty(0)
         self.latent = torch.empty(0)
-        #: Accuracy of the names of cells whose labels were left out; NaN without labels, or with too few.
+        #: Accuracy of the names for cells whose labels were left out. It is NaN if there are no labels or too few.
         self.accuracy = torch.tensor(torch.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -397,7 +411,7 @@ class DistillationPlan(StagePlan):
             setattr(self, name, tensor.to(self.module.gene_mean.device))
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
-        """Loss of one mini-batch of whole cells and of one thinning of each."""
+        """Compute the loss of one mini-batch of whole cells and of one thinned copy of each cell."""
         rows = torch.searchsorted(self.cells, batch.cell_index)
         share = self.depth ** torch.rand(len(rows), generator=self._generator)
         thin = thinned(batch, share, self._generator).to(self.latent.device)
@@ -410,31 +424,35 @@ class DistillationPlan(StagePlan):
 
 
 class ClusterPlan(StagePlan):
-    """Clustering: pull the Student-t assignment to its own sharpened target, with reconstruction (Lee et al. 2023, eq. 12).
+    """Cluster cells by pulling the Student-t assignment towards its own sharpened target (Lee et al. 2023, eq. 12).
+
+    The loss also includes the reconstruction.
 
     Parameters
     ----------
     module
         The network, including its centres.
     seed
-        Seed of the genes that are decoded and of the views.
+        Random seed for the decoded genes and the views.
     alpha
-        Degrees of freedom of the Student-t assignment (published: 1). Larger values give more confident assignments; with
-        ``alpha=1``, distances in many dimensions barely differ. Applied when the centres are placed, even without epochs.
+        Degrees of freedom of the Student-t assignment (published: 1). Larger values give more confident assignments.
+        With ``alpha=1``, distances in many dimensions barely differ. The value is applied when the centres are placed,
+        even if there are no training epochs.
     shrinkage
-        Power by which the length of latent vectors is reduced before they are clustered: 0 keeps it (published), 1 keeps
-        directions only. Applied when k-means places the centres, even without epochs.
+        Power by which the length of the latent vectors is reduced before clustering: 0 keeps the length (published),
+        and 1 keeps only the direction. The value is applied when k-means places the centres, even if there are no
+        training epochs.
     neighbor_keep, feature_drop
-        The cells are encoded in one random view (published), see :class:`scgpcl.train.PretrainPlan`. The defaults keep
-        everything.
+        Parameters of the random view in which the cells are encoded (published), see
+        :class:`scgpcl.train.PretrainPlan`. The defaults keep everything.
     lambda_reconstruction
-        Weight of the reconstruction; the divergence has weight 1.
+        Weight of the reconstruction loss. The weight of the divergence is 1.
     optimizer, lr, weight_decay
-        Optimiser.
+        Optimiser, learning rate and weight decay.
     encoder_lr
         Learning rate of the encoder as a multiple of ``lr``.
     one_cycle
-        Raise and lower the learning rate once over the planned epochs.
+        Whether to raise and lower the learning rate once over the planned epochs.
     decoded_genes
         See :class:`scgpcl.train.PretrainPlan`.
     """
@@ -486,7 +504,7 @@ class ClusterPlan(StagePlan):
         self.target = checkpoint["target"].to(self.module.gene_mean.device)
 
     def training_step(self, batch: BipartiteBatch, batch_idx: int) -> Tensor:
-        """Loss of one mini-batch."""
+        """Compute the loss of one mini-batch."""
         view = None
         if self.neighbor_keep < 1 or self.feature_drop > 0:
             view = self.views(1)

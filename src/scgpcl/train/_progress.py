@@ -1,4 +1,4 @@
-"""Progress of training: one bar per stage, on a terminal, in a notebook and in a log file."""
+"""Show the progress of training with one bar per stage, in a terminal, a notebook or a log file."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _bar(sequence: Iterable[T] | None, **kwargs: Any) -> Any:
 
 
 def shown(sequence: Iterable[T], title: str, *, total: int, visible: bool) -> Iterator[T]:
-    """Iterate over a sequence, with a bar if it is visible."""
+    """Iterate over a sequence, and show a progress bar if ``visible``."""
     yield from _bar(sequence, desc=title, total=total, bar_format=DRAWS_LAYOUT, disable=not visible)
 
 
 class StageProgress(ProgressBar):
-    """Progress bar of one stage: epochs, loss and time left, and at the end the reason why the stage ended."""
+    """Progress bar of one stage that shows the epochs, the loss and the time left, and finally why the stage ended."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class StageProgress(ProgressBar):
         self._visible = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar at the first epoch, or at the one that training resumes from."""
+        """Show the bar at the first epoch, or at the epoch from which training resumes."""
         self._bar = _bar(
             None,
             desc=self.title,
@@ -63,14 +63,14 @@ class StageProgress(ProgressBar):
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Advance by one epoch."""
+        """Advance the bar by one epoch."""
         loss = trainer.callback_metrics.get(_keys.TRAIN_LOSS)
         if loss is not None:
             self._bar.set_postfix_str(f"loss {float(loss):.4g}", refresh=False)
         self._bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say after how many epochs the stage ended, and whether it ended by itself."""
+        """Show after how many epochs the stage ended, and whether it ended by itself."""
         n_epochs, most = trainer.current_epoch, trainer.max_epochs or 0
         ended = f"{n_epochs} epoch{'s' if n_epochs != 1 else ''}"
         if n_epochs < most:
@@ -80,6 +80,6 @@ class StageProgress(ProgressBar):
         self._bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep the bar as it is."""
+        """Close the bar and leave it as it is."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Clusters of a trained network: their number, the tree, and the calibration of the confidence."""
+"""Find the clusters of a trained network: their number, the tree, and the calibration of the confidence."""
 
 from __future__ import annotations
 
@@ -41,19 +41,23 @@ logger = logging.getLogger(__name__)
 
 #: Maximum number of cells used for clustering and distillation; larger data sets are sampled.
 MAX_CLUSTERED_CELLS = 10_000
-#: Draws of the molecules on which partitions must agree, besides the whole cells, and the share of molecules in each.
+#: Number of draws of the molecules that are partitioned in addition to the whole cells, and the share of molecules in
+#: each draw.
 N_DRAWS = 5
 DRAWN_SHARE = 0.7
-#: Draws of the molecules to which the correction for depth is fitted.
+#: Number of draws of the molecules used to fit the depth correction.
 N_DEPTH_DRAWS = 4
-#: Seed of the draws and partitions, independent of the model's seed: runs with different seeds differ only by training.
+#: Random seed for the draws and partitions. It is independent of the model's seed, so runs with different seeds differ
+#: only in training.
 READ_OUT_SEED = 0
 #: Maximum number of cells used to test whether there are any groups.
 MAX_TESTED_CELLS = 3000
 
 
 class ReadOut:
-    """Finds clusters with a trained network; sets its correction for depth and its temperature, but not its weights.
+    """Find clusters with a trained network.
+
+    This sets the depth correction and the temperature of the network, but not its weights.
 
     Parameters
     ----------
@@ -62,18 +66,20 @@ class ReadOut:
     splitter
         Source of the cells.
     find_axes
-        Computes the axes of the features at which training starts, if there are any; called when they are needed.
+        Function that computes the feature axes at which training starts, if there are any. It is called when they are
+        needed.
     find_principal
-        The same for the principal axes, which are used to test whether there are any groups.
+        Function that computes the principal axes, which are used to test whether there are any groups. It is also
+        called when they are needed.
     visible
         Whether to show progress bars.
 
     Attributes
     ----------
     known
-        Type of each labelled cell, -1 for the others, (n_cells,); without labels ``None``.
+        Type of each labelled cell, or -1 for the other cells, shape (n_cells,). ``None`` if there are no labels.
     index
-        Ascending positions of the cells used for clustering and distillation, including labelled cells.
+        Ascending positions of the cells used for clustering and distillation, including the labelled cells.
     """
 
     def __init__(
@@ -104,7 +110,7 @@ class ReadOut:
         return np.union1d(index, labelled[sampled_positions(len(labelled), MAX_CLUSTERED_CELLS)])
 
     def encode_all(self) -> torch.Tensor:
-        """Latent vectors of all cells, (n_cells, n_latent), recomputed only if the encoder has changed."""
+        """Return the latent vectors of all cells (n_cells, n_latent), recomputed only if the encoder has changed."""
         weights = [weight.detach().cpu().clone() for weight in self.module.encoder.parameters()]
         if self._encoded is None or not all(map(torch.equal, weights, self._encoded[0])):
             self._encoded = weights, encode_all(self.module, self.splitter)
@@ -112,13 +118,13 @@ class ReadOut:
 
     @torch.no_grad()
     def components(self, splitter: BipartiteSplitter, index: np.ndarray | None = None) -> torch.Tensor:
-        """Centred components of some cells of a splitter, or of all, (n_some, n_axes)."""
+        """Return the centred components of some or all cells of a splitter, shape (n_some, n_axes)."""
         device = self.module.gene_mean.device
         scores = torch.cat([self._scores(batch) for batch in splitter.batches(index, device=device)])
         return scores - scores.mean(0)
 
     def fit_depth(self, depth: float) -> None:
-        """Fit the correction for depth to thinned cells, down to the share ``depth`` of their molecules."""
+        """Fit the depth correction to cells that are thinned to no less than the share ``depth`` of their molecules."""
         encode, index = self.module.encode, self.index
         draws = (
             self._thinned(encode, index, cpu_generator(READ_OUT_SEED, 25, i), depth, 1.0) for i in range(N_DEPTH_DRAWS)
@@ -126,7 +132,10 @@ class ReadOut:
         self.module.depth.fit(draws, self.encode_all()[torch.from_numpy(index)])
 
     def draws(self) -> Iterator[torch.Tensor]:
-        """Latent vectors of the clustered cells, their components, and the components of draws of their molecules, (n_some, n)."""
+        """Yield the latent vectors and components of the clustered cells, and the components of molecule draws.
+
+        Each has shape (n_some, n).
+        """
         yield from shown(self._draws(), "Partitions of the cells", total=N_DRAWS + 2, visible=self._visible)
 
     def _draws(self) -> Iterator[torch.Tensor]:
@@ -141,14 +150,14 @@ class ReadOut:
             yield scores - scores.mean(0)
 
     def evidence(self, n_clusters: int, draws: Iterable[torch.Tensor] | None = None) -> Evidence:
-        """Partitions of the clustered cells, computed once, from ``draws`` if they are given."""
+        """Return the partitions of the clustered cells, which are computed once, from ``draws`` if given."""
         if self._evidence is None:
             self._evidence = Evidence.of(draws or self.draws(), n_clusters, seed=READ_OUT_SEED)
         return self._evidence
 
     @torch.no_grad()
     def estimate(self, false_splits: float) -> NClusters:
-        """Estimate the number of clusters, which is 1 if no groups of cells are apart and none are labelled."""
+        """Estimate the number of clusters, which is 1 if no groups of cells are apart and no cells are labelled."""
         evidence = self.evidence(2)
         _, kinds = self._halves(self.index[evidence.linked.numpy()])
         k, curve = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
@@ -162,7 +171,7 @@ class ReadOut:
         return NClusters(k, curve)
 
     def _any_apart(self, n_clusters: int, false_splits: float) -> bool:
-        """Whether any groups of cells are apart on principal axes, on held-out molecules."""
+        """Test on held-out molecules whether any groups of cells are apart along the principal axes."""
         principal = self._find_principal()
         if principal is None:
             return False
@@ -176,9 +185,10 @@ class ReadOut:
 
     @torch.no_grad()
     def calibrate(self, accuracy: float) -> None:
-        """Set the temperature at which one half of a cell's molecules predicts the cluster found from the other half.
+        """Set the temperature at which one half of a cell's molecules best predicts the cluster of the other half.
 
-        If the accuracy of the names is known and lower than the confidence, the temperature is raised to match it.
+        If the accuracy of the names is known and lower than the confidence, the temperature is raised to match the
+        accuracy.
         """
         self.module.temperature.fill_(1.0)
         generator = cpu_generator(READ_OUT_SEED, 26)
@@ -228,9 +238,10 @@ class ReadOut:
         return Grown(tree, branches, tree.leaves)
 
     def _halves(self, index: np.ndarray) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[Any]]:
-        """Latent vectors and size factors of both halves of the molecules of cells, and the vectors to test splits on.
+        """Encode both halves of the molecules of cells, and return the vectors on which splits are tested.
 
-        The latter are, for both halves, depth-corrected latent vectors and components, (n_some, n).
+        The encoded halves are latent vectors and size factors. The vectors for the tests are depth-corrected latent
+        vectors and components of both halves, each of shape (n_some, n).
         """
         generators = [cpu_generator(READ_OUT_SEED, 27) for _ in range(2)]
         encoded = self._vectors(self.module.encode, lambda batch: halves(batch, generators[0]), index)
@@ -244,7 +255,7 @@ class ReadOut:
         parts: Callable[[BipartiteBatch], tuple[BipartiteBatch, ...]],
         index: np.ndarray,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Vectors (n_some, n) and size factors of each part of the molecules of some cells."""
+        """Return the vectors (n_some, n) and size factors of some cells for each part of their molecules."""
         device = self.module.gene_mean.device
         found = [[part.to(device) for part in parts(batch)] for batch in self.splitter.batches(index)]
         return [
@@ -260,7 +271,7 @@ class ReadOut:
         low: float,
         high: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (n_some, n) and size factors of cells thinned to log-uniform shares of their molecules."""
+        """Return the vectors (n_some, n) and size factors of cells thinned to log-uniform shares of their molecules."""
         z, size_factor = [], []
         device = self.module.gene_mean.device
         for batch in self.splitter.batches(index):
@@ -272,7 +283,7 @@ class ReadOut:
 
     @cached_property
     def _axes(self) -> torch.Tensor:
-        """Axes of the features, independent of the network, (n_axes, n_genes); one of zeros if there are none."""
+        """Feature axes (n_axes, n_genes), independent of the network. A single axis of zeros if there are none."""
         found = self._find_axes()
         device = self.module.gene_mean.device
         return (
@@ -280,12 +291,12 @@ class ReadOut:
         )
 
     def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Components of a batch along the axes, (n_cells, n_axes)."""
+        """Return the components of a batch along the axes, shape (n_cells, n_axes)."""
         return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
 
 
 def sampled_positions(n_cells: int, most: int) -> np.ndarray:
-    """Positions of all cells, or of a sample of ``most``, ascending, int64."""
+    """Return the ascending positions of all cells, or of a sample of ``most`` cells if there are more, as int64."""
     if n_cells <= most:
         return np.arange(n_cells)
     rng = np.random.default_rng(READ_OUT_SEED)

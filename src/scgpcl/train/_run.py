@@ -1,4 +1,4 @@
-"""One run of training: pre-train, place the centres, cluster; its state is complete even if a stage fails."""
+"""Run the training: pre-train, place the centres, and cluster. The state is complete even if a stage fails."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-#: Number of cells that pre-training sees in all epochs together, and the minimum and maximum number of epochs.
+#: Total number of cells seen over all epochs of pre-training, and the minimum and maximum number of epochs.
 PRETRAIN_CELLS, PRETRAIN_EPOCHS = 25_000, (6, 20)
 
 
 class Placed(NamedTuple):
-    """Number of clusters, the curve behind its estimate, the centres (n_clusters, n_latent), and the data to distil.
+    """Number of clusters, the curve of its estimate, the centres (n_clusters, n_latent), and the data to distil.
 
-    The latter are the cells that were clustered (n_some,), their targets (n_some, n_clusters) and their latent vectors
-    (n_some, n_latent). With labels, also the accuracy of the types of cells whose labels were left out, if it is known.
+    The data to distil are the clustered cells (n_some,), their targets (n_some, n_clusters) and their latent vectors
+    (n_some, n_latent). If there are labels, the accuracy of the types for cells whose labels were left out is also
+    given, if it is known.
     """
 
     n_clusters: int
@@ -59,7 +60,7 @@ class Placed(NamedTuple):
 
 
 class Run:
-    """Stages of one network on one split of the cells.
+    """Training stages of one network on one split of the cells.
 
     Parameters
     ----------
@@ -70,17 +71,17 @@ class Run:
     where
         Devices and arguments of the trainer.
     seed
-        Seed of everything random.
+        Random seed for all steps.
     find_axes, find_principal
         See ``ReadOut``.
     n_clusters, curve
-        Number of clusters, ``None`` to estimate it, and the curve that an earlier estimate is based on.
+        Number of clusters, or ``None`` to estimate it, and the curve behind an earlier estimate.
     history
         Metrics of earlier runs.
     trainer
-        Trainer of the last earlier stage.
+        Trainer of the most recent stage.
     checkpoint
-        File to write the state to after every epoch.
+        File to which the state is written after every epoch.
     resumed
         Checkpoint to resume from.
     identity
@@ -91,9 +92,10 @@ class Run:
     history, trainer, n_clusters, curve
         As above, updated by every stage, even if it fails.
     begun, fitted
-        Whether a stage has begun, so the network may have changed; and whether all stages are completed.
+        Whether a stage has begun, so that the network may have changed, and whether all stages are completed.
     grown
-        State of the tree over all numbers of clusters, see :class:`scgpcl.cluster.Grown`, once the clusters are found.
+        State of the tree for all numbers of clusters (see :class:`scgpcl.cluster.Grown`), once the clusters have been
+        found.
     """
 
     def __init__(
@@ -144,9 +146,9 @@ class Run:
         agreement: float | None,
         patience: int,
     ) -> None:
-        """Contrastive pre-training on at most ``max_cells`` cells, unless the run resumes after it.
+        """Pre-train by contrast on at most ``max_cells`` cells, unless the run resumes after this stage.
 
-        Without ``max_epochs``, the number of epochs depends on the number of cells.
+        If ``max_epochs`` is ``None``, the number of epochs depends on the number of cells.
         """
         if max_epochs == 0 or (self._resumed is not None and self._resumed.stage > plan.stage):
             return
@@ -166,7 +168,10 @@ class Run:
         self.fit(plan, [update], max_epochs, splitter)
 
     def place_centers(self, plan: ClusterPlan | DistillationPlan, *, false_splits: float) -> None:
-        """Find the number of clusters and place their centres, the largest first, unless the run resumes after that."""
+        """Find the number of clusters and place their centres, unless the run resumes after this step.
+
+        The centres are ordered by cluster size, the largest first.
+        """
         self.begun = True
         resumed = self._resumed_at(plan)
         if resumed is not None:
@@ -181,7 +186,7 @@ class Run:
             plan.accuracy = torch.tensor(placed.accuracy)
 
     def cluster(self, plan: ClusterPlan | DistillationPlan, *, max_epochs: int, label_tol: float) -> None:
-        """Cluster from the placed centres, or resume, and order the clusters by size."""
+        """Cluster the cells from the placed centres, or resume clustering, and order the clusters by size."""
         if max_epochs > 0 and isinstance(plan, DistillationPlan):
             self.fit(plan, [LabelWatch(tol=label_tol)], max_epochs, self.splitter.restricted(self._read_out.index))
         elif max_epochs > 0:
@@ -233,7 +238,7 @@ class Run:
 
     @torch.no_grad()
     def _place(self, plan: ClusterPlan | DistillationPlan, false_splits: float) -> Placed:
-        """Encode all cells, estimate the number of clusters if it is not known, and place the centres."""
+        """Encode all cells, estimate the number of clusters if it is unknown, and place the centres."""
         read_out = self._read_out
         z = read_out.encode_all()
         size_factor = torch.from_numpy(self.splitter.source.size_factor).to(z.device)
@@ -270,14 +275,14 @@ class Run:
         return Placed(k, curve, fit_centers(rows, target, means, alpha=plan.alpha), (cells, target, rows), accuracy)
 
     def statistics(self) -> dict[str, np.ndarray] | None:
-        """Statistics of the training cells once the run has ended; ``None`` in all processes but the first."""
+        """Return statistics of the training cells after the run, or ``None`` in all processes except the first."""
         if self.trainer is not None and not self.trainer.is_global_zero:
             return None
         return reference_statistics(self.module, self.splitter, self._read_out.index)
 
     @torch.no_grad()
     def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
-        """Sort the centres by number of cells, the largest first; those of labelled types keep their positions."""
+        """Sort the centres by number of cells, the largest first. Centres of labelled types keep their positions."""
         q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         sizes[: self._n_types] = len(z) + 1

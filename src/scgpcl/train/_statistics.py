@@ -1,4 +1,4 @@
-"""Statistics of the training cells that are needed to assess new cells, computed once at the end of training."""
+"""Compute the statistics of the training cells that are needed to assess new cells, at the end of training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
 
-#: Ridge of the covariance within clusters, as a share of its mean variance.
+#: Ridge added to the covariance within clusters, as a share of its mean variance.
 RIDGE = 0.01
-#: Share of the training cells that are closer to a cluster than the distance beyond which cells count as new.
+#: Share of the training cells that lie within the distance to a cluster beyond which cells count as new.
 NEAR_SHARE = 0.99
-#: Shares of the genes hidden to measure the loss of information without them, how often, and in how many cells at most.
+#: Shares of the genes that are hidden to measure the loss of information, number of repeats, and maximum number of
+#: cells.
 HIDDEN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 N_HIDINGS = 2
 MAX_HIDING_CELLS = 2000
@@ -27,15 +28,15 @@ MAX_HIDING_CELLS = 2000
 
 @torch.no_grad()
 def reference_statistics(module: SCGPCLModule, splitter: BipartiteSplitter, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of training cells ``index``, ascending positions.
+    """Compute statistics of the training cells at the ascending positions ``index``.
 
     Returns
     -------
-    ``means`` (n_clusters, n_latent), ``precision`` (n_latent, n_latent) and ``reach``: the mean of each cluster's
-    cells, the inverse of their pooled covariance, and the Mahalanobis distance within which most cells lie. ``hidden``
-    and ``temperatures``: shares of missing genes, and the divisor of log probabilities for each share. With batches,
-    ``features`` and ``links`` (n_clusters, n_genes): mean standardised features of the cells of each cluster, and mean
-    shares of genes in their messages minus those of their batches.
+    ``means`` (n_clusters, n_latent), ``precision`` (n_latent, n_latent) and ``reach`` are the mean of the cells in each
+    cluster, the inverse of their pooled covariance, and the Mahalanobis distance within which most cells lie.
+    ``hidden`` and ``temperatures`` are shares of missing genes and the divisor of log probabilities for each share. If
+    there are batches, ``features`` and ``links`` (n_clusters, n_genes) are the mean standardised features of the cells
+    in each cluster, and the mean gene proportions in their messages minus the proportions of their batches.
     """
     device = module.gene_mean.device
     parts = []
@@ -65,7 +66,10 @@ def _spread(z: np.ndarray, label: np.ndarray, n_clusters: int) -> dict[str, np.n
 
 
 def cluster_distance(z: np.ndarray, means: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance of cells (n_cells, n) to the nearest of some means (n_clusters, n), shape (n_cells,)."""
+    """Compute the Mahalanobis distance of cells (n_cells, n) to the nearest of the means (n_clusters, n).
+
+    The distances have shape (n_cells,).
+    """
     factor = np.linalg.cholesky(precision)
     turned = z.astype(np.float64) @ factor
     nearest = np.full(len(z), np.inf)
@@ -115,7 +119,7 @@ def _cluster_features(
 
 
 def linked_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Share of each gene among the expressed genes of each cell, shape (n_cells, n_genes)."""
+    """Compute the share of each gene among the expressed genes of each cell, shape (n_cells, n_genes)."""
     counts.eliminate_zeros()
     degree = np.diff(counts.indptr)
     share = np.repeat(1.0 / np.maximum(degree, 1), degree)

@@ -1,4 +1,4 @@
-"""Principal components and k-means, a strong baseline."""
+"""K-means on principal components, which is a strong baseline."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ N_GENES = 2000
 
 @register("pca-kmeans")
 def pca_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """K-means with 20 restarts on 50 principal components; needs the number of clusters and ignores batches."""
+    """Run k-means with 20 restarts on 50 principal components. Requires the number of clusters and ignores batches."""
     z = components(adata, seed=seed)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
 
 
 def components(adata: ad.AnnData, *, seed: int) -> np.ndarray:
-    """50 principal components of 2000 genes by scanpy's ``seurat`` dispersion, standardised and clipped at 10.
+    """Compute 50 principal components of 2000 genes, standardised and clipped at 10.
 
-    Shape (n_cells, 50), with fewer columns if there are fewer cells or genes.
+    The genes are selected by scanpy's ``seurat`` dispersion. The result has shape (n_cells, 50), with fewer columns if
+    there are fewer cells or genes.
     """
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
@@ -39,7 +40,7 @@ def components(adata: ad.AnnData, *, seed: int) -> np.ndarray:
 
 
 def kmeans(z: np.ndarray, n_clusters: int | None, *, seed: int) -> np.ndarray:
-    """K-means with 20 restarts on vectors (n_cells, n_features); labels (n_cells,)."""
+    """Run k-means with 20 restarts on vectors (n_cells, n_features), and return the labels (n_cells,)."""
     if n_clusters is None:
         msg = "Expected a number of clusters, which k-means needs, found none."
         raise ValueError(msg)

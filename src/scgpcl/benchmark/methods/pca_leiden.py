@@ -1,4 +1,4 @@
-"""Principal components and Leiden, at the resolution that gives the wanted number of clusters."""
+"""Leiden clustering of principal components, at the resolution that gives the requested number of clusters."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ N_STEPS = 20
 
 
 def compile_neighbors() -> None:
-    """Let umap compile the code of the neighbour graph, which takes longer than the graphs themselves."""
+    """Let umap compile its code for neighbour graphs, which takes longer than building the graphs."""
     sc.pp.neighbors(ad.AnnData(obsm={"z": np.eye(20, dtype=np.float32)}, shape=(20, 0)), use_rep="z")
 
 
 @register("pca-leiden", prepare=compile_neighbors)
 def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """Leiden on 15 neighbours in the components of ``pca_kmeans``; resolution 1 without a number; ignores batches."""
+    """Run Leiden on a graph of 15 neighbours, using the components of ``pca_kmeans``.
+
+    If no number of clusters is given, the resolution is 1. Batches are ignored.
+    """
     z = components(adata, seed=seed)
     cells = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(cells, use_rep="z", random_state=seed)
@@ -46,9 +49,10 @@ def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_ke
 
 
 def at_number(cluster: Callable[[float], np.ndarray], n_clusters: int) -> np.ndarray:
-    """Labels at the resolution with ``n_clusters`` clusters, by bisection of its logarithm, or the closest partition tried.
+    """Find the resolution that gives ``n_clusters`` clusters by bisection of its logarithm, and return the labels.
 
-    ``cluster`` maps a resolution to labels (n_cells,); their number usually increases with the resolution.
+    If there is no such resolution, the closest partition that was tried is returned. ``cluster`` maps a resolution to
+    labels (n_cells,). The number of clusters usually increases with the resolution.
     """
     low, high = np.log(1e-3), np.log(20.0)
     best, best_gap = np.empty(0), np.inf

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @register("scgpcl")
 def scgpcl(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """The default configuration. Batches are registered with the model."""
+    """Run scgpcl with its default configuration. Batches are registered with the model."""
     return fit(adata, n_clusters, {"model": {}, "train": {}}, seed=seed, batch_key=batch_key)
 
 
 def fit(
     adata: ad.AnnData, n_clusters: int | None, preset: presets.Preset, *, seed: int, batch_key: str | None
 ) -> Clustering:
-    """Clusters and latent space of the model with a preset, on a CUDA device if available."""
+    """Train the model with a preset, on a CUDA device if available, and return its clusters and latent space."""
     SCGPCL.setup_anndata(adata, batch_key=batch_key)
     model = SCGPCL(adata, n_clusters, seed=seed, **preset["model"])
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,15 +11,17 @@ from scgpcl.benchmark.methods.scgpcl import fit
 if TYPE_CHECKING:
     import anndata as ad
 
-#: Data sets with at most this many genes are already a selection, of which the published share must not be taken again.
+#: Data sets with at most this many genes are assumed to be preselected, so that the published share is not selected
+#: again.
 SELECTED_BEFORE = 2000
 
 
 @register("scgpcl-paper")
 def scgpcl_paper(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """``presets.PAPER``, with one learning rate for all data sets; up to 2000 genes, already selected, are all used.
+    """Run ``presets.PAPER`` with one learning rate for all data sets.
 
-    Batches are registered with the model.
+    If there are at most 2000 genes, they are assumed to be preselected, and all of them are used. Batches are
+    registered with the model.
     """
     model = presets.PAPER["model"]
     if adata.n_vars <= SELECTED_BEFORE:

@@ -1,4 +1,4 @@
-"""k-means on the latent space of scVI."""
+"""K-means on the latent space of scVI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def scvi_latent(adata: ad.AnnData, *, seed: int, batch_key: str | None, max_epochs: int | None = None) -> np.ndarray:
-    """Latent vectors (n_cells, 10) of ``scvi.model.SCVI`` with its defaults, on the 2000 genes of ``pca_kmeans``."""
+    """Train ``scvi.model.SCVI`` with its defaults and return the latent vectors (n_cells, 10).
+
+    The model uses the 2000 genes of ``pca_kmeans``.
+    """
     if adata.n_vars > N_GENES:
         expression = adata.copy()
         sc.pp.normalize_total(expression, target_sum=1e4)
@@ -34,6 +37,9 @@ def scvi_latent(adata: ad.AnnData, *, seed: int, batch_key: str | None, max_epoc
 
 @register("scvi-kmeans")
 def scvi_kmeans(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
-    """K-means with 20 restarts on the latent space of scVI; needs the number of clusters, uses batches in the model."""
+    """Run k-means with 20 restarts on the latent space of scVI.
+
+    Requires the number of clusters. Batches are used in the model.
+    """
     z = scvi_latent(adata, seed=seed, batch_key=batch_key)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
