@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Use single precision and the number of threads set by the user in torch, and restore both settings at the end.
+    """Use single precision and the number of threads set by the user in torch, and hold that number at the end.
 
     If numba shares torch's OpenMP library, its first parallel loop lets torch use all processors. On a busy machine,
     steps then take several times as long, and sums are rounded differently from one call to the next. A lower limit,

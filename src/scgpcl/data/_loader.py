@@ -48,7 +48,7 @@ class EvenBatchSampler(Sampler[np.ndarray]):
     Raises
     ------
     ValueError
-        If there are fewer than two cells for each process.
+        If there are several processes and fewer than two cells for each of them.
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class Getters:
         RuntimeError
             If the model is not trained.
         ValueError
-            If genes that the model uses are missing, if the layer does not contain raw counts, or if a batch is unknown
+            If too many genes of the model are missing, if the layer does not contain raw counts, or if a batch is unknown
             to the model.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
@@ -142,12 +142,13 @@ class Getters:
         ----------
         adata, indices, batch_size, transform_batch, dataloader, max_missing
             See :meth:`get_latent_representation`. If a ``dataloader`` is used, cells are numbered instead of named.
-            Probabilities decrease as the number of missing genes increases.
+            Assignments become less confident as more genes are missing.
         soft
             Whether to return the assignment probabilities instead of the cluster names.
         level
             Level of the tree to use, given by its number of clusters, see :meth:`get_tree`. ``None`` uses the current
-            clusters, which are the clusters from training until :meth:`cut` or :meth:`merge` is called.
+            clusters, which are the clusters from training until :meth:`cut`, :meth:`merge` or
+            :meth:`subcluster` is called.
         min_confidence
             Cells with a confidence below this value are named ``"unassigned"``; ``None`` names every cell after its
             cluster.

@@ -79,8 +79,8 @@ class Levels:
 
         Returns
         -------
-        Table with one row per node, indexed by name, in the order in which the nodes arise from the root down. The
-        columns are:
+        Text if ``newick`` is true, otherwise a table with one row per node, indexed by name, in the order in which the
+        nodes arise from the root down. The columns are:
 
         - ``parent``: name of the parent node, empty for the root;
         - ``size``: number of registered cells in the node, NaN if the model was trained on a data module;

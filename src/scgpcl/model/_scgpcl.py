@@ -489,7 +489,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
-            If the file is damaged or belongs to another class or a later version, or if genes of the model are missing
+            If the file is damaged or belongs to another class or another version, or if genes of the model are missing
             in ``adata``.
         """
         if adata is not None and not isinstance(adata, bool):

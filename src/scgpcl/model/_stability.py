@@ -91,8 +91,8 @@ class Stability:
 
         Returns
         -------
-        Table with one row per cluster, indexed by name. A cluster without cells has NaN from ``thinned`` on. The
-        columns are:
+        Table with one row per cluster, indexed by name. A cluster without cells has NaN from ``thinned`` on and
+        an empty ``neighbor``. The columns are:
 
         - ``size``: number of cells;
         - ``thinned``: Jaccard index between the cells of the cluster and the cells assigned to it when each molecule is

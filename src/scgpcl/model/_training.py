@@ -165,7 +165,7 @@ class Training:
             genes learn from them.
         early_stopping
             Whether to stop a stage when the validation loss stops decreasing; this requires ``train_size`` below 1.
-            Each stage also stops when its labels have settled.
+            Clustering also stops when the labels have settled, see ``label_tol``.
         agreement
             Pre-training ends when the adjusted Rand index between the labels of successive epochs is above this value
             (published: 0.99); ``None`` trains for all epochs, with a learning rate that decreases to zero.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Maximum number of cells used to compute the principal axes. Larger data sets are sampled.
 MAX_AXES_CELLS = 20_000
-#: Number of principal axes for ``start="pca"`` and for estimating the number of clusters.
+#: Number of principal axes for ``start="pca"`` and for testing whether there are groups of cells.
 N_PRINCIPAL = 50
 #: Number of discriminant axes used to initialise the encoder and to find neighbours.
 N_AXES = 30

@@ -172,7 +172,7 @@ class PretrainPlan(StagePlan):
         Whether to compare a projection of the latent vectors between views instead of the latent vectors themselves
         (published: the latent vectors themselves).
     n_neighbors
-        Number of nearest cells, in principal components of the log counts, that count as positives of a cell in the
+        Number of nearest cells, along the axes at which training starts, that count as positives of a cell in the
         instance loss if they are in the same mini-batch. If 0, no neighbours are used.
     lambda_instance, lambda_prototype
         Weights of the contrastive losses. The weight of the reconstruction loss is 1.
@@ -334,7 +334,7 @@ class DistillationPlan(StagePlan):
     """Learn to assign cells at any sequencing depth.
 
     A cell downsampled to a few of its molecules should receive the same assignment as the whole cell. The targets are
-    the cluster supports from the consensus of the first stage, see ``scgpcl.cluster.consensus``. The centres learn them
+    the cluster supports from the consensus of the first stage. The centres learn them
     from whole cells and from downsampled (thinned) cells, whose latent vectors are noisier. The encoder is frozen, so
     the latent vectors do not change. Finally, the confidence is calibrated (Guo et al. 2017) so that one half of a
     cell's molecules predicts the cluster found from the other half.
