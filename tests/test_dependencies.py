@@ -12,7 +12,7 @@ import scgpcl
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REASONS = (ROOT / "docs" / "installation.md").read_text().split("## What it depends on")[1].split("\n## ")[0]
+REASONS = (ROOT / "docs" / "installation.md").read_text().split("## Dependencies")[1].split("\n## ")[0]
 #: Names of imports that are not those of their packages.
 PACKAGES = {"igraph": "igraph", "sklearn": "scikit-learn", "scvi": "scvi-tools", "umap": "umap-learn"}
 
