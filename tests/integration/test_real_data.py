@@ -79,6 +79,14 @@ def purity(z, types, n_neighbors=15):
     return np.mean([same[types == each].mean() for each in np.unique(types)])
 
 
+def test_blood_cells_fall_into_as_many_clusters_as_published_types():
+    adata = scgpcl.datasets.pbmc3k()
+    types = adata.obs["cell_type"].copy()
+    adata.X = adata.layers["counts"].copy()
+    assert estimated(adata) in (8, 9, 10)
+    assert scgpcl.metrics.ari(types, adata.obs["scgpcl_cluster"]) > 0.65
+
+
 def test_training_beats_its_own_start():
     """Neighbours in the latent space are of one type more often than among the components that the encoder starts at."""
     adata = scgpcl.datasets.worm_neurons()
