@@ -1,4 +1,4 @@
-"""Content shared by the page and the folder of figures: marker genes, the table of clusters and the figures."""
+"""Content shared by the HTML page and the figure folder: marker genes, the cluster table and the figures."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def rank(adata: ad.AnnData, key: str, *, layer: str | None = None) -> pd.DataFra
 
 
 def stability_of(adata: ad.AnnData, key: str) -> pd.DataFrame | None:
-    """Return the stored stability of the non-empty clusters, in the order of the categories.
+    """Return the stored stability of the non-empty clusters, in category order.
 
-    The result is None unless the stability of all of them is stored.
+    Return None if it is not stored for all of them.
     """
     stability = adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY) if key == _keys.CLUSTER else None
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories().cat.categories.astype(str)
@@ -52,10 +52,10 @@ def cluster_table(
 ) -> pd.DataFrame:
     """Return a table with one row per cluster, in category order, and the columns ``cluster`` and ``size``.
 
-    If the stability of the clusters is in ``uns`` (see :meth:`scgpcl.SCGPCL.get_cluster_stability`), its columns
-    follow. If ``genes`` is given (see :func:`scgpcl.tl.top_markers`), the column ``markers`` lists them, separated by
-    commas. If ``label_key`` is given, ``closest_type`` is the most frequent type in the cluster, and ``share`` is the
-    share of the cluster's cells that have this type.
+    If the stability of the clusters is stored in ``uns`` (see :meth:`scgpcl.SCGPCL.get_cluster_stability`), its columns
+    are added after these. If ``genes`` is given (see :func:`scgpcl.tl.top_markers`), the column ``markers`` lists them,
+    separated by commas. If ``label_key`` is given, ``closest_type`` is the most frequent type in the cluster, and
+    ``share`` is the share of the cluster's cells that are of this type.
     """
     clusters = adata.obs[key].astype("category").cat.remove_unused_categories()
     sizes = clusters.value_counts(sort=False)
@@ -93,10 +93,10 @@ def figures(
     names: Collection[str] = FIGURES,
     positions: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """Draw the figures in ``names`` that apply and return them as PNG files.
+    """Draw all figures in ``names`` that apply, and return them as PNG files.
 
-    ``adata`` and the user's matplotlib state are not changed. ``positions`` (n_cells, 2) are the positions of the cells
-    on the map, if it already exists.
+    ``adata`` and the user's matplotlib state are not changed. If the map already exists, ``positions`` (n_cells, 2)
+    contains the positions of the cells on it.
     """
     import matplotlib.pyplot as plt
 
@@ -125,7 +125,7 @@ def figures(
 
 
 def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
-    """Copy the input of the maps to a new AnnData, so that storing a map does not change the user's AnnData."""
+    """Copy the data needed for the maps to a new AnnData, so that storing a map leaves the user's AnnData unchanged."""
     place = _keys.UMAP
     uns = {name: adata.uns[name] for name in (place, *(f"{c}_colors" for c in columns)) if name in adata.uns}
     obsm = {name: adata.obsm[name] for name in (_keys.LATENT, place) if name in adata.obsm}
@@ -133,7 +133,7 @@ def drawn_part(adata: ad.AnnData, columns: list[str]) -> ad.AnnData:
 
 
 def _png(ax: Axes) -> bytes:
-    """Return the figure that contains the axes as a PNG file, and close the figure."""
+    """Return the figure that contains the axes as a PNG file, and close it."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
@@ -155,7 +155,7 @@ def write_folder(pictures: Mapping[str, bytes], table: pd.DataFrame, folder: Pat
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> Path:
-    """Write the table of clusters to ``clusters.csv``, and return the path."""
+    """Write the cluster table to ``clusters.csv``, and return the path."""
     path = folder / "clusters.csv"
     with writing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")

@@ -42,37 +42,37 @@ def latent(  # type: ignore[misc]  # keywords as below
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes | list[Axes]:
-    """Draw a two-dimensional map of the latent vectors, coloured by columns of ``adata.obs`` or by genes.
+    """Plot a two-dimensional map of the latent vectors, coloured by columns of ``adata.obs`` or by genes.
 
-    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, where scanpy also stores its
-    maps. If there already is a map, it is reused. A map that was computed by this function is updated if the latent
-    vectors or the seed have changed. If ``adata`` is a view, nothing is stored. Note that the sizes of groups and the
-    distances between distant groups are not meaningful in such a map.
+    The map is computed with scanpy and stored in ``obsm["X_umap"]`` or ``obsm["X_tsne"]``, the same keys that scanpy
+    uses. An existing map is reused, except that a map computed by this function is updated if the latent vectors or the
+    seed have changed. If ``adata`` is a view, nothing is stored. Note that the sizes of groups and the distances
+    between distant groups are not meaningful in such a map.
 
     Parameters
     ----------
     adata
         Cells with latent vectors.
     color
-        One or more columns of ``adata.obs`` or genes in ``adata.var_names``. Each of them is drawn in its own panel.
-        Text, categories and booleans are drawn in the colours of ``uns[f"{color}_colors"]`` if present, numbers are
-        drawn on a continuous scale, and cells without a value are grey. In further panels, each group gets the colour
-        and the number of the group in the first panel with which it shares the most cells. Genes are drawn as
-        log(1 + counts per 10,000), and values that are not counts are drawn as they are.
+        One or more columns of ``adata.obs`` or genes in ``adata.var_names``, each of which is plotted in its own panel.
+        Text, categories and booleans use the colours in ``uns[f"{color}_colors"]`` if present, numbers are shown on a
+        continuous scale, and cells without a value are grey. In subsequent panels, each group takes the colour and the
+        number of the group in the first panel with which it shares the most cells. Genes are plotted as
+        log(1 + counts per 10,000); values that are not counts are plotted as they are.
     method
         ``"umap"`` or ``"tsne"``.
     basis
-        Key of positions in ``adata.obsm`` to draw instead, for example ``"X_pca"``. In this case, nothing is computed
-        or stored.
+        Key in ``adata.obsm`` of existing positions to plot instead, for example ``"X_pca"``. In this case, nothing is
+        computed or stored.
     use_rep
         Key of the latent vectors in ``adata.obsm``. If this is not the default key, maps are stored in
         ``obsm[f"{use_rep}_{method}"]``.
     layer
-        Layer with the counts of genes. If ``None``, ``X`` is used.
+        Layer with the counts used to plot genes. If ``None``, ``X`` is used.
     legend_loc
-        Where to write the names of groups: ``"on data"``, ``"right margin"`` (in a legend), ``"both"`` or ``"none"``.
-        If any name has more than three characters, ``"both"`` writes numbers on the map and explains them in the
-        legend.
+        Where to show the names of the groups: ``"on data"``, ``"right margin"`` (in a legend), ``"both"`` or
+        ``"none"``. If any name has more than three characters, ``"both"`` writes numbers on the map and explains them
+        in the legend.
     ncols
         Number of panels per row.
     seed
@@ -82,7 +82,8 @@ def latent(  # type: ignore[misc]  # keywords as below
 
     Returns
     -------
-    The axes with the map, and with a colour bar for numbers. If ``color`` is a list, a list of axes is returned.
+    The axes with the map, to which a colour bar is added for numbers. If ``color`` is a list, a list of axes is
+    returned.
 
     Raises
     ------
@@ -151,7 +152,7 @@ class _Look(NamedTuple):
 
 
 def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
-    """Return the numbers in a column or of a gene, or the groups of a column as a categorical."""
+    """Return the numeric values of a column or gene, or the groups in a column as a categorical."""
     if isinstance(adata, AnnData) and isinstance(name, str) and name not in adata.obs and name in adata.var_names:
         return pd.Series(expression_of(adata, name, layer=layer), index=adata.obs_names)
     groups = categories_of(adata, name)
@@ -163,7 +164,7 @@ def _values_of(adata: AnnData, name: Any, layer: str | None) -> pd.Series:
 def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None) -> _Look | None:
     """Return the names, colours and marks of groups, or None for numbers.
 
-    Groups that match a group in the first panel, if there is one, take its colour and mark.
+    If there is a first panel, groups that match one of its groups take the colour and mark of that group.
     """
     if groups.dtype != "category":
         return None
@@ -186,7 +187,7 @@ def _look(adata: AnnData, name: str, groups: pd.Series, first: pd.Series | None)
 
 
 def _matched(groups: pd.Series, first: pd.Series) -> dict[object, object]:
-    """Match groups one-to-one to the groups of ``first`` that share most cells, leaving out pairs that share none."""
+    """Match groups one-to-one with the groups in ``first`` that share the most cells; drop pairs that share none."""
     table = pd.crosstab(groups.to_numpy(), first.to_numpy())
     rows, cols = linear_sum_assignment(-table.to_numpy())
     return {
@@ -205,7 +206,7 @@ def _order(n_cells: int) -> np.ndarray:
 
 
 def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
-    """Draw points (n_cells, 2) on a continuous colour scale, with missing values below the others."""
+    """Plot points (n_cells, 2) coloured on a continuous scale, with missing values drawn underneath the others."""
     values = column.to_numpy(dtype=float, na_value=np.nan)
     finite = np.isfinite(values)
     size = _point_size(len(values))
@@ -218,7 +219,7 @@ def _draw_numbers(ax: Axes, positions: np.ndarray, column: pd.Series) -> None:
 
 
 def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look, legend_loc: str) -> None:
-    """Draw points (n_cells, 2) in random order in the colours of their groups, with a legend and marks as requested."""
+    """Plot points (n_cells, 2) in random order, coloured by group, with a legend and marks as requested."""
     from matplotlib.lines import Line2D
 
     point_colors = groups.astype(object).map(look.colors).fillna(_MISSING).to_numpy()
@@ -249,7 +250,7 @@ def _draw_groups(ax: Axes, positions: np.ndarray, groups: pd.Series, look: _Look
 
 
 def _marks(names: list[object]) -> list[str]:
-    """Return the text on the map for each group, which is its name, or its number if any name is long."""
+    """Return the text shown on the map for each group: its name, or its number if any name is long."""
     short = [shown(name) for name in names]
     return short if max(map(len, short)) <= 3 else [str(number + 1) for number in range(len(names))]
 

@@ -1,4 +1,4 @@
-"""Figure of the stability of clusters."""
+"""Figure of cluster stability."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ LEGEND_GAP = 34
 
 
 def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
-    """Draw how stable each cluster is if molecules or cells are left out, and which cluster it is confused with.
+    """Plot the stability of each cluster when molecules or cells are left out, and the cluster it is most often confused with.
 
     Parameters
     ----------
     model
-        A trained model with its cells, for which :meth:`scgpcl.SCGPCL.get_cluster_stability` is called if necessary, or
-        an AnnData that contains the result in ``uns``. Clusters are not changed.
+        A trained model that has its cells, or an AnnData with the result of
+        :meth:`scgpcl.SCGPCL.get_cluster_stability` in ``uns``. If a model is given, this method is called if necessary.
+        The clusters are not changed.
     key
         Prefix of the annotation keys.
     ax
@@ -42,10 +43,10 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
 
     Returns
     -------
-    The axes, with one row per cluster. The Jaccard indices of a cluster are drawn as circles (70 % of the molecules),
-    diamonds (halves of the molecules) and squares (k-means of 80 % of the cells). The neighbour to which the cluster
-    loses the most cells is named on the right if it receives at least 1 % of the cluster's cells. The colours are the
-    same as in :func:`latent`.
+    The axes, with one row per cluster. The Jaccard indices of each cluster are plotted as circles (70 % of the
+    molecules), diamonds (halves of the molecules) and squares (k-means on 80 % of the cells). The neighbour to which
+    the cluster loses the most cells is named on the right, provided that it receives at least 1 % of the cluster's
+    cells. The colours are the same as in :func:`latent`.
 
     Raises
     ------
