@@ -38,28 +38,41 @@ def test_a_gap_is_found_on_molecules_set_aside():
     assert few.p_value == 1.0
 
 
-@pytest.mark.parametrize("n_clusters", [2, 6])
-def test_groups_are_apart_and_one_continuous_group_is_not(n_clusters):
+@pytest.mark.parametrize("side", [None, 1, 3])
+def test_groups_are_apart_and_one_continuous_group_is_not(side):
+    splits = (
+        []
+        if side is None
+        else [(np.arange(0, 200, side + 1), np.setdiff1d(np.arange(200), np.arange(0, 200, side + 1)))]
+    )
     halves = lambda found: (found[1][0][0], found[1][0][1])
     for seed in range(5):
         one = counted([[0.0] * 5], (200,), seed=seed)
-        assert not any_apart(one[0][0], halves(one), n_clusters, false_splits=0.01, seed=0)
+        assert not any_apart(one[0][0], halves(one), splits, false_splits=0.01, seed=0)
         rng = np.random.default_rng(seed)  # a long gradient, as of a process that goes on in all cells
         line = np.linspace(-6.0, 6.0, 200)[:, None] * [1.0, 0.5, 0.0]
         drawn = [(line + rng.normal(size=line.shape)).astype(np.float32) for _ in range(3)]
-        assert not any_apart(drawn[0], (drawn[1], drawn[2]), n_clusters, false_splits=0.01, seed=0)
+        assert not any_apart(drawn[0], (drawn[1], drawn[2]), splits, false_splits=0.01, seed=0)
         two = counted(5.0 * np.eye(5)[:2] - 1.0, (120, 80), seed=seed)
-        assert any_apart(two[0][0], halves(two), n_clusters, false_splits=0.01, seed=0)
+        assert any_apart(two[0][0], halves(two), splits, false_splits=0.01, seed=0)
 
 
 def test_a_small_group_apart_is_enough():
     found = counted([[0.0] * 4, [8.0, 8.0, 0.0, 0.0]], (290, 10))
-    assert any_apart(found[0][0], found[1][0], 2, false_splits=0.01, seed=0)
+    assert any_apart(found[0][0], found[1][0], [], false_splits=0.01, seed=0)
+
+
+def test_a_split_that_two_means_miss_is_tested():
+    rng = np.random.default_rng(0)
+    z = np.r_[rng.normal(size=(290, 4)) * [3.0, 1.0, 1.0, 1.0], rng.normal(size=(12, 4)) + [0.0, 8.0, 0.0, 0.0]]
+    whole, *halves = ((z - z.mean(0) + 0.3 * rng.normal(size=z.shape)).astype(np.float32) for _ in range(3))
+    assert not any_apart(whole, tuple(halves), [], false_splits=0.01, seed=0)
+    assert any_apart(whole, tuple(halves), [(np.arange(290), np.arange(290, 302))], false_splits=0.01, seed=0)
 
 
 def test_equal_cells_are_one_group():
     zeros = np.zeros((20, 3), dtype=np.float32)
-    assert not any_apart(zeros, (zeros, zeros), 4, false_splits=0.01, seed=0)
+    assert not any_apart(zeros, (zeros, zeros), [], false_splits=0.01, seed=0)
 
 
 def test_jaccard_of_masks():
@@ -70,4 +83,4 @@ def test_jaccard_of_masks():
 
 def test_too_few_cells_are_not_tested():
     few = np.random.default_rng(0).normal(size=(3, 19, 4)).astype(np.float32)
-    assert any_apart(few[0], (few[1], few[2]), 2, false_splits=0.01, seed=0)
+    assert any_apart(few[0], (few[1], few[2]), [], false_splits=0.01, seed=0)

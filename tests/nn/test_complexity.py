@@ -13,7 +13,7 @@ from scgpcl.data import bipartite_batch
 from scgpcl.model import _levels, _training
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import _zinb, instance_loss
-from scgpcl.train import PretrainPlan, _callbacks, _run
+from scgpcl.train import PretrainPlan, _callbacks, _read_out
 
 N_CELLS, N_GENES, N_HIDDEN, N_LATENT, N_VIEWS = 90, 240, 16, 8, 2
 N_PROTOTYPES = 3
@@ -109,7 +109,7 @@ def test_one_clustering_of_all_cells_per_number_and_epoch(adata, fit, monkeypatc
 def test_axes_are_found_and_the_tree_is_grown_once_in_a_run(adata, fit, monkeypatch):
     """The start and the consensus use the same axes, and only the last stage grows the tree."""
     calls = []
-    for module, name in ((_training, "discriminant_axes"), (_run, "grow")):
+    for module, name in ((_training, "discriminant_axes"), (_read_out, "grow")):
         original = getattr(module, name)
         counted = lambda *args, _name=name, _original=original, **kwargs: (
             calls.append(_name),

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import average
-from scipy.spatial.distance import pdist
 from scipy.stats import norm
 
 from scgpcl.cluster._kmeans import kmeans
@@ -89,14 +87,17 @@ def split_test(
 
 
 def any_apart(
-    whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], n_clusters: int, *, false_splits: float, seed: int
+    whole: np.ndarray,
+    halves: tuple[np.ndarray, np.ndarray],
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    false_splits: float,
+    seed: int,
 ) -> bool:
     """Return whether any groups of cells are apart. Otherwise, the cells form one group, however much it may vary.
 
-    The candidate splits are the split into two groups and the splits of the tree above ``n_clusters`` groups. The
-    groups are found by k-means, and the tree by average linkage of the group means with cosine distance. Splits are
-    tested on held-out molecules (see :func:`split_test`). If there are too few cells for a test, the result is
-    ``True``.
+    The candidates are the given splits and the split into two groups by k-means. They are tested on held-out molecules
+    (see :func:`split_test`). If there are too few cells for a test, the result is ``True``.
 
     Parameters
     ----------
@@ -104,8 +105,8 @@ def any_apart(
         Centred vectors of the cells, shape (n_cells, n).
     halves
         Centred vectors of the cells from the two halves of the molecules.
-    n_clusters
-        Number of groups to consider, in addition to two.
+    splits
+        Positions of the cells on both sides of splits.
     false_splits
         Maximum probability of a wrong answer for one continuous group.
     seed
@@ -115,20 +116,10 @@ def any_apart(
         return True
     rng = np.random.default_rng(seed)
     rows = shrink_length(torch.from_numpy(whole).float(), POWER)
-    splits = []
-    for k in sorted({2, n_clusters}):
-        if len(rows) < k:
-            continue
-        labels = kmeans(rows, k, n_init=N_INIT, seed=seed).labels.numpy()
-        groups = [np.flatnonzero(labels == group) for group in np.unique(labels)]
-        if len(groups) < 2:
-            continue
-        far = np.nan_to_num(pdist(np.stack([whole[group].mean(0) for group in groups]), "cosine"))
-        for one, other in average(far)[:, :2].astype(int):
-            splits.append((groups[one], groups[other]))
-            groups.append(np.concatenate(splits[-1]))
-    found = [split_test([halves], left, right, rng=rng) for left, right in splits]
-    return any(test.separation >= APART and test.p_value * len(found) < false_splits for test in found)
+    right = kmeans(rows, 2, n_init=N_INIT, seed=seed).labels.numpy() == 1
+    both = [*splits, (np.flatnonzero(~right), np.flatnonzero(right))]
+    found = [split_test([halves], *sides, rng=rng) for sides in both]
+    return any(test.separation >= APART and test.p_value * len(found) <= false_splits for test in found)
 
 
 def _null(

@@ -50,8 +50,6 @@ N_DEPTH_DRAWS = 4
 #: Random seed for the draws and partitions. It is independent of the model's seed, so runs with different seeds differ
 #: only in training.
 READ_OUT_SEED = 0
-#: Maximum number of cells used to test whether there are any groups.
-MAX_TESTED_CELLS = 3000
 
 
 class ReadOut:
@@ -159,29 +157,30 @@ class ReadOut:
     def estimate(self, false_splits: float) -> NClusters:
         """Estimate the number of clusters, which is 1 if no groups of cells are apart and no cells are labelled."""
         evidence = self.evidence(2)
-        _, kinds = self._halves(self.index[evidence.linked.numpy()])
-        k, curve = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
-        if self.known is None and (k == 1 or not self._any_apart(k, false_splits)):
+        index = self.index[evidence.linked.numpy()]
+        _, kinds = self._halves(index)
+        found = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
+        k = found.n_clusters
+        if self.known is None and (k == 1 or not self._any_apart(index, found.main, false_splits)):
             logger.info("The cells form one group without clear gaps. To divide it anyway: model.cut(%d).", max(k, 2))
-            return NClusters(1, curve)
+            return found._replace(n_clusters=1)
         logger.info("Estimated %d clusters: splits that most partitions make and that hold on held-out molecules.", k)
-        more = also_stable(runners_up(curve, k))
+        more = also_stable(runners_up(found.curve, k))
         if more:
             logger.info("%s.", more)
-        return NClusters(k, curve)
+        return found
 
-    def _any_apart(self, n_clusters: int, false_splits: float) -> bool:
-        """Test on held-out molecules whether any groups of cells are apart along the principal axes."""
+    def _any_apart(self, index: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]], false_splits: float) -> bool:
+        """Test on held-out molecules whether any groups of some cells are apart along the principal axes."""
         principal = self._find_principal()
         if principal is None:
             return False
         axes = torch.from_numpy(principal).to(self.module.gene_mean.device)
         scores = lambda batch: self.module.features(batch).project(axes)[:, 0]
-        index = sampled_positions(len(self.splitter.source), MAX_TESTED_CELLS)
         generator = cpu_generator(READ_OUT_SEED, 28)
         found = self._vectors(scores, lambda batch: (batch, *halves(batch, generator)), index)
         whole, first, second = ((part - part.mean(0)).cpu().numpy() for part, _ in found)
-        return any_apart(whole, (first, second), n_clusters, false_splits=false_splits, seed=READ_OUT_SEED)
+        return any_apart(whole, (first, second), splits, false_splits=false_splits, seed=READ_OUT_SEED)
 
     @torch.no_grad()
     def calibrate(self, accuracy: float) -> None:

@@ -248,7 +248,7 @@ class Run:
         else:
             self.module.depth.weight.zero_()
         given = self.n_clusters
-        k, curve = read_out.estimate(false_splits) if given is None else (given, self.curve)
+        k, curve = read_out.estimate(false_splits)[:2] if given is None else (given, self.curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
         self.module.temperature.fill_(1.0)
