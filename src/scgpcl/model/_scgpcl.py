@@ -112,7 +112,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         tree that leads to ``K`` clusters: the ``share`` of the partitions that separate its two sides, its
         ``separation`` and ``p_value`` on held-out molecules (NaN if the split was not tested because too few partitions
         make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
-        of splits that hold.
+        of splits that hold, or 1 if no groups of cells are clearly separated.
     cluster_names_
         Names of the clusters, in the column order of ``predict(soft=True)``. If there are labels, these are the
         labelled types followed by ``"new 0"``, ...; otherwise they are ``"0"``, ``"1"``, ..., starting with the largest
