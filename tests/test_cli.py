@@ -106,9 +106,8 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     monkeypatch.setitem(_workflow.PRESETS, "default", {"model": {}, "train": short})
     output, figures = tmp_path / "out.h5ad", tmp_path / "figures"
     words = ("cluster", input_path, "-o", output, "--n-clusters", 4, "--layer", "counts", "--batch-key", "batch")
-    result = run(
-        *words, "--figures", figures, "--levels", "2,1,5,900", "--report", tmp_path / "report.html", "--stability"
-    )
+    more = ("--levels", "2,1,5,900", "--report", tmp_path / "report.html", "--model", tmp_path / "model", "--stability")
+    result = run(*words, "--figures", figures, *more)
     assert result.exit_code == 0, result.output
     assert "Left out --levels 900" in result.stderr
 
@@ -137,7 +136,14 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     for name in ("umap.png", "history.png", "markers.png"):
         assert (figures / name).read_bytes().startswith(b"\x89PNG")
         assert str(figures / name) in result.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "in.h5ad", "out.h5ad", "report.html"]
+    names = ["figures", "in.h5ad", "model", "out.h5ad", "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.h5"]
+    finer = run("cut", tmp_path / "model", input_path, "-o", tmp_path / "finer.h5ad", "--n", 5)
+    assert finer.exit_code == 0, finer.output
+    cut = ad.read_h5ad(tmp_path / "finer.h5ad").obs
+    assert metrics.ari(cut[_keys.CLUSTER], written.obs[levels[2]]) == 1.0
+    assert_refused(run(*words[:3], tmp_path / "other.h5ad", "--model", tmp_path / "model"), "model.h5", "--force")
     page = (tmp_path / "report.html").read_text()
     assert "Confused with" in page
     assert [f'"name":"{level}"' in page for level in levels] == [True] * 3

@@ -71,6 +71,7 @@ def cluster_file(
     seed: int = 0,
     figures: Path | None = None,
     report: Path | None = None,
+    model_path: Path | None = None,
     markers: Path | None = None,
     stability: bool = False,
     preset: str = "default",
@@ -80,7 +81,8 @@ def cluster_file(
     """Cluster the cells of one or more files and write them, with the results, to an h5ad file.
 
     The options are the same as for ``scgpcl cluster``. ``figures`` is a folder, which is created if missing, and
-    ``report`` is an HTML page. Existing files are only overwritten if ``force`` is set, and only once the new ones are
+    ``report`` is an HTML page. The model is saved to the folder ``model_path``, without pickle and without the cells.
+    Existing files are only overwritten if ``force`` is set, and only once the new ones are
     complete. The table includes marker genes if figures or a report are requested. If a path, the file or an option is
     invalid, an ``InputError`` is raised and nothing is written. If only the cells are written, large counts in ``X`` of
     a single h5ad file stay on disk.
@@ -95,6 +97,9 @@ def cluster_file(
     if report is not None:
         check_report_path(report)
     written = [output_path, *([] if report is None else [report])]
+    if model_path is not None:
+        check_folder(model_path)
+        written += [model_path / "model.h5", model_path / "model.pt"]
     check_free(
         written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
     )
@@ -137,6 +142,9 @@ def cluster_file(
         write_beside(whole, input_paths[0], output_path)
         whole.file.close()
     files = [output_path]
+    if model_path is not None:
+        model.save(model_path, overwrite=True, safe=True)
+        files.append(model_path)
     if figures is None and report is None:
         return Result(_with_names(_describe.cluster_table(adata, _keys.CLUSTER), named), files, seconds, {})
     columns: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "label_key": None}

@@ -115,6 +115,10 @@ def cluster(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to save the model to, for scgpcl cut, subcluster and map."),
+    ] = None,
     markers: Annotated[
         Path | None,
         typer.Option(metavar="MARKERS.csv", help="Table of cell types and their marker genes, used to name clusters."),
@@ -148,6 +152,7 @@ def cluster(
             seed=seed,
             figures=figures,
             report=report,
+            model_path=model,
             markers=markers,
             stability=stability,
             preset=preset.value,
