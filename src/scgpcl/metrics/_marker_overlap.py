@@ -54,7 +54,7 @@ def marker_overlap(
 
     The marker genes of a group are the ``n_top`` genes with the highest scores in a Wilcoxon rank-sum test of the group
     against all other cells, on log-normalised counts. Clusters are matched to types one-to-one such that as many cells
-    as possible agree (Hungarian method). A pair without any common cells is not a match. The overlap of a type and its
+    as possible agree (Hungarian method). A pair that shares no cells is not a match. The overlap of a type and its
     cluster is the number of genes that mark both, divided by ``n_top``.
 
     Parameters

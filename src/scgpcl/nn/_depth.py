@@ -49,7 +49,7 @@ class DepthCorrection(nn.Module):
 
     @torch.no_grad()
     def fit(self, draws: Iterable[tuple[Tensor, Tensor]], whole: Tensor) -> None:
-        """Fit the correction to vectors and size factors of thinned cells, given the vectors of the whole cells."""
+        """Fit the correction to thinned cells (vectors, size factors), given the vectors of the cells before thinning."""
         n = len(self.weight)
         gram = torch.zeros(n, n, dtype=torch.float64, device=whole.device)
         moment = torch.zeros(n, whole.shape[1], dtype=torch.float64, device=whole.device)

@@ -29,7 +29,7 @@ def apply_annotation(
     """Apply the names, merges and comments that were saved on the page of :func:`scgpcl.report`.
 
     The whole file is first checked against the cells. If the names are from another clustering, an error is raised and
-    nothing is changed. The column of clusters is never changed. To undo the annotation, delete the column of names or
+    nothing is changed. The cluster column is never changed. To undo the annotation, delete the column of names or
     apply another file.
 
     Parameters
@@ -58,12 +58,12 @@ def apply_annotation(
     FileNotFoundError
         If the file does not exist.
     KeyError
-        If ``adata`` lacks the column of clusters.
+        If ``adata`` lacks the cluster column.
     TypeError
         If an argument has the wrong type.
     ValueError
         If the file is not an annotation, is damaged or comes from a later version, if its clusters or their sizes do
-        not match ``adata``, or if ``key_added`` is the column of clusters.
+        not match ``adata``, or if ``key_added`` is the cluster column.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def apply_annotation(
 
 
 def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Read the column of clusters and the groups from a file.
+    """Read the name of the cluster column and the groups from a file.
 
     A group has ``name``, ``members`` (cells by cluster), ``comment`` and ``color``.
     """
