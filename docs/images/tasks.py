@@ -9,6 +9,7 @@ mpl.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import scgpcl
 
 HERE = Path(__file__).parent
@@ -110,7 +111,20 @@ def some_labels() -> None:
     save(axes[0].figure, "task_some_labels")
 
 
-TASKS = {each.__name__: each for each in (one_sample, several_samples, new_cells, some_labels)}
+def million_cells() -> None:
+    """Time and memory of the command against the number of cells, from the results of ``benchmarks.million``."""
+    table = pd.read_csv(HERE.parents[1] / "benchmarks" / "results" / "million.csv").sort_values("cells")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for ax, values, label in zip(
+        axes, (table["seconds"] / 60, table["peak_mb"] / 1000), ("minutes", "memory at most, GB"), strict=True
+    ):
+        ax.plot(table["cells"] / 1000, values, marker="o")
+        ax.set(xlabel="thousand cells", ylabel=label, xlim=(0, 1100), ylim=(0, 1.15 * values.max()))
+        ax.spines[["top", "right"]].set_visible(False)
+    save(figure, "task_million_cells")
+
+
+TASKS = {each.__name__: each for each in (one_sample, several_samples, new_cells, some_labels, million_cells)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or TASKS:
