@@ -183,7 +183,8 @@ RULES: dict[str, Rule] = {
     "lambda_label": AT_LEAST_0,
     "lambda_reconstruction": AT_LEAST_0,
     "prototypes": one_of("epoch", "batch"),
-    "granularity": several(number(1e-3), "(1.0, 1.5, 2.0)"),
+    "n_prototypes": several(number(2, whole=True), "(10, 15, 20)"),
+    "granularity": either(None, several(number(1e-3), "(1.0, 1.5, 2.0)")),
     "warmup_epochs": number(0, whole=True),
     "n_neighbors": number(0, whole=True),
     "tau": number(1e-3),
@@ -218,11 +219,6 @@ RULES: dict[str, Rule] = {
     # the report
     "title": _title,
     "doublets": flag,
-    # the number of clusters
-    "threshold": number(1e-9, 1.0),
-    "power": number(0.0, 1.0),
-    "n_subsamples": number(2, whole=True),
-    "max_cells": number(3, whole=True),
 }
 
 

@@ -127,12 +127,13 @@ def test_runners_up_are_numbers_after_which_the_share_falls():
     curve = pd.DataFrame({"K": range(2, 12), "share": share})
     assert runners_up(curve, 5) == [3, 7]
     assert runners_up(curve, 7) == [3]
+    assert runners_up(curve, 1) == []  # one group
     assert runners_up(curve, 2) == [7]  # 3 is its neighbour
     steps = pd.DataFrame(
         {"K": range(2, 14), "share": np.cumsum([1.0, 0, -0.1, 0, -0.12, 0, -0.2, 0, -0.15, 0, -0.04, 0])}
     )
     assert runners_up(steps, 12) == [7, 9, 5]  # three at most, and no small falls
-    assert runners_up(pd.DataFrame({"K": [], "share": []}), 1) == []
+    assert runners_up(pd.DataFrame({"K": [], "share": []}), 2) == []
 
 
 def test_words_for_runners_up():

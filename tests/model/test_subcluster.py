@@ -228,3 +228,16 @@ def test_small_clusters_are_refused(four_clusters, adata):
         part.subcluster("0")
     with pytest.raises(ValueError, match="loaded without data"):
         scgpcl.SCGPCL.load(four_clusters, False, accelerator="cpu").subcluster("0")
+
+
+def test_parts_are_estimated_by_their_separation_and_are_two_at_least(joined, adata, monkeypatch):
+    from scgpcl.model import _subclusters
+
+    found = []
+    for limit in (0.0, np.inf):
+        monkeypatch.setattr(_subclusters, "LEAST_SEPARATION", limit)
+        joined.subcluster("0+1")
+        found.append(adata.obs["scgpcl_cluster"].nunique() - 2)
+        joined.cut(4)
+        joined.merge(["0", "1"])
+    assert found[0] >= found[1] == 2

@@ -1,3 +1,5 @@
+import inspect
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -5,6 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 import scgpcl
+from scgpcl._rules import check_kwargs
+from scgpcl.train import SET_BY_RUN, ClusterPlan, DecoderPlan, DistillationPlan, PretrainPlan
 
 
 def changed(adata, value):
@@ -318,6 +322,7 @@ BAD_TRAIN = {
     "rate as text": ({"cluster_plan_kwargs": {"lr": "small"}}, "found 'small'"),
     "optimiser": ({"pretrain_plan_kwargs": {"optimizer": "SGD"}}, "'AdamW', 'Adadelta'.*found 'SGD'"),
     "no granularity": ({"pretrain_plan_kwargs": {"granularity": ()}}, r"\(1.0, 1.5, 2.0\), found \(\)"),
+    "one prototype": ({"pretrain_plan_kwargs": {"n_prototypes": (1,)}}, "n_prototypes.*found 1"),
     "granularity of zero": ({"pretrain_plan_kwargs": {"granularity": (0,)}}, "found 0"),
     "no genes to decode": ({"pretrain_plan_kwargs": {"decoded_genes": 0}}, r"from 1e-09 to 1, found 0"),
     "more genes than there are": ({"pretrain_plan_kwargs": {"decoded_genes": 1.5}}, r"found 1\.5"),
@@ -353,6 +358,21 @@ BAD_TRAIN = {
         "300 positions",
     ),
 }
+
+
+@pytest.mark.parametrize("plan", [PretrainPlan, ClusterPlan, DistillationPlan, DecoderPlan])
+def test_every_argument_of_a_plan_has_a_rule_that_takes_its_default(plan):
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(plan).parameters.items()
+        if name not in SET_BY_RUN and parameter.default is not parameter.empty
+    }
+    checked = check_kwargs(defaults, plan, "plan_kwargs", without=SET_BY_RUN)
+    assert checked == defaults
+
+
+def test_numbers_of_prototypes_are_taken(adata, fit):
+    fit(adata, train={"pretrain_max_epochs": 1, "pretrain_plan_kwargs": {"n_prototypes": (3, 5), "granularity": None}})
 
 
 @pytest.mark.parametrize("case", BAD_TRAIN)

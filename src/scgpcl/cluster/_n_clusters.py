@@ -88,7 +88,12 @@ def estimate_n_clusters(
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:
-    """Return up to three other numbers after which the share of the partitions drops most, the largest drop first."""
+    """Return up to three other numbers after which the share of the partitions drops most, the largest drop first.
+
+    If the cells form one group, no other number is stable.
+    """
+    if n_clusters == 1:
+        return []
     number, fall = curve["K"].to_numpy()[:-1], -np.diff(curve["share"])
     higher = np.maximum(np.r_[-np.inf, fall[:-1]], np.r_[fall[1:], -np.inf])
     peaks = (fall > higher) & (fall >= LEAST_FALL) & (abs(number - n_clusters) > 1)

@@ -248,6 +248,10 @@ class Run:
         else:
             self.module.depth.weight.zero_()
         given = self.n_clusters
+        kept: list[torch.Tensor] = []
+        if read_out.known is not None and isinstance(plan, DistillationPlan):
+            kept = list(read_out.draws())
+            read_out.evidence(given or 2, kept)
         k, curve = read_out.estimate(false_splits)[:2] if given is None else (given, self.curve)
         self.module.shrinkage.fill_(plan.shrinkage)
         self.module.alpha.fill_(plan.alpha)
@@ -262,12 +266,10 @@ class Run:
         if read_out.known is None:
             target, accuracy = targets(read_out.evidence(k).support(k).to(z.device)), np.nan
         else:
-            kept = list(read_out.draws())
             known, n_new = read_out.known[read_out.index], None if given is None else given - self._n_types
             evidence = Evidence.of(kept, k, seed=READ_OUT_SEED, only=True)
             named = named_support(evidence, kept[:2], known, self._n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self._n_types + named.n_new, named.accuracy
-            read_out.evidence(k, kept)
             logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self._n_types)
         self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
