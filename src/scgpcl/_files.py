@@ -13,6 +13,7 @@ from scgpcl._atomic import replacing, writing_advice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import Any
 
     import anndata as ad
 
@@ -134,31 +135,66 @@ def write(adata: ad.AnnData, path: Path) -> None:
         adata.write_h5ad(temporary, compression="gzip")
 
 
-def is_large(path: Path) -> bool:
-    """Return whether a file is an h5ad file with more than ``MANY_VALUES`` values in ``X``, stored sparsely by cell."""
+def read_on_disk(path: Path) -> ad.AnnData | None:
+    """Read an h5ad file or zarr store whose ``X`` has many values, stored sparsely by cell, and leave ``X`` on disk.
+
+    Returns ``None`` if ``X`` is stored in another way or has no more than ``MANY_VALUES`` values, or if a zarr store has
+    ``raw``.
+    """
     import h5py
 
-    if path.suffix != ".h5ad":
-        return False
+    if path.suffix == ".h5ad":
+        try:
+            with h5py.File(path) as file:
+                many = _has_many_counts(file)
+        except OSError:  # `read` reports what is wrong with it
+            return None
+        return read(path, backed=True) if many else None
+    return _read_zarr_on_disk(path) if is_zarr(path) else None
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a path is a zarr store in a folder."""
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def _has_many_counts(store: Any) -> bool:
+    """Return whether an open h5ad file or zarr store has more than ``MANY_VALUES`` values in a sparse ``X``."""
     try:
-        with h5py.File(path) as file:
-            x = file.get("X")
-            by_cells = isinstance(x, h5py.Group) and x.attrs.get("encoding-type") == "csr_matrix"
-            return by_cells and x["data"].shape[0] > MANY_VALUES
-    except (KeyError, OSError):  # `read` reports what is wrong with it
+        x = store["X"]
+        return x.attrs.get("encoding-type") == "csr_matrix" and x["data"].shape[0] > MANY_VALUES
+    except (IndexError, KeyError):
         return False
+
+
+def _read_zarr_on_disk(path: Path) -> ad.AnnData | None:
+    import anndata as ad
+
+    try:
+        import zarr
+
+        store = zarr.open_group(path, mode="r")
+        if "raw" in store or not _has_many_counts(store):
+            return None
+        parts = {name: ad.io.read_elem(store[name]) for name in store if name != "X"}
+        return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
+    except (AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError):
+        return None  # `scgpcl._read` reports what is wrong with it
 
 
 def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
-    """Write a copy of a backed AnnData's h5ad file with its current ``obs``, ``var``, ``obsm`` and ``uns``.
+    """Write an AnnData whose counts are on disk to an h5ad file.
 
-    The matrices are copied byte for byte and are neither read nor recompressed. The copy only appears once it is
-    complete.
+    The matrices of an h5ad file are copied byte for byte and are neither read nor recompressed; only ``obs``, ``var``,
+    ``obsm`` and ``uns`` are written anew. The copy only appears once it is complete.
     """
     import anndata as ad
     import h5py
 
     with writing(path) as temporary:
+        if not adata.isbacked:
+            adata.write_h5ad(temporary)
+            return
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as file:
             for name in ("obs", "var", "obsm", "uns"):

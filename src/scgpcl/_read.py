@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from scgpcl._files import InputError, is_large
+from scgpcl._files import InputError, is_zarr, read_on_disk
 from scgpcl._files import read as read_h5ad
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ def read_files(
 
 
 def read_large(path: Path) -> Found | None:
-    """Return the cells of an h5ad file with many counts in ``X``, which stay on disk, or None for any other file."""
-    if not is_large(path):
+    """Return the cells of a file or zarr store with many counts in ``X``, which stay on disk, or None for any other."""
+    adata = read_on_disk(path)
+    if adata is None:
         return None
-    adata = _with_unique_names(read_h5ad(path, backed=True), path.name)
-    counts = find_counts(adata)
+    counts = find_counts(_with_unique_names(adata, path.name))
     if counts.layer is not None or counts.adata is not adata:
-        adata.file.close()
+        if adata.isbacked:
+            adata.file.close()
         return None
     logger.info("Left %d cells and %d genes on disk. %s", adata.n_obs, adata.n_vars, counts.said)
     return Found(adata, counts, None)
@@ -180,7 +181,7 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
         yield _name(path.parent, match[1]), _read_mtx(path)
     elif path.is_file():
         yield path.name.split(".")[0], _read_file(path, genes=genes)
-    elif any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs")):
+    elif is_zarr(path):
         yield path.name.split(".")[0], _read_zarr(path)
     else:
         files = sorted(file for file in path.glob("**/*matrix.mtx*") if MATRIX.match(file.name))

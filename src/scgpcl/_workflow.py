@@ -85,7 +85,7 @@ def cluster_file(
     Existing files are only overwritten if ``force`` is set, and only once the new ones are
     complete. The table includes marker genes if figures or a report are requested. If a path, the file or an option is
     invalid, an ``InputError`` is raised and nothing is written. If only the cells are written, large counts in ``X`` of
-    a single h5ad file stay on disk.
+    a single h5ad file or zarr store stay on disk.
     """
     check_output_path(output_path, input_paths)
     _check_levels(levels)
@@ -140,7 +140,8 @@ def cluster_file(
         write(whole, output_path)
     else:
         write_beside(whole, input_paths[0], output_path)
-        whole.file.close()
+        if whole.isbacked:
+            whole.file.close()
     files = [output_path]
     if model_path is not None:
         model.save(model_path, overwrite=True, safe=True)
