@@ -59,6 +59,33 @@ class Preset(StrEnum):
     paper = "paper"
 
 
+#: Options that several commands share.
+Inputs = Annotated[
+    list[Path], typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts.")
+]
+MaybeInputs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[IN...]",
+        readable=False,
+        help="Files or folders with raw counts; by default the cells that were saved with the model.",
+    ),
+]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")]
+Layer = Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")]
+Genes = Annotated[
+    Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
+MinConfidence = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -79,9 +106,9 @@ def main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results and figures.")] = Path("scgpcl_demo"),
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files of an earlier run.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Cluster 2638 bundled blood cells and compare the clusters with the published types."""
     with _command(), _shown_log("scgpcl", quiet=quiet):
@@ -94,25 +121,20 @@ def demo(
 
 @app.command()
 def cluster(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
+    inputs: Inputs,
+    output: Output,
     n_clusters: Annotated[str, typer.Option(metavar="auto|N", help="Number of clusters; auto estimates it.")] = "auto",
     levels: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Also write the clusters of these levels of the tree.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
-    genes: Annotated[
-        Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
-    ] = None,
+    layer: Layer = None,
+    raw: Raw = False,
+    genes: Genes = None,
     min_counts: Annotated[int | None, typer.Option(min=1, help="Leave out cells with fewer counts.")] = None,
     batch_key: Annotated[
         str | None, typer.Option(help="Column of obs with batches; by default, each of several inputs is a batch.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    seed: Seed = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures and marker genes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="REPORT.html", help="HTML page to write.")] = None,
     model: Annotated[
@@ -128,8 +150,8 @@ def cluster(
         typer.Option("--stability", help="Also report how stable clusters are when molecules or cells are left out."),
     ] = False,
     preset: Annotated[Preset, typer.Option(help="Configuration: default, or as published.")] = Preset.default,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Cluster the cells of a file and write them, with the results, to an h5ad file.
 
@@ -165,26 +187,19 @@ def cluster(
 
 @app.command(name="map")
 def map_cells(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="IN...", readable=False, help="One or more files or folders with raw counts."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")] = False,
-    genes: Annotated[
-        Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
-    ] = None,
+    model: ModelFolder,
+    inputs: Inputs,
+    output: Output,
+    layer: Layer = None,
+    raw: Raw = False,
+    genes: Genes = None,
     transform_batch: Annotated[str | None, typer.Option(help="Batch of the model to assign all cells to.")] = None,
     max_missing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
     ] = 0.2,
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    min_confidence: MinConfidence = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Label the cells of a file with a saved model and write them, with the results, to an h5ad file.
 
@@ -213,27 +228,18 @@ def map_cells(
 
 @app.command()
 def cut(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[IN...]",
-            readable=False,
-            help="Files or folders with raw counts; by default the cells that were saved with the model.",
-        ),
-    ] = None,
+    model: ModelFolder,
+    output: Output,
+    inputs: MaybeInputs = None,
     n_clusters: Annotated[int | None, typer.Option("--n-clusters", "--n", help="Number of clusters.")] = None,
     support: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Make every split with at least this support, instead of giving a number."),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    layer: Layer = None,
+    min_confidence: MinConfidence = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Use a saved model to label cells with another number of clusters, without training, and write an h5ad file.
 
@@ -260,24 +266,15 @@ def cut(
 
 @app.command()
 def subcluster(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    model: ModelFolder,
     cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Name of the cluster to divide.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="File to write.")],
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[IN...]",
-            readable=False,
-            help="Files or folders with raw counts; by default the cells that were saved with the model.",
-        ),
-    ] = None,
+    output: Output,
+    inputs: MaybeInputs = None,
     n: Annotated[int | None, typer.Option(help="Number of parts; estimated by default.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; detected by default.")] = None,
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    layer: Layer = None,
+    min_confidence: MinConfidence = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Divide one cluster of a saved model using genes chosen from its cells, and write the cells to an h5ad file.
 
