@@ -174,9 +174,9 @@ def _read_zarr_on_disk(path: Path) -> ad.AnnData | None:
         import zarr
 
         store = zarr.open_group(path, mode="r")
-        if "raw" in store or not _has_many_counts(store):
+        if "raw/X" in store or not _has_many_counts(store):
             return None
-        parts = {name: ad.io.read_elem(store[name]) for name in store if name != "X"}
+        parts = {name: ad.io.read_elem(store[name]) for name in store if name not in ("X", "raw")}
         return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
     except (AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError):
         return None  # `scgpcl._read` reports what is wrong with it
