@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -15,9 +16,10 @@ from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import check, listed
-from scgpcl.model._annotate import cluster_names
+from scgpcl.model._annotate import Assigned, cluster_names
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
+from scgpcl.model._partition import shared_out
 from scgpcl.model._reference import MAX_MISSING, as_index
 from scgpcl.model._subclusters import Widened
 from scgpcl.train import cluster_distance
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from sparse import GCXS
 
+    from scgpcl.cluster import Grown
     from scgpcl.data import BipartiteBatch
-    from scgpcl.model._annotate import Assigned
     from scgpcl.model._new_batches import NewBatch
     from scgpcl.model._reference import Reference
     from scgpcl.model._subclusters import Subclusters
@@ -41,16 +43,23 @@ ENCODE_BATCH = 2048
 DECODE_BATCH = 512
 
 
+def missing_share(batch: BipartiteBatch) -> float:
+    """Return the fraction of the genes that were not measured in the cells of a batch."""
+    return 0.0 if batch.measured is None else 1.0 - int(batch.measured.sum()) / len(batch.measured)
+
+
 class Encoded(NamedTuple):
     """Encoded cells.
 
-    Contains the latent vectors (n_cells, n_latent), the cell names, and the probabilities of the parts of each
-    sub-divided cluster.
+    Contains the latent vectors (n_cells, n_latent), the cell names, the sub-divided clusters with the probabilities of
+    their parts (n_cells, n_parts), and the fraction of the model's genes that are missing in the cells.
     """
 
     z: np.ndarray
     cells: pd.Index
+    parts: Sequence[Subclusters]
     shares: list[np.ndarray]
+    missing: float
 
 
 class Getters:
@@ -61,13 +70,15 @@ class Getters:
     seed_: int
     cluster_names_: np.ndarray | None
     statistics_: dict[str, np.ndarray] | None
+    level_: pd.DataFrame | None
     if TYPE_CHECKING:  # provided by the model itself
 
         @property
         def reference(self) -> Reference: ...
-        def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
-        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned: ...
-        def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]: ...
+        def _partition(self, level: int) -> pd.DataFrame | None: ...
+        def _grown(self) -> Grown: ...
+        def _leaf_probability(self, grown: Grown, z: np.ndarray, missing: float) -> np.ndarray: ...
+        def _parts(self, partition: pd.DataFrame) -> list[Subclusters]: ...
 
     @held()
     def get_latent_representation(
@@ -178,10 +189,9 @@ class Getters:
                 "Probabilities are given for every cell: leave one of the two out."
             )
             raise ValueError(msg)
-        partition = self._partition(level)
-        parts = self._parts(partition)
-        encoded = self._encode(adata, indices, transform_batch, dataloader, parts=parts, **values)
-        assigned = self._assign(encoded, partition, self._hidden_share(adata, dataloader, max_missing))
+        partition = self.level_ if level is None else self._partition(level)
+        encoded = self._encode(adata, indices, transform_batch, dataloader, partition=partition, **values)
+        assigned = self._assign(encoded, partition)
         if soft:
             return assigned.probability
         names = np.asarray(cluster_names(assigned, min_confidence), dtype=object)
@@ -513,19 +523,20 @@ class Getters:
         *,
         batch_size: int | None = None,
         max_missing: float = MAX_MISSING,
-        parts: Sequence[Subclusters] = (),
+        partition: pd.DataFrame | None = None,
     ) -> Encoded:
-        """Encode cells, and compute the probabilities of the parts of sub-divided clusters."""
+        """Encode cells, and compute the probabilities of the parts of clusters that a partition divides."""
         size = batch_size or ENCODE_BATCH
+        parts = [] if partition is None else self._parts(partition)
         empty: list[np.ndarray] = [np.empty((0, self.module.n_latent), dtype=np.float32)]
         empty += [np.empty((0, len(each.names))) for each in parts]
         if dataloader is not None:
-            wide = Widened.of(self.reference, parts)
-            batches = self._read(adata, indices, size, transform_batch, dataloader, reference=wide.reference)
-            divided = (wide.divided(batch) for batch in batches)
+            every = Widened.of(self.reference, parts)
+            batches = self._read(adata, indices, size, transform_batch, dataloader, reference=every.reference)
+            divided = (every.divided(batch) for batch in batches)
             found = [empty, *([self._represented(own).cpu().numpy(), *shares] for own, shares in divided)]
             z, *shares = (np.concatenate(each) for each in zip(*found, strict=True))
-            return Encoded(z, pd.RangeIndex(len(z)), shares)
+            return Encoded(z, pd.RangeIndex(len(z)), parts, shares, 0.0)
         reference = replace(self.reference, max_missing=max_missing)
         target = self._target(adata)
         own = target is self.adata
@@ -533,33 +544,43 @@ class Getters:
         names = [] if own or transform_batch is not None else reference.registered.new_batches(target)
         if names:
             reference, moments = with_new_batches(self.module, reference, self.statistics_, target, names)
-        wide = Widened.of(reference, parts)
-        chunks = wide.reference.read(target, indices, size, transform_batch, registered=own)
+        wide = Widened.of(reference, parts) if parts else None
+        chunks = (reference if wide is None else wide.reference).read(
+            target, indices, size, transform_batch, registered=own
+        )
         cells = target.obs_names[as_index(indices, target.obs_names)]
         z, *shares = (np.empty((len(cells), each.shape[1]), dtype=each.dtype) for each in empty)
-        stop = 0
-        with extended(self.module, moments):
+        stop, missing = 0, 0.0
+        with extended(self.module, moments) if moments else nullcontext():
             for chunk in chunks:
                 start, stop = stop, stop + len(chunk)
-                batch, found_shares = wide.divided(chunk.batch())
+                batch = chunk.batch()
+                if wide is not None:
+                    batch, found_shares = wide.divided(batch)
+                    for share, values in zip(shares, found_shares, strict=True):
+                        share[start:stop] = values
                 z[start:stop] = self._represented(batch).cpu().numpy()
-                for share, values in zip(shares, found_shares, strict=True):
-                    share[start:stop] = values
-        return Encoded(z, cells, shares)
+                missing = missing_share(batch)
+        return Encoded(z, cells, parts, shares, missing)
 
-    def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float:
-        """Return the fraction of the model's genes that are missing in the cells."""
-        if dataloader is not None:
-            return 0.0
-        match = replace(self.reference, max_missing=max_missing).match(self._target(adata).var_names)
-        return 0.0 if match.places is None else 1.0 - len(match.places) / match.n_genes
+    def _assign(self, encoded: Encoded, partition: pd.DataFrame | None) -> Assigned:
+        """Compute the cluster probabilities for a partition, and assign each cell to a cluster."""
+        z, cells, parts, shares, missing = encoded
+        if partition is None:
+            probability = self._probability(z, cells, missing)
+            return Assigned(probability, probability.to_numpy().argmax(1))
+        grown = self._grown()
+        tree = grown.tree
+        leaves = self._leaf_probability(grown, z, missing)
+        probability, codes = shared_out(tree, leaves, partition, parts, shares)
+        return Assigned(probability.set_axis(cells), codes)
 
     @torch.no_grad()
-    def _probability(self, z: np.ndarray, cells: pd.Index, hidden: float = 0.0) -> pd.DataFrame:
+    def _probability(self, z: np.ndarray, cells: pd.Index, missing: float) -> pd.DataFrame:
         q = self.module.probabilities(torch.from_numpy(z)).numpy()
-        if hidden > 0 and self.statistics_ is not None:
+        if missing > 0 and self.statistics_ is not None:
             grid, log = self.statistics_["hidden"], np.log(self.statistics_["temperatures"])
-            logits = np.log(np.maximum(q, np.finfo(q.dtype).tiny)) / np.exp(np.interp(hidden, grid, log))
+            logits = np.log(np.maximum(q, np.finfo(q.dtype).tiny)) / np.exp(np.interp(missing, grid, log))
             q = softmax(logits, axis=1).astype(q.dtype)
         return pd.DataFrame(q, index=cells, columns=self._cluster_names())
 

@@ -13,8 +13,7 @@ from scgpcl import _keys
 from scgpcl._process import held
 from scgpcl._rules import check, listed
 from scgpcl.cluster import Grown, Tree, merged_name
-from scgpcl.model._annotate import Assigned
-from scgpcl.model._partition import all_of, in_order, in_use, shared_out
+from scgpcl.model._partition import all_of, in_order, in_use
 from scgpcl.model._reference import MAX_MISSING
 from scgpcl.model._subclusters import Subclusters
 
@@ -52,8 +51,7 @@ class Levels:
         @property
         def reference(self) -> Reference: ...
         def _encode(self, *source: Any, **values: Any) -> Encoded: ...
-        def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float: ...
-        def _probability(self, z: np.ndarray, cells: pd.Index, hidden: float = 0.0) -> pd.DataFrame: ...
+        def _probability(self, z: np.ndarray, cells: pd.Index, missing: float) -> pd.DataFrame: ...
         def annotate(
             self,
             adata: AnnData | None = None,
@@ -323,10 +321,8 @@ class Levels:
     def _names_of_training(self, tree: Tree) -> list[str]:
         return [tree.names[node] for node in tree.clusters]
 
-    def _partition(self, level: int | None = None) -> pd.DataFrame | None:
-        """Return the partition at a level of the tree, or the current partition if no level is given."""
-        if level is None:
-            return self.level_
+    def _partition(self, level: int) -> pd.DataFrame | None:
+        """Return the partition at a level of the tree."""
         tree = self._grown().tree
         return self._of_nodes(tree, tree.level(self._known_level(level)))
 
@@ -354,31 +350,19 @@ class Levels:
             self.level_, self.subclusters_ = before
             raise
 
-    def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]:
+    def _parts(self, partition: pd.DataFrame) -> list[Subclusters]:
         """Return the sub-clusters used by a partition, if any.
 
         A sub-cluster that splits another is listed after it.
         """
-        if partition is None or self.subclusters_ is None:
+        if self.subclusters_ is None:
             return []
         states = (self.subclusters_[key] for key in sorted(self.subclusters_, key=int))
         return in_use([Subclusters.of(state) for state in states], partition["node"])
 
-    def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned:
-        """Compute the cluster probabilities for a partition, and assign each cell to a cluster."""
-        z, cells, shares = encoded
-        if partition is None:
-            probability = self._probability(z, cells, hidden)
-            return Assigned(probability, probability.to_numpy().argmax(1))
-        grown = self._grown()
-        tree = grown.tree
-        leaves = self._leaf_probability(grown, z, hidden)
-        probability, codes = shared_out(tree, leaves, partition, self._parts(partition), shares)
-        return Assigned(probability.set_axis(cells), codes)
-
-    def _leaf_probability(self, grown: Grown, z: np.ndarray, hidden: float) -> np.ndarray:
+    def _leaf_probability(self, grown: Grown, z: np.ndarray, missing: float) -> np.ndarray:
         """Compute the probabilities of the tree leaves, in order, float64, shape (n_cells, n_leaves)."""
-        q = torch.from_numpy(self._probability(z, pd.RangeIndex(len(z)), hidden).to_numpy())
+        q = torch.from_numpy(self._probability(z, pd.RangeIndex(len(z)), missing).to_numpy())
         out = grown.branches.probability(q, torch.from_numpy(z), self.module.alpha.item()).numpy()
         found = np.zeros((len(z), len(grown.tree.parent)))
         np.add.at(found.T, grown.nodes, out.T)
@@ -396,8 +380,8 @@ class Levels:
     ) -> tuple[np.ndarray, pd.Index]:
         """Return the tree leaf of each cell, shape (n_cells,), and the cell names."""
         values: dict[str, Any] = {"batch_size": batch_size, "max_missing": max_missing}
-        z, cells, _ = self._encode(adata, indices, transform_batch, None, **values)
-        return grown.tree.paths(self._leaf_probability(grown, z, self._hidden_share(adata, None, max_missing))), cells
+        found = self._encode(adata, indices, transform_batch, None, **values)
+        return grown.tree.paths(self._leaf_probability(grown, found.z, found.missing)), found.cells
 
     def _count_cells(self, z: np.ndarray) -> None:
         """Store the number of training cells in each node, given their latent vectors (n_cells, n_latent)."""

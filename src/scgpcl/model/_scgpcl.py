@@ -143,6 +143,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     file_format_: dict[str, Any] | None = None
     #: Fingerprint of the registered counts from the last time they were checked as a whole.
     _seen: str | None = None
+    #: Registry of scvi-tools, and what was read from it.
+    _registration: tuple[dict, Registration] | None = None
 
     def __init__(
         self,
@@ -379,12 +381,10 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         selected = self._make_reference().selected
         parameters = {name: value for name, value in self.init_params_["non_kwargs"].items() if value is not None}
         parameters |= {"n_clusters": self.n_clusters_, "seed": self.seed_, "version": version("scgpcl")}
-        partition = self._partition()
-        parts = self._parts(partition)
-        encoded = self._encode(adata, None, transform_batch, None, max_missing=max_missing, parts=parts)
+        encoded = self._encode(adata, None, transform_batch, None, max_missing=max_missing, partition=self.level_)
         if adata is self.adata:
             self._count_cells(encoded.z)
-        assigned = self._assign(encoded, partition, self._hidden_share(adata, None, max_missing))
+        assigned = self._assign(encoded, self.level_)
         annotate(
             adata,
             latent=encoded.z,
@@ -505,6 +505,11 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     @property
     def registration(self) -> Registration:
         """Where counts, size factors and batches are stored in an AnnData, and the names of the batches."""
+        if self._registration is None or self._registration[0] is not self.registry_:
+            self._registration = self.registry_, self._read_registry()
+        return self._registration[1]
+
+    def _read_registry(self) -> Registration:
         arguments = self.registry_["setup_args"]
         places = {name: arguments.get(name) for name in ("layer", "size_factor_key", "batch_key", "labels_key")}
         batches = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping

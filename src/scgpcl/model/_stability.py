@@ -15,8 +15,7 @@ from scgpcl._random import cpu_generator, derived_seed
 from scgpcl._rules import check
 from scgpcl.cluster import jaccard, kmeans
 from scgpcl.data import halves, thinned
-from scgpcl.model._getters import Encoded
-from scgpcl.model._reference import MAX_MISSING
+from scgpcl.model._getters import Encoded, missing_share
 from scgpcl.model._subclusters import Widened
 
 if TYPE_CHECKING:
@@ -42,10 +41,11 @@ class Stability:
 
     seed_: int
     adata: AnnData | None
+    level_: pd.DataFrame | None
 
     if TYPE_CHECKING:  # provided by the model itself
 
-        def _partition(self, level: int | None = None) -> pd.DataFrame | None: ...
+        def _partition(self, level: int) -> pd.DataFrame | None: ...
         def _target(self, adata: AnnData | None) -> AnnData: ...
         def _read(
             self, adata: AnnData | None, indices: Any, batch_size: int, *, reference: Reference | None = ...
@@ -53,9 +53,8 @@ class Stability:
         def _represented(self, batch: BipartiteBatch) -> torch.Tensor: ...
         @property
         def reference(self) -> Reference: ...
-        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None, hidden: float) -> Assigned: ...
-        def _parts(self, partition: pd.DataFrame | None) -> list[Subclusters]: ...
-        def _hidden_share(self, adata: AnnData | None, dataloader: Any, max_missing: float) -> float: ...
+        def _assign(self, encoded: Encoded, partition: pd.DataFrame | None) -> Assigned: ...
+        def _parts(self, partition: pd.DataFrame) -> list[Subclusters]: ...
 
     @held()
     @torch.no_grad()
@@ -122,11 +121,11 @@ class Stability:
         seed = self.seed_ if seed is None else seed
         n_draws, seed = check("get_cluster_stability", n_draws=n_draws, seed=seed).values()
         batch_size = check("get", batch_size=batch_size)["batch_size"]
-        partition = self._partition(level)
-        wide = Widened.of(self.reference, self._parts(partition))
+        partition = self.level_ if level is None else self._partition(level)
+        sub = [] if partition is None else self._parts(partition)
+        wide = Widened.of(self.reference, sub)
         batches = self._read(adata, None, batch_size or ENCODE_BATCH, reference=wide.reference)
         cells = self._target(adata).obs_names
-        hidden = self._hidden_share(adata, None, MAX_MISSING)
         generator = cpu_generator(seed, 50)
         whole_z: list[np.ndarray] = []
         parts: list[list[np.ndarray]] = [[] for _ in range(1 + 3 * n_draws)]
@@ -143,7 +142,7 @@ class Stability:
                 z = self._represented(narrow).cpu().numpy()
                 if each is batch:
                     whole_z.append(z)
-                assigned = self._assign(Encoded(z, own, shares), partition, hidden)
+                assigned = self._assign(Encoded(z, own, sub, shares, missing_share(narrow)), partition)
                 found.append(assigned.codes)
         names = assigned.probability.columns
         codes = [np.concatenate(found) for found in parts]
