@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from scgpcl import _keys
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+
+    from scgpcl.model._getters import Assigned
 
 
 class Names(NamedTuple):
@@ -30,34 +32,6 @@ def names(key_added: str) -> Names:
     return Names(*(part.replace(_keys.STEM, key_added, 1) for part in parts))
 
 
-class Assigned(NamedTuple):
-    """Cluster assignment of cells at one level.
-
-    Contains a table of assignment probabilities, shape (n_cells, n_clusters), and the column index of each cell's
-    cluster.
-    """
-
-    probability: pd.DataFrame
-    codes: np.ndarray
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Probability of the cluster to which each cell is assigned, shape (n_cells,)."""
-        return np.take_along_axis(self.probability.to_numpy(), self.codes[:, None], 1)[:, 0]
-
-
-def cluster_names(assigned: Assigned, min_confidence: float | None) -> pd.Categorical[str]:
-    """Return the cluster name of each cell.
-
-    Cells whose confidence is below ``min_confidence`` are named ``"unassigned"``, which is the last category.
-    """
-    codes, categories = assigned.codes, assigned.probability.columns
-    if min_confidence is not None:
-        codes = np.where(assigned.confidence < min_confidence, len(categories), codes).astype(np.int64)
-        categories = categories.append(pd.Index([_keys.UNASSIGNED]))
-    return pd.Categorical.from_codes(codes, categories=categories)
-
-
 def annotate(
     adata: AnnData,
     *,
@@ -71,7 +45,7 @@ def annotate(
 ) -> None:
     """Write all computed results to an AnnData at once; ``key_added`` is the stem of the keys."""
     key = names(key_added)
-    labels = cluster_names(assigned, min_confidence).remove_unused_categories()
+    labels = assigned.names(min_confidence).remove_unused_categories()
     if min_confidence is not None:
         parameters = {**parameters, "min_confidence": float(min_confidence)}
     # sizes keep their names as text keys, so that the table can be written to h5ad

@@ -16,7 +16,6 @@ from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import check, listed
-from scgpcl.model._annotate import Assigned, cluster_names
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
 from scgpcl.model._partition import shared_out
@@ -60,6 +59,33 @@ class Encoded(NamedTuple):
     parts: Sequence[Subclusters]
     shares: list[np.ndarray]
     missing: float
+
+
+class Assigned(NamedTuple):
+    """Cluster assignment of cells at one level.
+
+    Contains a table of assignment probabilities, shape (n_cells, n_clusters), and the column index of each cell's
+    cluster.
+    """
+
+    probability: pd.DataFrame
+    codes: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the cluster to which each cell is assigned, shape (n_cells,)."""
+        return np.take_along_axis(self.probability.to_numpy(), self.codes[:, None], 1)[:, 0]
+
+    def names(self, min_confidence: float | None) -> pd.Categorical[str]:
+        """Return the cluster name of each cell.
+
+        Cells whose confidence is below ``min_confidence`` are named ``"unassigned"``, which is the last category.
+        """
+        codes, categories = self.codes, self.probability.columns
+        if min_confidence is not None:
+            codes = np.where(self.confidence < min_confidence, len(categories), codes).astype(np.int64)
+            categories = categories.append(pd.Index([_keys.UNASSIGNED]))
+        return pd.Categorical.from_codes(codes, categories=categories)
 
 
 class Getters:
@@ -194,7 +220,7 @@ class Getters:
         assigned = self._assign(encoded, partition)
         if soft:
             return assigned.probability
-        names = np.asarray(cluster_names(assigned, min_confidence), dtype=object)
+        names = np.asarray(assigned.names(min_confidence), dtype=object)
         if max_novelty is not None:
             names[self._novelty(encoded.z) > max_novelty] = _keys.UNASSIGNED
         return names

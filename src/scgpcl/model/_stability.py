@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpcl.data import BipartiteBatch
-    from scgpcl.model._annotate import Assigned
+    from scgpcl.model._getters import Assigned
     from scgpcl.model._reference import Reference
     from scgpcl.model._subclusters import Subclusters
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpcl.cluster import Grown, Tree
-    from scgpcl.model._annotate import Assigned
-    from scgpcl.model._getters import Encoded
+    from scgpcl.model._getters import Assigned, Encoded
     from scgpcl.model._reference import Reference, Registration
     from scgpcl.model._subclusters import Subclusters
     from scgpcl.module import SCGPCLModule
