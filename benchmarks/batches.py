@@ -3,9 +3,9 @@
     python -m benchmarks.batches DATA_DIR --out batches.csv --seeds 0
 
 Beside the sets of the folder, ``half_shared`` is simulated: each of its two batches has six of eight types, four of which are in
-both. ``scgpcl-without`` is scgpcl without the batches. The other methods see the log counts (scVI and scANVI: the counts) of
+both. ``scgpcl-without`` is scgpcl without the batches and ``scgpcl-types`` scgpcl with the type of every cell. The other methods see the log counts (scVI and scANVI: the counts) of
 scanpy's 2000 ``seurat`` genes, chosen with ``batch_key``, and have default settings; their clusters are those of k-means with 20
-restarts at the number of types. scANVI is given the type of every cell; all others read types for scoring only. An interrupted
+restarts at the number of types. scANVI and ``scgpcl-types`` are given the type of every cell; all others read types for scoring only. An interrupted
 study resumes where it stopped; so that processes do not compete, it runs one method at a time. Needs ``pip install harmonypy
 concord-sc`` and the extra ``benchmark``.
 
@@ -141,11 +141,14 @@ def concord(adata: ad.AnnData, seed: int) -> Result:
     return adata.obsm["latent"], None
 
 
-def scgpcl(adata: ad.AnnData, seed: int, batch_key: str | None = "batch") -> Result:
+def scgpcl(
+    adata: ad.AnnData, seed: int, batch_key: str | None = "batch", labels_key: str | None = None
+) -> Result:
     """Latent vectors and clusters of this package."""
     n_types = adata.obs["cell_type"].nunique()
-    adata = ad.AnnData(adata.X.copy(), obs=adata.obs[["batch"]].copy(), var=adata.var)
-    SCGPCL.setup_anndata(adata, batch_key=batch_key)
+    columns = ["batch"] if labels_key is None else ["batch", labels_key]
+    adata = ad.AnnData(adata.X.copy(), obs=adata.obs[columns].copy(), var=adata.var)
+    SCGPCL.setup_anndata(adata, batch_key=batch_key, labels_key=labels_key)
     model = SCGPCL(adata, n_types, seed=seed)
     model.train(accelerator="cpu", enable_progress_bar=False)
     return model.get_latent_representation(), model.predict()
@@ -159,6 +162,7 @@ METHODS: dict[str, Callable[[ad.AnnData, int], Result]] = {
     "concord": concord,
     "scgpcl": scgpcl,
     "scgpcl-without": lambda adata, seed: scgpcl(adata, seed, batch_key=None),
+    "scgpcl-types": lambda adata, seed: scgpcl(adata, seed, labels_key="cell_type"),
 }
 
 

@@ -61,11 +61,12 @@ def sampled(n_cells: int, *, seed: int) -> np.ndarray:
 def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
     r"""Find the axes that best separate small groups of cells relative to the spread within groups.
 
-    This is linear discriminant analysis without labels. Cells are grouped by k-means into many small groups, most of
+    This is linear discriminant analysis that needs no labels. Cells are grouped by k-means into many small groups, most of
     which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
     Let :math:`W` be the covariance of the principal components within groups, shrunk towards its mean variance. The
     components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
-    Bar-Hillel et al. 2005, with groups instead of chunklets).
+    Bar-Hillel et al. 2005, with groups instead of chunklets). Cells with a label are grouped by label instead, so with
+    the labels of all cells this is ordinary linear discriminant analysis.
 
     If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
     Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
@@ -92,6 +93,9 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     scores -= scores.mean(0)
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     groups = fine_groups(scores[:, :N_GROUP_AXES])
+    if cells.label_index is not None:
+        label = cells.label_index[index]
+        groups = np.unique(np.where(label >= 0, groups.max() + 1 + label, groups), return_inverse=True)[1]
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
