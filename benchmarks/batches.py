@@ -19,6 +19,7 @@ concord-sc`` and the extra ``benchmark``.
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ SCORES = ["purity", "mixed", "ari", "bio", "batch", "total", "over", "lacking"]
 KEYS = ("dataset", "method", "seed")
 N_NEIGHBORS = 15
 LEAST_CELLS = 20
+#: The last scVI that was trained, by the data and the seed, since scANVI starts from the same model.
+TRAINED: dict[tuple[int, int], Any] = {}
 #: Vectors (n_cells, n) and, from methods that cluster, labels.
 Result = tuple[np.ndarray, np.ndarray | None]
 
@@ -70,6 +73,7 @@ def half_shared(seed: int = 0) -> ad.AnnData:
     return adata
 
 
+@lru_cache(maxsize=1)
 def read(data: Path, name: str) -> ad.AnnData:
     """Counts with types and batches of a set."""
     adata = half_shared() if name == SIMULATED else ad.read_h5ad(data / f"{name}.h5ad")
@@ -108,11 +112,16 @@ def scvi_model(adata: ad.AnnData, seed: int) -> Any:
     """A trained scVI."""
     import scvi
 
+    key = (id(adata), seed)
+    if key in TRAINED:
+        return TRAINED[key]
     scvi.settings.seed = seed
     adata = selected(adata)
     scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch", labels_key="cell_type")
     model = scvi.model.SCVI(adata)
     model.train(accelerator="cpu", enable_progress_bar=False)
+    TRAINED.clear()
+    TRAINED[key] = model
     return model
 
 
@@ -126,6 +135,7 @@ def scanvi(adata: ad.AnnData, seed: int) -> Result:
     import scvi
 
     model = scvi.model.SCANVI.from_scvi_model(scvi_model(adata, seed), "unlabelled")
+    scvi.settings.seed = seed
     model.train(accelerator="cpu", enable_progress_bar=False)
     return model.get_latent_representation(), None
 
@@ -141,9 +151,7 @@ def concord(adata: ad.AnnData, seed: int) -> Result:
     return adata.obsm["latent"], None
 
 
-def scgpcl(
-    adata: ad.AnnData, seed: int, batch_key: str | None = "batch", labels_key: str | None = None
-) -> Result:
+def scgpcl(adata: ad.AnnData, seed: int, batch_key: str | None = "batch", labels_key: str | None = None) -> Result:
     """Latent vectors and clusters of this package."""
     n_types = adata.obs["cell_type"].nunique()
     columns = ["batch"] if labels_key is None else ["batch", labels_key]
@@ -239,8 +247,8 @@ def main() -> None:
         (
             (name, method, seed)
             for seed in arguments.seeds
-            for method in arguments.methods
             for name in arguments.datasets
+            for method in arguments.methods
         ),
         lambda name, method, seed: study(arguments.data, name, method, seed),
         keys=KEYS,
