@@ -95,6 +95,32 @@ def test_axes_weaken_variation_within_groups(counts):
     assert shares[1] > shares[0] + 0.1
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
+    """With the labels of all cells, axes are the discriminants of scikit-learn; other cells stay in fine groups."""
+    rng = np.random.default_rng(4)
+    types = rng.integers(3, size=600)
+    rate = rng.gamma(2.0, 2.0, (3, 60))[types]
+    rate[:, :15] *= np.exp(rng.normal(size=(600, 1)))
+    x = sp.csr_matrix(rng.poisson(rate).astype(np.float32))
+    known = np.where(rng.random(600) < share, types, -1)
+    monkeypatch.setattr(_axes, "RIDGE", 0.0)
+    monkeypatch.setattr(_axes, "RIDGE_CELLS", 0)
+    features = fit_features(
+        x, size=np.ones(600), n_genes=60, flavor="discriminant", gene_scaling=1.0, label_index=known
+    )
+    axes = discriminant_axes(features.cells, features.moments, seed=0)
+    base = _axes.principal_axes(features.cells, features.moments, 59, seed=0)
+    scores = _axes.scores_along(features.cells, features.moments, base).astype(np.float64)
+    groups = np.where(known < 0, 3 + _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES]), known)
+    n_groups = len(np.unique(groups))
+    n_axes = min(n_groups - 1, _axes.N_AXES)
+    lda = LinearDiscriminantAnalysis(solver="eigen").fit(scores, groups)
+    wanted = np.linalg.qr((base.T @ lda.scalings_)[:, :n_axes])[0]
+    found = np.linalg.qr(axes[:n_axes].T)[0]
+    np.testing.assert_allclose(np.linalg.svd(found.T @ wanted)[1], 1.0, atol=1e-3)
+
+
 def test_axes_of_few_or_equal_cells(counts):
     x, _ = counts
     moments = Moments(np.zeros(N_GENES, dtype=np.float32), np.ones(N_GENES, dtype=np.float32))

@@ -94,8 +94,8 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     groups = fine_groups(scores[:, :N_GROUP_AXES])
     if cells.label_index is not None:
-        label = cells.label_index[index]
-        groups = np.unique(np.where(label >= 0, groups.max() + 1 + label, groups), return_inverse=True)[1]
+        types = cells.label_index[index]
+        groups = np.where(types >= 0, groups.max() + 1 + types, groups)
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
