@@ -95,15 +95,16 @@ def test_axes_weaken_variation_within_groups(counts):
     assert shares[1] > shares[0] + 0.1
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
 def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
-    """With the labels of all cells, axes are the discriminants of scikit-learn; other cells stay in fine groups."""
+    """Axes are the discriminants of scikit-learn, of types with many labelled cells and fine groups of other cells."""
     rng = np.random.default_rng(4)
     types = rng.integers(3, size=600)
     rate = rng.gamma(2.0, 2.0, (3, 60))[types]
     rate[:, :15] *= np.exp(rng.normal(size=(600, 1)))
     x = sp.csr_matrix(rng.poisson(rate).astype(np.float32))
     known = np.where(rng.random(600) < share, types, -1)
+    known[np.flatnonzero(known == 2)[_axes.GROUP_CELLS - 1 :]] = -1  # too few to be a group
     monkeypatch.setattr(_axes, "RIDGE", 0.0)
     monkeypatch.setattr(_axes, "RIDGE_CELLS", 0)
     features = fit_features(
@@ -112,7 +113,8 @@ def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
     axes = discriminant_axes(features.cells, features.moments, seed=0)
     base = _axes.principal_axes(features.cells, features.moments, 59, seed=0)
     scores = _axes.scores_along(features.cells, features.moments, base).astype(np.float64)
-    groups = np.where(known < 0, 3 + _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES]), known)
+    fine = _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES])
+    groups = np.where((known == 0) | (known == 1), known, 2 + fine)
     n_groups = len(np.unique(groups))
     n_axes = min(n_groups - 1, _axes.N_AXES)
     lda = LinearDiscriminantAnalysis(solver="eigen").fit(scores, groups)

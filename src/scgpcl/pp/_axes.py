@@ -28,7 +28,8 @@ N_AXES = 30
 #: principal axes used to group cells.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
-#: Average number of cells in a fine group, and the minimum number of groups.
+#: Average number of cells in a fine group, which is also the minimum number of labelled cells for a type to be a group,
+#: and the minimum number of groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
 #: number of cells is larger, it is used instead.
@@ -65,8 +66,8 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
     Let :math:`W` be the covariance of the principal components within groups, shrunk towards its mean variance. The
     components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
-    Bar-Hillel et al. 2005, with groups instead of chunklets). Cells with a label are grouped by label instead, so with
-    the labels of all cells this is ordinary linear discriminant analysis.
+    Bar-Hillel et al. 2005, with groups instead of chunklets). Types with at least ``GROUP_CELLS`` labelled cells replace
+    the groups of these cells, so with the labels of all cells this is ordinary linear discriminant analysis.
 
     If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
     Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
@@ -95,7 +96,8 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     groups = fine_groups(scores[:, :N_GROUP_AXES])
     if cells.label_index is not None:
         types = cells.label_index[index]
-        groups = np.where(types >= 0, groups.max() + 1 + types, groups)
+        known = (types >= 0) & (np.bincount(types + 1)[types + 1] >= GROUP_CELLS)
+        groups = np.where(known, groups.max() + 1 + types, groups)
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
