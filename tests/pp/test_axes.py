@@ -1,5 +1,6 @@
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -95,16 +96,15 @@ def test_axes_weaken_variation_within_groups(counts):
     assert shares[1] > shares[0] + 0.1
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.1, 0.0])
 def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
-    """Axes are the discriminants of scikit-learn, of types with many labelled cells and fine groups of other cells."""
+    """Axes are the discriminants of scikit-learn, of types if many cells are labelled and of fine groups of other cells."""
     rng = np.random.default_rng(4)
     types = rng.integers(3, size=600)
     rate = rng.gamma(2.0, 2.0, (3, 60))[types]
     rate[:, :15] *= np.exp(rng.normal(size=(600, 1)))
     x = sp.csr_matrix(rng.poisson(rate).astype(np.float32))
     known = np.where(rng.random(600) < share, types, -1)
-    known[np.flatnonzero(known == 2)[_axes.GROUP_CELLS - 1 :]] = -1  # too few to be a group
     monkeypatch.setattr(_axes, "RIDGE", 0.0)
     monkeypatch.setattr(_axes, "RIDGE_CELLS", 0)
     features = fit_features(
@@ -113,14 +113,20 @@ def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
     axes = discriminant_axes(features.cells, features.moments, seed=0)
     base = _axes.principal_axes(features.cells, features.moments, 59, seed=0)
     scores = _axes.scores_along(features.cells, features.moments, base).astype(np.float64)
-    fine = _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES])
-    groups = np.where((known == 0) | (known == 1), known, 2 + fine)
-    n_groups = len(np.unique(groups))
-    n_axes = min(n_groups - 1, _axes.N_AXES)
+    groups = 3 + _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES])
+    if share > 0.5:
+        groups = np.where(known >= 0, known, groups)
+    n_axes = min(len(np.unique(groups)) - 1, _axes.N_AXES)
+    assert len(axes) == (2 if share == 1.0 else _axes.N_AXES)
     lda = LinearDiscriminantAnalysis(solver="eigen").fit(scores, groups)
     wanted = np.linalg.qr((base.T @ lda.scalings_)[:, :n_axes])[0]
     found = np.linalg.qr(axes[:n_axes].T)[0]
     np.testing.assert_allclose(np.linalg.svd(found.T @ wanted)[1], 1.0, atol=1e-3)
+    along = _axes.scores_along(features.cells, features.moments, axes)
+    means = pd.DataFrame(along).groupby(groups).transform("mean").to_numpy()
+    within = ((along - means) ** 2).mean(0)  # the same along every axis, but for the weights
+    wanted = np.where(np.arange(len(axes)) < 2, 1.0, 1.0 - np.mean(known >= 0)) if share > 0.5 else 1.0
+    np.testing.assert_allclose(within / within[0], wanted * np.ones(len(axes)), rtol=1e-3)
 
 
 def test_axes_of_few_or_equal_cells(counts):

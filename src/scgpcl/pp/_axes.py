@@ -28,8 +28,8 @@ N_AXES = 30
 #: principal axes used to group cells.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
-#: Average number of cells in a fine group, which is also the minimum number of labelled cells for a type to be a group,
-#: and the minimum number of groups.
+#: Average number of cells in a fine group, which is also the minimum average number of labelled cells for types to be
+#: groups, and the minimum number of groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
 #: number of cells is larger, it is used instead.
@@ -66,8 +66,11 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
     Let :math:`W` be the covariance of the principal components within groups, shrunk towards its mean variance. The
     components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
-    Bar-Hillel et al. 2005, with groups instead of chunklets). Types with at least ``GROUP_CELLS`` labelled cells replace
-    the groups of these cells, so with the labels of all cells this is ordinary linear discriminant analysis.
+    Bar-Hillel et al. 2005, with groups instead of chunklets).
+
+    If there are at least ``GROUP_CELLS`` labelled cells per type on average, types replace the groups of labelled cells.
+    K types differ along K - 1 axes, so the other axes only matter for unlabelled cells, and their variance is reduced
+    to the share of these cells. With the labels of all cells, this is ordinary linear discriminant analysis.
 
     If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
     Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
@@ -94,16 +97,24 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     scores -= scores.mean(0)
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     groups = fine_groups(scores[:, :N_GROUP_AXES])
+    n_types, share = 0, 0.0
     if cells.label_index is not None:
         types = cells.label_index[index]
-        known = (types >= 0) & (np.bincount(types + 1)[types + 1] >= GROUP_CELLS)
-        groups = np.where(known, groups.max() + 1 + types, groups)
+        known = types >= 0
+        n_types, share = len(np.unique(types[known])), float(known.mean())
+        if known.sum() >= GROUP_CELLS * n_types:
+            groups = np.where(known, groups.max() + 1 + types, groups)
+        else:
+            n_types = 0
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
             between = match_covariance(scores, scores @ found.T, cells.batch_index[index])
             found = whitened_axes(scores, groups, ridge, MATCH_WEIGHT * between)[:N_AXES]
     axes = found @ base
+    if n_types > 1:
+        axes[n_types - 1 :] *= np.sqrt(1.0 - share)
+        axes = axes[: n_types - 1] if share == 1.0 else axes
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
