@@ -14,7 +14,7 @@ from scgpcl.cluster import kmeans
 from scgpcl.data import BipartiteBatch, BipartiteSplitter, Cells, bipartite_batch
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import Neighborhood, _graph, clustering_loss, instance_loss, prototype_loss, target_distribution
-from scgpcl.train import ClusterPlan, PretrainPlan
+from scgpcl.train import ClusterPlan, DistillationPlan, PretrainPlan
 
 N_CELLS, N_GENES = 30, 20
 
@@ -101,6 +101,35 @@ def test_a_training_step_makes_nothing_elsewhere_and_does_not_wait(block, stage,
     assert elsewhere.made == []
     assert elsewhere.waited == []
     assert len(plan.step_losses) == 4 - stage  # instance, prototype and reconstruction, or clustering and the last
+
+
+#: Tensors of each plan that its checkpoints hold.
+HELD = {
+    PretrainPlan: ("prototypes", "prototype_labels", "named_prototypes"),
+    DistillationPlan: ("cells", "target", "latent", "accuracy"),
+    ClusterPlan: ("target",),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("plan", HELD)
+def test_tensors_of_a_checkpoint_are_restored_on_the_modules_device(plan, device):
+    module = SCGPCLModule(N_GENES, 3, n_hidden=8, n_latent=4, n_batch=0, dispersion="gene", use_graph=True)
+    arguments = {"seed": 0, **({"n_clusters": 3} if plan is PretrainPlan else {})}
+    saved, checkpoint = plan(module, **arguments), {}
+    for number, name in enumerate(HELD[plan]):
+        value = torch.full((number + 2,), float(number))
+        setattr(saved, name, [value, -value] if plan is PretrainPlan else value)
+    saved.on_save_checkpoint(checkpoint)
+    restored = plan(module.to(device), **arguments)
+    restored.on_load_checkpoint(checkpoint)
+    for name in HELD[plan]:
+        found, wanted = (getattr(each, name) for each in (restored, saved))
+        found, wanted = (value if isinstance(value, list) else [value] for value in (found, wanted))
+        assert {value.device.type for value in found} == {device}
+        assert [value.shape for value in found] == [value.shape for value in wanted]
+        if device == "cpu":
+            assert all(map(torch.equal, found, wanted))
 
 
 def tensors(batch) -> list[Tensor]:
