@@ -178,6 +178,20 @@ def test_stages_that_stopped_by_themselves_stay_stopped(cells, build, tmp_path, 
     same(again, whole)
 
 
+@pytest.mark.parametrize("scope", ["epoch", "batch"])
+@pytest.mark.parametrize("epoch", [0, 1, 2], ids=["before", "last of the warm-up", "after"])
+def test_either_kind_of_prototypes_goes_on_from_any_epoch(cells, build, tmp_path, scope, epoch):
+    plan = {"prototypes": scope, "warmup_epochs": 2, "projection": scope == "epoch"}
+    run = {**RUN, "pretrain_max_epochs": 4, "cluster_max_epochs": 0, "pretrain_plan_kwargs": plan}
+    whole, again = build(cells()), build(cells())
+    whole.train(**run)
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(RuntimeError):
+        build(cells()).train(**run, checkpoint=path, callbacks=[At(1, epoch + 1, fail)])
+    again.train(**run, resume_from=path)
+    same(again, whole)
+
+
 @pytest.mark.filterwarnings("ignore:No number of clusters")
 def test_an_estimated_number_and_the_published_optimiser_go_on(cells, build, tmp_path):
     plan = {"optimizer": "Adadelta", "lr": 1.0}
