@@ -26,10 +26,11 @@ from scgpcl.train import (
     PretrainPlan,
     Run,
     TargetUpdate,
+    _plans,
     _read_out,
     fit_stage,
 )
-from scgpcl.train._callbacks import PrototypeUpdate
+from scgpcl.train._callbacks import PrototypeUpdate, encode_all
 
 SEED = 7
 N_CELLS, N_GENES, N_LATENT, N_CLUSTERS = 60, 24, 6, 3
@@ -601,6 +602,23 @@ def test_distillation(setting, change):
     literal.p["centers"] = here.module.centers.detach().clone().requires_grad_()
     recorded = fitted(here, plan, [], 3)
     assert_steps(recorded, literal.steps(recorded), rtol=1e-4, atol=1e-5)
+
+
+def test_centres_that_explain_the_targets_stay(setting, monkeypatch):
+    """By default, nothing but the targets moves the centres, such as a decay towards the origin."""
+    monkeypatch.setattr(_plans, "thinned", lambda batch, share, generator: batch)
+    here = setting()
+    module = here.module
+    plan = DistillationPlan(module, seed=SEED, optimizer="Adadelta", lr=1.0)  # AdamW magnifies rounding errors
+    z = encode_all(module, here.splitter)
+    plan.cells, plan.latent = torch.arange(N_CELLS), module.represent(z, here.cells.size).detach()
+    plan.target = module.soft_assign(plan.latent).detach()
+    before = module.centers.detach().clone()
+    fitted(here, plan, [], 5)
+    torch.testing.assert_close(module.centers.detach(), before, rtol=1e-5, atol=1e-5)
+    plan.target = plan.target.roll(1, 0)  # others move them
+    fitted(here, plan, [], 1)
+    assert (module.centers - before).abs().min() > 1e-4
 
 
 # ---- the decoder alone
