@@ -52,10 +52,17 @@ def test_labels_are_the_nearest_centres(blobs):
     assert torch.equal(labels, found.labels)
 
 
-def test_sums_of_groups_equal_a_loop(blobs):
+class OfGPU(torch.Tensor):
+    """A tensor that passes for one on a GPU."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, OfGPU])
+def test_sums_of_groups_equal_a_loop(blobs, kind):
     label = torch.arange(len(blobs)) % 4
     total = torch.ones(5, blobs.shape[1], dtype=blobs.dtype)
-    _kmeans.add_rows(total, label, blobs)
+    _kmeans.add_rows(total, label, blobs.as_subclass(kind))
     torch.testing.assert_close(total - 1.0, torch.stack([blobs[label == group].sum(0) for group in range(5)]))
 
 
