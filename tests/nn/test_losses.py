@@ -99,6 +99,13 @@ def test_prototype_loss_equals_a_slow_loop():
     assert torch.autograd.gradcheck(lambda x: prototype_loss(x, prototypes, labels, tau=0.25), z)
 
 
+@pytest.mark.parametrize("n_labels", [1, 3])
+def test_prototypes_and_their_labels_are_as_many(n_labels):
+    prototypes, labels = [torch.randn(3, 4)] * 2, [torch.zeros(6, dtype=torch.int64)] * n_labels
+    with pytest.raises(ValueError, match="argument 2 is"):
+        prototype_loss(torch.randn(6, 2, 4), prototypes, labels, tau=0.25)
+
+
 def test_soft_assign_equals_a_slow_loop():
     z, centers = torch.randn(9, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
     wanted = np.zeros((9, 3))
