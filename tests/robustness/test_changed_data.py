@@ -111,6 +111,21 @@ def test_cells_that_are_asked_for_are_looked_at(model, refused, indices):
         model.predict(indices=[row, *indices])
 
 
+@pytest.mark.parametrize("layer", [None, "counts"])
+@pytest.mark.parametrize("change", ["normalised", "half a count in one cell", "negative in one cell"])
+def test_cells_that_are_left_are_looked_at_too(cells, build, refused, layer, change):
+    adata = cells()
+    adata.layers["counts"] = adata.X.copy()
+    model = build(adata, train={"pretrain_max_epochs": 0}, setup={"layer": layer})
+    adata._inplace_subset_obs(np.arange(adata.n_obs) % 3 > 0)
+    act, words = CHANGES[change]
+    act(adata)
+    if layer is not None:
+        adata.layers[layer], adata.X = adata.X, adata.layers[layer]
+    with refused(adata, ValueError, words, "adata.X" if layer is None else "adata.layers['counts']"):
+        model.predict()
+
+
 def test_the_named_registered_anndata_is_the_registered_one(model, refused):
     normalised(model.adata)
     with refused(model.adata, ValueError, "looks normalised"):
