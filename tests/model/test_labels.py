@@ -163,6 +163,23 @@ def test_accuracy_of_left_out_labels_needs_two_of_each_type(n_labels):
     np.testing.assert_equal(found.accuracy, np.nan if n_labels == 1 else 1.0)
 
 
+@pytest.mark.parametrize("n_new", [None, "given"])
+@pytest.mark.parametrize(("n_groups", "n_types"), [(2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 2)])
+def test_groups_that_no_label_reaches_are_new(n_groups, n_types, n_new):
+    """Far groups of different sizes, the first of which have labels."""
+    groups = torch.arange(n_groups).repeat_interleave(torch.tensor([50, 45, 40, 35])[:n_groups])
+    z = 8.0 * torch.eye(6)[groups] + torch.randn(len(groups), 6, generator=torch.Generator().manual_seed(0))
+    known = torch.where(groups < n_types, groups, -1)
+    known[torch.arange(len(groups)) % 5 > 0] = -1
+    wanted = n_groups - n_types
+    evidence = Evidence.of([z], n_groups, seed=0)
+    found = named_support(evidence, [z], known, n_types, n_groups, n_new=None if n_new is None else wanted)
+    assert found.n_new == wanted
+    assert torch.equal(found.support.argmax(1), groups)
+    torch.testing.assert_close(found.support.sum(1), torch.ones(len(groups)))
+    assert found.support.max(1).values.mean() > 0.9
+
+
 def test_memberships_count_shared_partitions():
     draws = [torch.randn(40, 5, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     evidence = Evidence.of(draws, 3, seed=0)
