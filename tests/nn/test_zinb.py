@@ -44,6 +44,21 @@ def test_value_and_gradient_equal_scvi(batch, gene_wise, slice_entries, monkeypa
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("slice_entries", [1, 70, 700, 1 << 19])
+def test_slices_hold_every_cell_once_and_fit_in_the_cache(batch, slice_entries, monkeypatch):
+    monkeypatch.setattr(_zinb, "SLICE_ENTRIES", slice_entries)
+    n_cells, n_views, n_out = batch.graph.n_cells, 2, 7
+    hidden, weight, bias = torch.zeros(n_cells, n_views, 3), torch.zeros(n_out, 3), torch.zeros(n_out)
+    slices = [part.cells for part in _zinb.output_slices(hidden, weight, bias, batch.graph)]
+    cells = [list(range(n_cells)[part]) for part in slices]
+    assert sum(cells, []) == list(range(n_cells))
+    size = {len(each) for each in cells[:-1]}
+    assert len(size) <= 1
+    for each in size:
+        assert each == 1 or each * n_views * n_out <= slice_entries < (each + 1) * n_views * n_out
+    assert _zinb.slice_size(hidden.to("meta"), n_out) == n_cells
+
+
 @pytest.mark.parametrize("gene_wise", [True, False])
 def test_gradcheck(counts, gene_wise):
     small = counts[:4, :6]
