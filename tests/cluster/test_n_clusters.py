@@ -39,7 +39,10 @@ def test_finds_more_groups_than_the_tree_of_a_model_has_leaves():
     z = 6.0 * np.eye(40).repeat(40, 0) + 0.3 * rng.normal(size=(1600, 40))
     drawn = lambda: (z + 0.3 * rng.normal(size=z.shape)).astype(np.float32)
     evidence = Evidence.of([torch.from_numpy(drawn()) for _ in range(4)], 2, seed=0)
-    assert estimate_n_clusters(evidence, [(drawn(), drawn())], false_splits=0.01, seed=0).n_clusters == 40
+    found = estimate_n_clusters(evidence, [(drawn(), drawn())], false_splits=0.01, seed=0)
+    assert found.n_clusters == 40
+    assert found.curve["holds"].sum() == 39
+    assert found.curve["holds"].iloc[-1]  # the curve ends where the splits that hold do
 
 
 def test_majority_alone_divides_one_group_and_the_test_does_not():
@@ -48,8 +51,9 @@ def test_majority_alone_divides_one_group_and_the_test_does_not():
     assert curve["holds"].tolist() == [True] + [False] * (len(curve) - 1)
 
 
-def test_curve_is_that_of_a_slow_walk_down_the_tree():
-    draws, halves = cells([120, 80, 60], distance=3.0)
+@pytest.mark.parametrize("sizes", [[120, 80, 60], [120, 80, 35, 25]])
+def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
+    draws, halves = cells(sizes, distance=3.0)
     evidence = Evidence.of(draws, 2, seed=0)
     found = estimate_n_clusters(evidence, halves, false_splits=0.01, seed=0)
     curve = found.curve
@@ -57,7 +61,7 @@ def test_curve_is_that_of_a_slow_walk_down_the_tree():
     assert curve["K"].tolist() == list(range(2, len(curve) + 2))
     assert curve["share"].is_monotonic_decreasing
     tree, own = grow(evidence, np.zeros(260, dtype=int), 1, 260 // 15)
-    rng, holds = np.random.default_rng(0), {}
+    rng, holds, main = np.random.default_rng(0), {}, []
     for row, node in zip(curve.itertuples(), tree.splits, strict=True):
         left, right = (own[child] for child in tree.children[node])
         apart = np.mean(
@@ -75,6 +79,12 @@ def test_curve_is_that_of_a_slow_walk_down_the_tree():
             wanted = False
         holds[node] = wanted
         assert row.holds == wanted
+        if tree.parent[node] < 0 or (wanted and min(len(left), len(right)) >= 0.2 * 260):
+            main.append((left, right))
+    assert len(found.main) == len(main) > 1
+    for sides, others in zip(found.main, main, strict=True):
+        for side, other in zip(sides, others, strict=True):
+            np.testing.assert_array_equal(side, other)
     assert found.n_clusters == 1 + sum(holds.values())
 
 
@@ -88,7 +98,10 @@ def test_splits_below_the_separation_do_not_hold():
 
 
 def test_no_split_holds_at_a_false_split_rate_of_zero():
-    assert estimated([100, 100], false_splits=0.0).n_clusters == 1
+    found = estimated([100, 100], false_splits=0.0)
+    assert found.n_clusters == 1
+    assert len(found.main) == 1  # the first, whether it holds or not
+    assert sorted(np.concatenate(found.main[0])) == list(range(200))
 
 
 def test_the_false_split_rate_is_that_of_all_splits_together(monkeypatch):
