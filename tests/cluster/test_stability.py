@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from scipy.stats import kstest
+from sklearn.cluster import KMeans
 
-from scgpcl.cluster import any_apart, jaccard, split_test
+from scgpcl.cluster import SplitTest, _stability, any_apart, jaccard, split_test
 
 
 def counted(centers, sizes, seed=0, noise=0.7):
@@ -34,8 +35,30 @@ def test_a_gap_is_found_on_molecules_set_aside():
     found = split_test(halves, np.flatnonzero(truth == 0), np.flatnonzero(truth == 1), rng=np.random.default_rng(0))
     assert found.separation > 1.5
     assert found.p_value < 1e-3
-    few = split_test(halves, np.arange(2), np.arange(2, 80), rng=np.random.default_rng(0))
-    assert few.p_value == 1.0
+
+
+def test_a_few_cells_on_either_side_are_no_group():
+    _, halves, _ = counted(4.0 * np.eye(5)[:2], (50, 30))
+    rng = np.random.default_rng(0)
+    for sides in ((np.arange(2), np.arange(2, 80)), (np.arange(2, 80), np.arange(2))):
+        assert split_test(halves, *sides, rng=rng) == SplitTest(1.0, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(50, 30), (20, 200), (200, 20)])
+def test_the_separation_of_two_groups_equals_a_literal_one(sizes):
+    """Groups of one half as in scikit-learn; along their means, the gap in the other half over the pooled deviation."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], sizes)
+    z = 6.0 * np.eye(4)[truth] + np.array([1.5, 0.5])[truth][:, None] * rng.normal(size=(len(truth), 4))
+    a, b = (z + 0.5 * rng.normal(size=z.shape) for _ in range(2))
+    start = np.stack([a[truth == group].mean(0) for group in (0, 1)])
+    found = KMeans(2, init=start, n_init=1, tol=0.0).fit(a)
+    along = b @ (found.cluster_centers_[1] - found.cluster_centers_[0])
+    groups = [along[found.labels_ == group] for group in (0, 1)]
+    within = np.concatenate([group - group.mean() for group in groups]).std()
+    wanted = np.log((groups[1].mean() - groups[0].mean()) / within)
+    assert 0.5 < wanted < 2.9  # within the bounds
+    assert _stability._log_separation(a, b, start) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("side", [None, 1, 3])
@@ -68,6 +91,22 @@ def test_a_split_that_two_means_miss_is_tested():
     whole, *halves = ((z - z.mean(0) + 0.3 * rng.normal(size=z.shape)).astype(np.float32) for _ in range(3))
     assert not any_apart(whole, tuple(halves), [], false_splits=0.01, seed=0)
     assert any_apart(whole, tuple(halves), [(np.arange(290), np.arange(290, 302))], false_splits=0.01, seed=0)
+
+
+def test_the_false_split_rate_is_shared_by_the_given_split_and_that_of_two_means(monkeypatch):
+    whole = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    given, seen = (np.arange(20), np.arange(20, 60)), []
+
+    def judged(halves, left, right, *, rng):
+        seen.append((left, right))
+        return SplitTest(3.0, 0.004)
+
+    monkeypatch.setattr(_stability, "split_test", judged)
+    for splits, wanted in (([], True), ([given], True), ([given] * 2, False)):
+        seen.clear()
+        assert any_apart(whole, (whole, whole), splits, false_splits=0.01, seed=0) == wanted
+        assert len(seen) == len(splits) + 1
+        np.testing.assert_array_equal(np.sort(np.concatenate(seen[-1])), np.arange(60))
 
 
 def test_equal_cells_are_one_group():
