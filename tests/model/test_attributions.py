@@ -40,6 +40,21 @@ def test_new_cells_with_missing_genes(adata, fit):
     assert (table.loc[lost, "contribution"] == 0).all()
 
 
+def test_cells_of_a_single_gene(adata, fit):
+    """A cell that expresses one gene of the model has one neighbour in the graph."""
+    model = fit(adata, n_top_genes=40)
+    query = adata[:60].copy()
+    x = query.X.toarray()
+    x[:, adata.var_names.isin(model.selected_genes_)] = 0.0
+    x[:, adata.var_names.get_loc(model.selected_genes_[0])] = 3.0
+    query.X = x
+    own = int(np.bincount(model.predict(query).astype(int)).argmax())
+    table = model.get_gene_attributions(str(own), None, query)
+    wanted, n_cells = slow_difference(model, query, own, int(table.attrs["neighbor"]))
+    assert table.attrs["n_cells"] == n_cells
+    assert table["contribution"].sum() + table.attrs["constant"] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_genes_that_differ_contribute_most(adata, fit):
     """The genes whose features differ most between a cluster and its neighbour are those that tell the two apart."""
     model = fit(adata, n_top_genes=40, train={"pretrain_max_epochs": 4})
