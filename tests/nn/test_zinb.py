@@ -115,6 +115,16 @@ def test_means_out_of_bounds_have_no_gradient(batch, gene_wise):
     assert gradient[2:n_genes].ne(0).all()
 
 
+def test_means_out_of_bounds_are_masked_only_if_there_are_any():
+    low, high = _zinb.LOG_MEAN_BOUNDS
+    mean = torch.linspace(low, high, 6).view(2, 3)
+    assert _zinb._inside(mean) is None
+    for value in (low - 0.1, high + 0.1):
+        other = mean.clone()
+        other[1, 0] = value
+        assert torch.equal(_zinb._inside(other), other != value)
+
+
 def test_bounds_of_mean_and_dispersion_are_the_published_ones():
     """Means from 1e-5 to 1e6 before the size factor, and a dispersion that stays above zero."""
     low, high = _zinb.LOG_MEAN_BOUNDS
