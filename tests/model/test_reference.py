@@ -69,6 +69,10 @@ def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, referen
         z = reference.get_latent_representation(query)
     as_b = reference.get_latent_representation(query, indices=np.arange(20), transform_batch="b")
     np.testing.assert_allclose(z[:20], as_b, atol=1e-6)
+    with pytest.warns(UserWarning, match=r"'new' \(1 cells, taken as of '[ab]'\)"):
+        alone = reference.get_latent_representation(query[:1].copy())
+    wanted = [reference.get_latent_representation(query[:1].copy(), transform_batch=batch) for batch in "ab"]
+    assert any(np.allclose(alone, each, atol=1e-6) for each in wanted)
 
 
 def test_a_query_of_a_new_batch_updates_as_of_a_known_one(simulated, reference):
