@@ -127,6 +127,16 @@ def test_pre_training_runs_all_epochs_unless_an_agreement_is_given(adata, fit):
     assert (stopped.history_[_keys.STAGE][_keys.STAGE] == 1).sum() == 2
 
 
+@pytest.mark.parametrize(("scope", "first"), [("epoch", 1), ("batch", 3)])
+def test_agreement_of_successive_epochs_is_logged_once_there_are_two(adata, fit, scope, first):
+    """Without prototypes of all cells, the first labels are those of the first epoch after the warm-up, as published."""
+    plan = {"prototypes": scope, "warmup_epochs": 2, "projection": scope == "epoch"}
+    model = fit(adata, train={"pretrain_max_epochs": 6, "cluster_max_epochs": 0, "pretrain_plan_kwargs": plan})
+    agreement = model.history_[_keys.LABEL_AGREEMENT][_keys.LABEL_AGREEMENT]
+    assert agreement.index.tolist() == list(range(first, 6))
+    assert agreement.between(-1, 1).all()
+
+
 def test_failure_in_stage_two_keeps_stage_one(adata, fit):
     import lightning.pytorch as pl
 
