@@ -137,6 +137,35 @@ def test_agreement_of_successive_epochs_is_logged_once_there_are_two(adata, fit,
     assert agreement.between(-1, 1).all()
 
 
+@BOTH
+def test_logged_change_is_that_of_the_labels(adata, fit, clustering):
+    import lightning.pytorch as pl
+
+    from scgpcl.train._callbacks import encode_all
+
+    labels = []
+
+    class Watch(pl.Callback):
+        def look(self, trainer, plan):
+            size = torch.from_numpy(trainer.datamodule.source.size_factor)
+            labels.append(plan.module.assign_all(encode_all(plan.module, trainer.datamodule), size).argmax(1))
+
+        def on_train_epoch_start(self, trainer, plan):
+            if plan.stage == 2 and not labels and clustering == "self_training":
+                self.look(trainer, plan)
+
+        def on_train_epoch_end(self, trainer, plan):
+            if plan.stage == 2:
+                self.look(trainer, plan)
+
+    lr = {"distillation": 3.0, "self_training": 0.1}[clustering]  # so large that labels do change
+    train = {"cluster_max_epochs": 5, "label_tol": 0.0, "clustering": clustering, "callbacks": [Watch()]}
+    model = fit(adata, train={**train, "cluster_plan_kwargs": {"lr": lr}})
+    wanted = [(new != old).float().mean().item() for old, new in zip(labels, labels[1:], strict=False)]
+    assert 0 < max(wanted) < 1
+    np.testing.assert_allclose(model.history_[_keys.LABEL_CHANGE][_keys.LABEL_CHANGE], wanted, rtol=1e-6)
+
+
 def test_failure_in_stage_two_keeps_stage_one(adata, fit):
     import lightning.pytorch as pl
 
