@@ -139,6 +139,11 @@ METHODS = {
         "['gene1']",
     ),
     "genes are positions": (lambda m, b, c: m.get_normalized_expression(gene_list=[1]), KeyError, "'1'", "n_top_genes"),
+    "unknown genes among others": (
+        lambda m, b, c: m.get_normalized_expression(gene_list=["x", *m.selected_genes_[:3], "y"]),
+        KeyError,
+        "found 'x', 'y'. ",
+    ),
     "unknown gene": (lambda m, b, c: m.get_normalized_expression(gene_list=["x"]), KeyError, "'x'", "selected_genes_"),
     "library size 0": (lambda m, b, c: m.get_normalized_expression(library_size=0), ValueError, "found 0"),
     "library size inf": (lambda m, b, c: m.get_normalized_expression(library_size=np.inf), ValueError, "found inf"),
