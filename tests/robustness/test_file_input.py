@@ -326,6 +326,15 @@ def test_saving_over_a_model_replaces_either_form_and_keeps_other_files(trained,
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("safe", [False, True])
+def test_folders_above_that_of_a_model_are_made(trained, tmp_path, safe):
+    for name in ("one", "two"):  # the second of which needs one folder more
+        folder = tmp_path / "new" / name / "m"
+        trained.save(folder, safe=safe)
+        loaded = scgpcl.SCGPCL.load(folder, trained.adata, accelerator="cpu")
+        np.testing.assert_array_equal(loaded.predict(), trained.predict())
+
+
 def test_the_safe_form_runs_no_code(saved):
     """Reading it asks neither pickle nor eval; the pickle file is one that pickle alone can read."""
     import h5py
