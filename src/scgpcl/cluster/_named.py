@@ -66,7 +66,7 @@ def named_support(
     n_types
         Number of types.
     n_groups
-        Number of groups in which to search for new groups.
+        Number of groups in which to search for new groups. If ``n_new`` is given, it is that of all types and new groups.
     n_new
         Number of new groups. If ``None``, all groups that are hardly ever grouped with labelled cells are used.
     """
@@ -139,7 +139,7 @@ def _new_groups(
         return np.zeros(n_cells, dtype=np.int64), []
     types = np.stack([member[code == each].mean(0) for each in range(n_types)])
     least = max(2 - n_types, 0 if n_new is None else n_new)
-    first = max(n_groups, n_types) if n_new is None else n_types + n_new
+    first = max(n_groups, n_types)
     last = min(first + MORE_GROUPS, max(first + 1, n_cells // 2))
     best: tuple[float, np.ndarray, list[int]] | None = None
     for k in range(first, last):
