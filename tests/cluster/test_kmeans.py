@@ -24,10 +24,10 @@ def test_equals_scikit_learn_from_the_same_start(blobs):
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-8)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_stops_where_scikit_learn_does(blobs, scale):
-    """The tolerance is one of the mean variance of the columns, whatever the unit of the data."""
-    x = scale * blobs
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-3, 0.0), (1.0, 100.0)])
+def test_stops_where_scikit_learn_does(blobs, scale, shift):
+    """The tolerance is one of the mean variance of the columns, whatever their unit and means."""
+    x = scale * blobs + shift * torch.arange(8)
     init = x[:7].clone()
     for tol in (1e-4, 0.05):
         ours = kmeans(x, 7, init=init, tol=tol)
