@@ -2,9 +2,11 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 import scgpcl
@@ -60,6 +62,31 @@ def test_moments_of_a_new_batch_are_measured_on_its_cells(simulated, reference):
         np.testing.assert_array_equal(reference.predict(query, indices=[3, 1]), names[[3, 1]])
     with pytest.raises(ValueError, match="batches seen in training"):  # decoding needs a batch of the model
         reference.get_normalized_expression(query)
+
+
+def test_mean_features_and_links_of_clusters_are_those_of_dense_formulas(reference):
+    module, adata = reference.module, reference.adata
+    x = adata.to_df()[reference.selected_genes_].to_numpy(dtype=float)
+    size = adata.X.sum(1).A1[:, None] / reference.unit_size_
+    batch = (adata.obs["batch"] == "b").to_numpy().astype(int)
+    mean, std, share = (each.numpy()[batch] for each in (module.gene_mean, module.gene_std, module.link_share))
+    features = np.minimum((np.log1p(module.feature_scale.item() * x / size) - mean) / std, 10.0)
+    links = (x > 0) / np.maximum((x > 0).sum(1, keepdims=True), 1) - share
+    names = reference.predict()
+    for name, values in (("features", features), ("links", links)):
+        wanted = [values[names == cluster].mean(0) for cluster in reference.cluster_names_]
+        np.testing.assert_allclose(reference.statistics_[name], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_novelty_is_the_mahalanobis_distance_of_scipy(reference):
+    z = reference.get_latent_representation().astype(float)
+    label = reference.predict()
+    means = np.stack([z[label == cluster].mean(0) for cluster in reference.cluster_names_])
+    within = z - means[pd.Index(reference.cluster_names_).get_indexer(label)]
+    covariance = within.T @ within / (len(z) - 1)
+    covariance += 0.01 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    distance = cdist(z, means, "mahalanobis", VI=np.linalg.inv(covariance)).min(1)
+    np.testing.assert_allclose(reference.get_novelty(), distance / np.quantile(distance, 0.99), rtol=1e-4)
 
 
 def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, reference):
