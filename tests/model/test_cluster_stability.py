@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from sklearn.metrics import jaccard_score
+import torch
+from sklearn.metrics import adjusted_rand_score, jaccard_score
 
 import scgpcl
+from scgpcl.model import _stability
 
 INDICES = ["thinned", "halves", "subsampled"]
 
@@ -52,6 +54,16 @@ def test_types_hold_and_cuts_through_a_type_do_not(annotated):
     assert (inside["confused"] > types["confused"].max()).mean() > 0.5
     left = inside[inside["confused"] > 0.05]
     assert (left["neighbor"].str.split(".").str[0] == left.index.str.split(".").str[0]).mean() > 0.8
+
+
+def test_subsamples_hold_other_cells_each_time_and_no_cell_twice():
+    groups = torch.arange(4).repeat_interleave(25)
+    z = 9.0 * torch.eye(6)[groups] + torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    draws = _stability._subsampled(z, 4, 5, seed=0)
+    for rows, found in draws:
+        assert len(rows) == len(set(rows)) == round(_stability.CELLS * 100)
+        assert adjusted_rand_score(groups[rows], found) == 1.0
+    assert len({tuple(rows) for rows, _ in draws}) == 5
 
 
 def test_calls_agree_and_seeds_do_not(annotated):
