@@ -1,5 +1,7 @@
 """The tree over all numbers of clusters: names, levels, and what the partitions say."""
 
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from scgpcl.cluster import Evidence, Tree, grow, merged_name, name_order, part_names, support_of
 from scgpcl.cluster._branches import Branches
-from scgpcl.cluster._tree import _merges
+from scgpcl.cluster._tree import _merges, _overlap
 
 
 @pytest.fixture
@@ -142,9 +144,11 @@ def test_clusters_are_joined_by_average_linkage_as_in_scipy():
     np.testing.assert_allclose(merges, average(distance)[:, :3])
 
 
-def test_groups_of_cells_are_joined_by_the_mean_distance_of_their_cells():
+@pytest.mark.parametrize("n_empty", [0, 1, 2])
+def test_groups_of_cells_are_joined_by_the_mean_distance_of_their_cells(n_empty):
     apart = squareform(pdist(np.random.default_rng(0).normal(size=(30, 3))))
-    members = [np.arange(4), np.arange(4, 15), np.array([], dtype=int), np.arange(15, 16), np.arange(16, 30)]
+    members = [np.array([], dtype=int)] * n_empty
+    members += [np.arange(4), np.arange(4, 15), np.arange(15, 16), np.arange(16, 30)]
     left = dict(enumerate(members))
     for number, (i, j, distance) in enumerate(_merges(apart, members), len(members)):
         far = {
@@ -156,6 +160,17 @@ def test_groups_of_cells_are_joined_by_the_mean_distance_of_their_cells():
         assert distance == pytest.approx(min(far.values())) == far[i, j]
         left[number] = np.r_[left.pop(i), left.pop(j)]
     assert len(left) == 1
+
+
+def test_overlap_equals_a_slow_loop():
+    labels = torch.randint(3, (6, 20), generator=torch.Generator().manual_seed(0)).numpy()
+    apart = (labels[:, :, None] != labels[:, None]).mean(0)
+    left, right = range(8), range(8, 20)
+    together = lambda pairs: np.mean([[each[i] == each[j] for each in labels] for i, j in pairs])
+    within = [together(permutations(group, 2)) for group in (left, right)]
+    wanted = together(product(left, right)) / np.sqrt(within[0] * within[1])
+    assert _overlap(apart, np.array(left), np.array(right)) == pytest.approx(wanted)
+    assert _overlap(apart, np.array(left), np.array([8])) == 1.0  # no two cells of one side
 
 
 def test_support_equals_a_slow_loop():
