@@ -140,6 +140,7 @@ def test_confidence_falls_with_the_share_of_missing_genes(draw_counts, fit):
     adata.var_names = [f"gene{i}" for i in range(100)]
     model = fit(adata, n_clusters=N_TYPES, n_top_genes=60, train=LONGER)
     lost = np.random.default_rng(0).permutation(model.selected_genes_)
+    assert model.statistics_["temperatures"][-1] > 1.1 * model.statistics_["temperatures"][2]
     whole, confidence, right = model.predict(), [], []
     for n_lost in (0, 18, 30, 42, 54):
         query = adata[:, ~adata.var_names.isin(lost[:n_lost])].copy()
@@ -147,6 +148,12 @@ def test_confidence_falls_with_the_share_of_missing_genes(draw_counts, fit):
             with pytest.raises(ValueError, match="If so, pass a larger `max_missing`"):
                 model.predict(query)
         found = model.predict(query, soft=True, max_missing=0.95).to_numpy()
+        z = torch.from_numpy(model.get_latent_representation(query, max_missing=0.95))
+        step = (
+            model.statistics_["hidden"].tolist().index(n_lost / 60)
+        )  # the shares are those of the fitted temperatures
+        flat = model.module.probabilities(z).double().numpy() ** (1.0 / model.statistics_["temperatures"][step])
+        np.testing.assert_allclose(found, flat / flat.sum(1, keepdims=True), atol=1e-5)
         confidence.append(found.max(1).mean())
         right.append((found.argmax(1).astype(str) == whole).mean())
     assert (np.diff(confidence) < 0.01).all()  # some genes matter more than others
