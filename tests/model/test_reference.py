@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 import scgpcl
+from scgpcl.model import _new_batches
 
 N_TYPES = 4
 LONGER = {"pretrain_max_epochs": 6, "cluster_max_epochs": 3}
@@ -87,6 +88,34 @@ def test_novelty_is_the_mahalanobis_distance_of_scipy(reference):
     covariance += 0.01 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     distance = cdist(z, means, "mahalanobis", VI=np.linalg.inv(covariance)).min(1)
     np.testing.assert_allclose(reference.get_novelty(), distance / np.quantile(distance, 0.99), rtol=1e-4)
+
+
+def test_moments_of_a_new_batch_agree_with_the_clusters_that_its_cells_get(simulated, reference, monkeypatch):
+    """For that, the cells are encoded as of each known batch and then as of their own."""
+    x, _, _ = simulated
+    query = as_adata(x[300:] * np.rint(1.0 + np.random.default_rng(3).lognormal(0.0, 3.0, 100)), "c")
+    calls, codes, measured, represented = [], set(), _new_batches._measured, _new_batches._represented
+
+    def watched(module, parts, statistics, nearest):
+        calls.append((nearest, measured(module, parts, statistics, nearest)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(_new_batches, "_measured", watched)
+    monkeypatch.setattr(
+        _new_batches, "_represented", lambda *args: codes.update(args[1].batch_index) or represented(*args)
+    )
+    with pytest.warns(UserWarning, match="Moments are measured on the cells of 'c'"):
+        names = reference.predict(query)
+    ((nearest, found),) = calls
+    module, n_cells, n_prior = reference.module, query.n_obs, _new_batches.PRIOR_CELLS
+    share = np.array([(names == cluster).mean() for cluster in reference.cluster_names_])
+    counts = query.to_df()[reference.selected_genes_].to_numpy(dtype=float)
+    size = query.X.sum(1).A1[:, None] / reference.unit_size_
+    log = np.log1p(module.feature_scale.item() * counts / size)
+    prior, std = (each[nearest].numpy() for each in (module.gene_mean, module.gene_std))
+    own = log.mean(0) - std * (share @ reference.statistics_["features"])
+    np.testing.assert_allclose(found.mean, (n_cells * own + n_prior * prior) / (n_cells + n_prior), atol=1e-4)
+    assert codes == {0, 1, 2}
 
 
 def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, reference):
