@@ -52,6 +52,16 @@ def test_labels_are_the_nearest_centres(blobs):
     assert torch.equal(labels, found.labels)
 
 
+def test_nearest_centres_are_sought_block_by_block(blobs, monkeypatch):
+    whole, read, half_distance = nearest(blobs, blobs[:7]), [], _kmeans._half_distance
+    monkeypatch.setattr(_kmeans, "NEAREST_ROWS", 250)
+    monkeypatch.setattr(_kmeans, "_half_distance", lambda x, centers: read.append(len(x)) or half_distance(x, centers))
+    labels, squared = nearest(blobs, blobs[:7])
+    assert read == [250, 250, 100]
+    assert torch.equal(labels, whole[0])
+    torch.testing.assert_close(squared, whole[1])
+
+
 class OfGPU(torch.Tensor):
     """A tensor that passes for one on a GPU."""
 
