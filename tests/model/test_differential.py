@@ -155,7 +155,8 @@ def sampled(four_types, four_clusters):
     model = scgpcl.SCGPCL.load(four_clusters, adata, accelerator="cpu")
     model.annotate()
     adata.obs["sample"] = [f"p{i % 4}" for i in range(300)]
-    model.registry_["setup_args"]["batch_key"] = "sample"
+    arguments = model.registry_["setup_args"]
+    model.registry_ = {**model.registry_, "setup_args": {**arguments, "batch_key": "sample"}}
     return model
 
 
