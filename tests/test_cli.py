@@ -184,6 +184,7 @@ def test_many_counts_stay_on_disk_and_are_copied_as_they_are(run, stub, cells, t
     monkeypatch.setattr(
         _workflow.SCGPCL, "setup_anndata", staticmethod(lambda a, **kw: backed.append(on_disk(a)) or setup(a, **kw))
     )
+    monkeypatch.setattr(_files, "COPIED_VALUES", 1000)
     for output, many in zip(outputs, (cells.X.nnz, cells.X.nnz - 1), strict=True):
         monkeypatch.setattr(_files, "MANY_VALUES", many)
         assert run("cluster", path, "-o", output).exit_code == 0

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: The command line leaves sparse matrices with more values than this on disk (160 MB in memory).
 MANY_VALUES = 20_000_000
+#: Number of values of a matrix that are copied at a time from one file to another.
+COPIED_VALUES = 1 << 22
 
 
 class InputError(ValueError):
@@ -193,13 +195,27 @@ def write_beside(adata: ad.AnnData, source: Path, path: Path) -> None:
 
     with writing(path) as temporary:
         if not adata.isbacked:
-            adata.write_h5ad(temporary)
+            others = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
+            ad.AnnData(**{name: getattr(adata, name) for name in others}).write_h5ad(temporary)
+            with h5py.File(temporary, "r+") as file:
+                file.pop("X", None)
+                _copy_array_by_array(adata.X.group, file.create_group("X"))
             return
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as file:
             for name in ("obs", "var", "obsm", "uns"):
                 value = getattr(adata, name)
                 ad.io.write_elem(file, name, value if name in ("obs", "var") else dict(value))
+
+
+def _copy_array_by_array(source: Any, target: Any) -> None:
+    """Copy a sparse matrix from one store to another, with only ``COPIED_VALUES`` values in memory."""
+    target.attrs.update(source.attrs)
+    for name in ("data", "indices", "indptr"):
+        old = source[name]
+        new = target.create_dataset(name, shape=old.shape, dtype=old.dtype, chunks=True)
+        for start in range(0, old.shape[0], COPIED_VALUES):
+            new[start : start + COPIED_VALUES] = old[start : start + COPIED_VALUES]
 
 
 def write_text(text: str, path: Path) -> None:
