@@ -3,11 +3,11 @@
     python -m benchmarks.batches DATA_DIR --out batches.csv --seeds 0
 
 Beside the sets of the folder, ``half_shared`` is simulated: each of its two batches has six of eight types, four of which are in
-both. ``scgpcl-without`` is scgpcl without the batches and ``scgpcl-types`` scgpcl with the type of every cell. The other methods see the log counts (scVI and scANVI: the counts) of
+both. ``scgpcl-without`` is scgpcl without the batches. The other methods see the log counts (scVI and scANVI: the counts) of
 scanpy's 2000 ``seurat`` genes, chosen with ``batch_key``, and have default settings; their clusters are those of k-means with 20
-restarts at the number of types. scANVI and ``scgpcl-types`` are given the type of every cell; all others read types for scoring only. An interrupted
-study resumes where it stopped; so that processes do not compete, it runs one method at a time. Needs ``pip install harmonypy
-concord-sc`` and the extra ``benchmark``.
+restarts at the number of types. scANVI and ``scgpcl-types`` are given the type of every cell; all others read types for scoring
+only. An interrupted study resumes where it stopped; so that processes do not compete, it runs one method at a time. Needs ``pip
+install harmonypy concord-sc`` and the extra ``benchmark``.
 
 * ``purity``: share of a cell's 15 nearest neighbours that are of its type, mean over cells of a type and then over types;
   ``mixed``: share that are of another batch.
@@ -47,8 +47,8 @@ SCORES = ["purity", "mixed", "ari", "bio", "batch", "total", "over", "lacking"]
 KEYS = ("dataset", "method", "seed")
 N_NEIGHBORS = 15
 LEAST_CELLS = 20
-#: The last scVI that was trained, by the data and the seed, since scANVI starts from the same model.
-TRAINED: dict[tuple[int, int], Any] = {}
+#: Data, seed and model of the last scVI that was trained, from which scANVI starts.
+TRAINED: list[Any] = []
 #: Vectors (n_cells, n) and, from methods that cluster, labels.
 Result = tuple[np.ndarray, np.ndarray | None]
 
@@ -112,16 +112,14 @@ def scvi_model(adata: ad.AnnData, seed: int) -> Any:
     """A trained scVI."""
     import scvi
 
-    key = (id(adata), seed)
-    if key in TRAINED:
-        return TRAINED[key]
+    if TRAINED and TRAINED[0] is adata and TRAINED[1] == seed:
+        return TRAINED[2]
     scvi.settings.seed = seed
-    adata = selected(adata)
-    scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch", labels_key="cell_type")
-    model = scvi.model.SCVI(adata)
+    chosen = selected(adata)
+    scvi.model.SCVI.setup_anndata(chosen, layer="counts", batch_key="batch", labels_key="cell_type")
+    model = scvi.model.SCVI(chosen)
     model.train(accelerator="cpu", enable_progress_bar=False)
-    TRAINED.clear()
-    TRAINED[key] = model
+    TRAINED[:] = adata, seed, model
     return model
 
 

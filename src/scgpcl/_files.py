@@ -141,7 +141,7 @@ def read_on_disk(path: Path) -> ad.AnnData | None:
     """Read an h5ad file or zarr store whose ``X`` has many values, stored sparsely by cell, and leave ``X`` on disk.
 
     Returns ``None`` if ``X`` is stored in another way or has no more than ``MANY_VALUES`` values, or if a zarr store has
-    ``raw``.
+    ``raw`` or ``layers["counts"]``, which may hold the counts.
     """
     import h5py
 
@@ -176,7 +176,7 @@ def _read_zarr_on_disk(path: Path) -> ad.AnnData | None:
         import zarr
 
         store = zarr.open_group(path, mode="r")
-        if "raw/X" in store or not _has_many_counts(store):
+        if "raw/X" in store or "layers/counts" in store or not _has_many_counts(store):
             return None
         parts = {name: ad.io.read_elem(store[name]) for name in store if name not in ("X", "raw")}
         return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)

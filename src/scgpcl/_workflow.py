@@ -24,7 +24,7 @@ from scgpcl._read import read_files, read_large
 from scgpcl._report import _describe
 from scgpcl._report._page import title_of, write_page
 from scgpcl.model import SCGPCL
-from scgpcl.model._saving import DATA_NAME
+from scgpcl.model._saving import DATA_NAME, PICKLE_NAME, SAFE_NAME
 from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
 
@@ -82,10 +82,10 @@ def cluster_file(
 
     The options are the same as for ``scgpcl cluster``. ``figures`` is a folder, which is created if missing, and
     ``report`` is an HTML page. The model is saved to the folder ``model_path``, without pickle and without the cells.
-    Existing files are only overwritten if ``force`` is set, and only once the new ones are
-    complete. The table includes marker genes if figures or a report are requested. If a path, the file or an option is
-    invalid, an ``InputError`` is raised and nothing is written. If only the cells are written, large counts in ``X`` of
-    a single h5ad file or zarr store stay on disk.
+    Existing files are only overwritten if ``force`` is set, and only once the new ones are complete. The table includes
+    marker genes if figures or a report are requested. If a path, the file or an option is invalid, an ``InputError`` is
+    raised and nothing is written. If only the cells are written, large counts in ``X`` of a single h5ad file or zarr
+    store stay on disk.
     """
     check_output_path(output_path, input_paths)
     _check_levels(levels)
@@ -99,7 +99,7 @@ def cluster_file(
     written = [output_path, *([] if report is None else [report])]
     if model_path is not None:
         check_folder(model_path)
-        written += [model_path / "model.h5", model_path / "model.pt"]
+        written += [model_path / SAFE_NAME, model_path / PICKLE_NAME]
     check_free(
         written if figures is None else [*written, *(figures / name for name in _describe.FOLDER_FILES)], force=force
     )

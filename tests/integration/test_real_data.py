@@ -4,6 +4,7 @@ one of them training is shown to help."""
 import anndata as ad
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import scgpcl
@@ -109,3 +110,16 @@ def test_simulated_groups_are_found(data_dir):
     model = scgpcl.SCGPCL(adata, n_clusters=6)
     model.train(max_epochs=3, accelerator="cpu", enable_progress_bar=False)
     assert scgpcl.metrics.ari(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > 0.95
+
+
+def test_a_labelled_reference_notices_a_type_that_it_lacks(data_dir):
+    adata = ad.read_h5ad(data_dir / "tm_kidney_smartseq2.h5ad")
+    types = adata.obs["cell_type"].astype(str).to_numpy()
+    half = np.random.default_rng(0).random(adata.n_obs) < 0.5
+    lacking = max(types)
+    reference = adata[half & (types != lacking)].copy()
+    scgpcl.SCGPCL.setup_anndata(reference, labels_key="cell_type")
+    model = scgpcl.SCGPCL(reference, seed=0)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    novelty = model.get_novelty(adata[~half].copy())
+    assert roc_auc_score(types[~half] == lacking, novelty) > 0.8

@@ -117,16 +117,15 @@ def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
     if share > 0.5:
         groups = np.where(known >= 0, known, groups)
     n_axes = min(len(np.unique(groups)) - 1, _axes.N_AXES)
-    assert len(axes) == (2 if share == 1.0 else _axes.N_AXES)
+    assert len(axes) == _axes.N_AXES
     lda = LinearDiscriminantAnalysis(solver="eigen").fit(scores, groups)
     wanted = np.linalg.qr((base.T @ lda.scalings_)[:, :n_axes])[0]
     found = np.linalg.qr(axes[:n_axes].T)[0]
     np.testing.assert_allclose(np.linalg.svd(found.T @ wanted)[1], 1.0, atol=1e-3)
     along = _axes.scores_along(features.cells, features.moments, axes)
     means = pd.DataFrame(along).groupby(groups).transform("mean").to_numpy()
-    within = ((along - means) ** 2).mean(0)  # the same along every axis, but for the weights
-    wanted = np.where(np.arange(len(axes)) < 2, 1.0, 1.0 - np.mean(known >= 0)) if share > 0.5 else 1.0
-    np.testing.assert_allclose(within / within[0], wanted * np.ones(len(axes)), rtol=1e-3)
+    within = ((along - means) ** 2).mean(0)
+    np.testing.assert_allclose(within / within[0], 1.0, rtol=1e-3)
 
 
 def test_axes_of_few_or_equal_cells(counts):

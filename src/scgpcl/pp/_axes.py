@@ -62,15 +62,15 @@ def sampled(n_cells: int, *, seed: int) -> np.ndarray:
 def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
     r"""Find the axes that best separate small groups of cells relative to the spread within groups.
 
-    This is linear discriminant analysis that needs no labels. Cells are grouped by k-means into many small groups, most of
-    which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
+    This is linear discriminant analysis that needs no labels. Cells are grouped by k-means into many small groups, most
+    of which contain a single type. Variation within groups, such as depth or the cell cycle, should not separate cells.
     Let :math:`W` be the covariance of the principal components within groups, shrunk towards its mean variance. The
     components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
     Bar-Hillel et al. 2005, with groups instead of chunklets).
 
     If there are at least ``GROUP_CELLS`` labelled cells per type on average, types replace the groups of labelled cells.
-    K types differ along K - 1 axes, so the other axes only matter for unlabelled cells, and their variance is reduced
-    to the share of these cells. With the labels of all cells, this is ordinary linear discriminant analysis.
+    If all cells are labelled, the leading axes are those of ordinary linear discriminant analysis. The axes along which
+    types do not differ are kept, because new types may differ along them.
 
     If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
     Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
@@ -97,24 +97,17 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     scores -= scores.mean(0)
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     groups = fine_groups(scores[:, :N_GROUP_AXES])
-    n_types, share = 0, 0.0
     if cells.label_index is not None:
         types = cells.label_index[index]
         known = types >= 0
-        n_types, share = len(np.unique(types[known])), float(known.mean())
-        if known.sum() >= GROUP_CELLS * n_types:
+        if known.sum() >= GROUP_CELLS * len(np.unique(types[known])):
             groups = np.where(known, groups.max() + 1 + types, groups)
-        else:
-            n_types = 0
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
             between = match_covariance(scores, scores @ found.T, cells.batch_index[index])
             found = whitened_axes(scores, groups, ridge, MATCH_WEIGHT * between)[:N_AXES]
     axes = found @ base
-    if n_types > 1:
-        axes[n_types - 1 :] *= np.sqrt(1.0 - share)
-        axes = axes[: n_types - 1] if share == 1.0 else axes
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
