@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, silhouette_score
 
 import scgpcl
 from scgpcl import _keys
 from scgpcl.cluster import Evidence, named_support
+from scgpcl.pp import type_axes
 
 UNKNOWN = "Unknown"
 N_TYPES = 4
@@ -98,6 +99,38 @@ def test_all_labels_and_wrong_ones(truth, fit):
     true = truth.obs["type"].to_numpy()
     assert (right == true).mean() > 0.97
     assert (names == true).mean() > (right == true).mean() - 0.01
+
+
+def test_latent_vectors_separate_types_if_there_are_enough_labels(truth, fit, tmp_path):
+    """Vectors are reported along the axes of the types. Assignment and novelty depend on the vectors that are clustered."""
+    adata = labelled(truth, 50)
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    cells = model._prepare().batch()
+    clustered = model.module.represent(model.module.encode(cells), cells.size_factor).numpy()
+    types = adata.obs["label"].astype("category").cat.remove_categories(UNKNOWN).cat.codes.to_numpy()
+    z = model.get_latent_representation()
+    assert z.dtype == np.float32
+    np.testing.assert_allclose(z, clustered @ type_axes(clustered, types).T, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(adata.obsm[_keys.LATENT], z)
+    names = truth.obs["type"]
+    assert silhouette_score(z, names) > silhouette_score(clustered, names) + 0.1
+    model.save(tmp_path / "m")
+    again = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
+    np.testing.assert_array_equal(again.get_latent_representation(indices=np.arange(20)), z[:20])
+    probability, novelty = model.predict(soft=True), model.get_novelty()
+    del again.statistics_["type_axes"]
+    np.testing.assert_allclose(again.get_latent_representation(), clustered, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(again.predict(soft=True), probability)
+    np.testing.assert_array_equal(again.get_novelty(), novelty)
+    model.update(ad.AnnData(truth.X[:50].copy()), max_epochs=0, accelerator="cpu")
+    assert silhouette_score(model.get_latent_representation(), names) == pytest.approx(silhouette_score(z, names), abs=0.02)
+
+
+def test_few_labels_do_not_change_which_vectors_are_reported(truth, fit):
+    model = fit(labelled(truth, 39), setup=SETUP, n_clusters=N_TYPES)
+    cells = model._prepare().batch()
+    clustered = model.module.represent(model.module.encode(cells), cells.size_factor).numpy()
+    np.testing.assert_allclose(model.get_latent_representation(), clustered, rtol=1e-4, atol=1e-5)
 
 
 def test_resumed_training_is_bit_identical(truth, fit, tmp_path):

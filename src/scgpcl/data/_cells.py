@@ -338,11 +338,16 @@ def read_cells(
 
 
 def concatenated(parts: Sequence[Cells]) -> Cells:
-    """Concatenate the cells of all parts in memory, without labels.
+    """Concatenate the cells of all parts in memory.
 
-    Every part must have measured all genes.
+    Every part must have measured all genes. If only some parts have labels, the cells of the others are unlabelled.
     """
     counts = sp.vstack([part.rows(np.arange(len(part))) for part in parts], format="csr")
     known = [part.batch_index for part in parts if part.batch_index is not None]
     size_factor = np.concatenate([part.size_factor for part in parts])
-    return Cells(counts, size_factor, batch_index=np.concatenate(known) if known else None)
+    label_index = None
+    if any(part.label_index is not None for part in parts):
+        codes = [np.full(len(part), -1) if part.label_index is None else part.label_index for part in parts]
+        label_index = np.concatenate(codes)
+    batch_index = np.concatenate(known) if known else None
+    return Cells(counts, size_factor, batch_index=batch_index, label_index=label_index)

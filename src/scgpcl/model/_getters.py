@@ -156,7 +156,7 @@ class Getters:
             to the model.
         """
         values = check("get", batch_size=batch_size, max_missing=max_missing)
-        return self._encode(adata, indices, transform_batch, dataloader, **values).z
+        return self._reported(self._encode(adata, indices, transform_batch, dataloader, **values).z)
 
     @held()
     def predict(
@@ -620,8 +620,13 @@ class Getters:
         found = self.statistics_
         return cluster_distance(z, found["means"], found["precision"]) / float(found["reach"])
 
+    def _reported(self, z: np.ndarray) -> np.ndarray:
+        """Convert clustered latent vectors to those reported to the user, which separate labelled types."""
+        axes = None if self.statistics_ is None else self.statistics_.get("type_axes")
+        return z if axes is None else (z @ axes.T).astype(z.dtype)
+
     def _represented(self, batch: BipartiteBatch) -> torch.Tensor:
-        """Return the latent vectors that are clustered and reported to the user, shape (n_cells, n_latent)."""
+        """Return the latent vectors that are clustered, shape (n_cells, n_latent)."""
         z = self.module.encode(batch)
         return self.module.represent(z, batch.size_factor.to(z.device))
 

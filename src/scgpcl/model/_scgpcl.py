@@ -387,7 +387,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         assigned = self._assign(encoded, self.level_)
         annotate(
             adata,
-            latent=encoded.z,
+            latent=self._reported(encoded.z),
             assigned=assigned,
             selected=selected,
             parameters=parameters,

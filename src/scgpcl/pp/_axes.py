@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
 
@@ -34,6 +35,8 @@ GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
 #: number of cells is larger, it is used instead.
 RIDGE, RIDGE_CELLS = 0.1, 48
+#: Minimum weight of the variance along axes that do not separate labelled types.
+LEAST_WEIGHT = 0.1
 #: Weight of the differences between matched cells of two batches relative to the spread within groups, and number of
 #: rounds in which cells are matched along the axes found so far.
 MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
@@ -99,9 +102,8 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     groups = fine_groups(scores[:, :N_GROUP_AXES])
     if cells.label_index is not None:
         types = cells.label_index[index]
-        known = types >= 0
-        if known.sum() >= GROUP_CELLS * len(np.unique(types[known])):
-            groups = np.where(known, groups.max() + 1 + types, groups)
+        if enough_labels(types):
+            groups = np.where(types >= 0, groups.max() + 1 + types, groups)
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
@@ -111,6 +113,45 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
+def enough_labels(types: np.ndarray) -> bool:
+    """Return whether there are enough labelled cells per type; unlabelled cells have type -1."""
+    known = types[types >= 0]
+    return len(known) > 0 and len(known) >= GROUP_CELLS * len(np.unique(known))
+
+
+def type_axes(z: np.ndarray, types: np.ndarray) -> np.ndarray | None:
+    r"""Find axes along which latent vectors are reported, so that labelled types lie apart.
+
+    These are the linear discriminants of the types: the covariance within types, which is shrunk towards its mean
+    variance, is the identity along the axes. The means of K types differ only along the leading K - 1 axes. Unlabelled
+    cells and cells of new types may differ along the others, whose variance is multiplied by the share of unlabelled
+    cells, or by ``LEAST_WEIGHT`` if that is larger.
+
+    Parameters
+    ----------
+    z
+        Latent vectors, shape (n_cells, n).
+    types
+        Index of the type of each cell, or -1 for unlabelled cells, shape (n_cells,).
+
+    Returns
+    -------
+    Axes, shape (n, n), the leading axes first, or ``None`` if there are not enough labelled cells or only one type.
+    """
+    known = types >= 0
+    n_types = len(np.unique(types[known]))
+    if n_types < 2 or not enough_labels(types):
+        return None
+    scores, own = z[known].astype(np.float64), types[known]
+    scores -= scores.mean(0)
+    means = _group_means(scores, own)
+    within = (scores - means).T @ (scores - means) / len(scores)
+    within = (1.0 - RIDGE) * within + RIDGE * np.trace(within) / len(within) * np.eye(len(within))
+    axes = eigh(means.T @ means, within)[1].T[::-1].copy()
+    axes[n_types - 1 :] *= np.sqrt(max(1.0 - known.mean(), LEAST_WEIGHT))
+    return axes
+
+
 def whitened_axes(
     scores: np.ndarray, groups: np.ndarray, ridge: float, between: np.ndarray | None = None
 ) -> np.ndarray:
@@ -118,10 +159,7 @@ def whitened_axes(
 
     The covariance is regularised. If given, ``between`` (n, n) is added to it.
     """
-    n_groups = int(groups.max()) + 1
-    sums = np.zeros((n_groups, scores.shape[1]))
-    np.add.at(sums, groups, scores)
-    spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
+    spread = scores - _group_means(scores, groups)
     within = spread.T @ spread / len(scores)
     if between is not None:
         within += between
@@ -130,6 +168,13 @@ def whitened_axes(
     whitening = vector / np.sqrt(value)
     white = scores @ whitening
     return (whitening @ np.linalg.eigh(white.T @ white)[1][:, ::-1]).T
+
+
+def _group_means(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the mean scores of the group of each cell, shape (n_cells, n)."""
+    sums = np.zeros((int(groups.max()) + 1, scores.shape[1]))
+    np.add.at(sums, groups, scores)
+    return (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
 
 
 def fine_groups(scores: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from scgpcl.data import Cells
 from scgpcl.nn import fit_temperature
+from scgpcl.pp import type_axes
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteSplitter
@@ -36,7 +37,8 @@ def reference_statistics(module: SCGPCLModule, splitter: BipartiteSplitter, inde
     cluster, the inverse of their pooled covariance, and the Mahalanobis distance within which most cells lie.
     ``hidden`` and ``temperatures`` are shares of missing genes and the divisor of log probabilities for each share. If
     there are batches, ``features`` and ``links`` (n_clusters, n_genes) are the mean standardised features of the cells
-    in each cluster, and the mean gene proportions in their messages minus the proportions of their batches.
+    in each cluster, and the mean gene proportions in their messages minus the proportions of their batches. If there are
+    enough labels, ``type_axes`` (n_latent, n_latent) are the axes in which latent vectors are reported.
     """
     device = module.gene_mean.device
     parts = []
@@ -47,6 +49,9 @@ def reference_statistics(module: SCGPCLModule, splitter: BipartiteSplitter, inde
     k = len(module.centers) if module.centers is not None else 0
     found = _spread(z.double().numpy(), label, k)
     found |= _without_genes(module, splitter.source, index, label)
+    if splitter.source.label_index is not None:
+        axes = type_axes(z.numpy(), splitter.source.label_index[index])
+        found |= {} if axes is None else {"type_axes": axes}
     if splitter.source.batch_index is not None:
         found |= _cluster_features(module, splitter.source, index, label, k)
     return found
