@@ -4,7 +4,7 @@ one of them training is shown to help."""
 import anndata as ad
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, silhouette_samples, silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 import scgpcl
@@ -112,7 +112,7 @@ def test_simulated_groups_are_found(data_dir):
     assert scgpcl.metrics.ari(adata.obs["cell_type"], adata.obs["scgpcl_cluster"]) > 0.95
 
 
-def test_a_labelled_reference_notices_a_type_that_it_lacks(data_dir):
+def test_a_labelled_reference_separates_new_cells_and_notices_a_type_that_it_lacks(data_dir):
     adata = ad.read_h5ad(data_dir / "tm_kidney_smartseq2.h5ad")
     types = adata.obs["cell_type"].astype(str).to_numpy()
     half = np.random.default_rng(0).random(adata.n_obs) < 0.5
@@ -121,5 +121,11 @@ def test_a_labelled_reference_notices_a_type_that_it_lacks(data_dir):
     scgpcl.SCGPCL.setup_anndata(reference, labels_key="cell_type")
     model = scgpcl.SCGPCL(reference, seed=0)
     model.train(accelerator="cpu", enable_progress_bar=False)
-    novelty = model.get_novelty(adata[~half].copy())
-    assert roc_auc_score(types[~half] == lacking, novelty) > 0.8
+    query, own = adata[~half].copy(), types[~half]
+    assert roc_auc_score(own == lacking, model.get_novelty(query)) > 0.8
+    separated = model.get_latent_representation(query)
+    del model.statistics_["type_axes"]
+    clustered = model.get_latent_representation(query)
+    known = own != lacking
+    assert silhouette_score(separated[known], own[known]) > silhouette_score(clustered[known], own[known]) + 0.1
+    assert silhouette_samples(separated, own)[~known].mean() > silhouette_samples(clustered, own)[~known].mean()

@@ -123,7 +123,9 @@ def test_latent_vectors_separate_types_if_there_are_enough_labels(truth, fit, tm
     np.testing.assert_array_equal(again.predict(soft=True), probability)
     np.testing.assert_array_equal(again.get_novelty(), novelty)
     model.update(ad.AnnData(truth.X[:50].copy()), max_epochs=0, accelerator="cpu")
-    assert silhouette_score(model.get_latent_representation(), names) == pytest.approx(silhouette_score(z, names), abs=0.02)
+    assert silhouette_score(model.get_latent_representation(), names) == pytest.approx(
+        silhouette_score(z, names), abs=0.02
+    )
 
 
 def test_few_labels_do_not_change_which_vectors_are_reported(truth, fit):

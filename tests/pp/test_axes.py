@@ -77,14 +77,14 @@ def test_whitened_axes_span_the_discriminants_of_scikit_learn():
     np.testing.assert_allclose(within.T @ within / 400, np.eye(6), atol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "weight"), [(1.0, 0.1), (0.95, 0.1), (0.6, 0.4)])
-def test_type_axes_are_the_discriminants_of_scikit_learn(share, weight, monkeypatch):
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_type_axes_are_the_discriminants_of_scikit_learn(share, monkeypatch):
     """They differ from scikit-learn's if the covariance is shrunk, since the means are not shrunk with it."""
     rng = np.random.default_rng(5)
     types = np.repeat(np.arange(4), 100)
     z = rng.normal(size=(4, 6))[types] * 3 + rng.normal(size=(400, 6)) @ rng.normal(size=(6, 6)) + 5.0
     known = rng.permutation(400) < share * 400
-    codes, scale = np.where(known, types, -1), np.diag([1.0] * 3 + [weight] * 3)
+    codes, scale = np.where(known, types, -1), np.diag([1.0] * 3 + [_axes.OTHER_WEIGHT] * 3)
     within = LinearDiscriminantAnalysis(solver="eigen", shrinkage=_axes.RIDGE).fit(z[known], types[known]).covariance_
     axes = _axes.type_axes(z, codes)
     np.testing.assert_allclose(axes @ within @ axes.T, scale, atol=1e-9)

@@ -122,6 +122,10 @@ class Getters:
         Each cell is encoded on its own, using the gene states that were stored at the end of training. The result does
         not depend on the other cells or on their order, and repeated calls return identical arrays.
 
+        If there are at least 40 labelled cells per type on average (``labels_key`` in :meth:`setup_anndata`), the
+        vectors that are clustered are projected onto the linear discriminants of the types. The other directions are
+        kept, with less weight.
+
         Parameters
         ----------
         adata

@@ -35,8 +35,8 @@ GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
 #: number of cells is larger, it is used instead.
 RIDGE, RIDGE_CELLS = 0.1, 48
-#: Minimum weight of the variance along axes that do not separate labelled types.
-LEAST_WEIGHT = 0.1
+#: Weight of the variance along axes that do not separate labelled types, relative to the discriminants of these types.
+OTHER_WEIGHT = 0.1
 #: Weight of the differences between matched cells of two batches relative to the spread within groups, and number of
 #: rounds in which cells are matched along the axes found so far.
 MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
@@ -124,8 +124,7 @@ def type_axes(z: np.ndarray, types: np.ndarray) -> np.ndarray | None:
 
     These are the linear discriminants of the types: the covariance within types, which is shrunk towards its mean
     variance, is the identity along the axes. The means of K types differ only along the leading K - 1 axes. Unlabelled
-    cells and cells of new types may differ along the others, whose variance is multiplied by the share of unlabelled
-    cells, or by ``LEAST_WEIGHT`` if that is larger.
+    cells and cells of new types may differ along the others, which are kept with the weight ``OTHER_WEIGHT``.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def type_axes(z: np.ndarray, types: np.ndarray) -> np.ndarray | None:
     within = (scores - means).T @ (scores - means) / len(scores)
     within = (1.0 - RIDGE) * within + RIDGE * np.trace(within) / len(within) * np.eye(len(within))
     axes = eigh(means.T @ means, within)[1].T[::-1].copy()
-    axes[n_types - 1 :] *= np.sqrt(max(1.0 - known.mean(), LEAST_WEIGHT))
+    axes[n_types - 1 :] *= OTHER_WEIGHT**0.5
     return axes
 
 
