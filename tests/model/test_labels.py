@@ -9,8 +9,7 @@ from sklearn.metrics import f1_score, silhouette_score
 
 import scgpcl
 from scgpcl import _keys
-from scgpcl.cluster import Evidence, named_support
-from scgpcl.pp import type_axes
+from scgpcl.cluster import Evidence, named_support, type_axes
 
 UNKNOWN = "Unknown"
 N_TYPES = 4

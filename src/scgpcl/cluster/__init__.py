@@ -2,6 +2,7 @@
 
 from scgpcl.cluster._branches import Branches, calibrated, fit_branches
 from scgpcl.cluster._consensus import Evidence, targets
+from scgpcl.cluster._discriminants import enough_labels, type_axes
 from scgpcl.cluster._gap import gap
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import MAJORITY, NClusters, also_stable, estimate_n_clusters, runners_up

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
 
-from scgpcl.cluster import kmeans
+from scgpcl.cluster import enough_labels, kmeans
 from scgpcl.pp._matches import match_covariance
 
 if TYPE_CHECKING:
@@ -29,14 +28,11 @@ N_AXES = 30
 #: principal axes used to group cells.
 N_BASE_AXES, N_GROUP_AXES = 100, 30
 AXIS_CELLS, MIN_BASE_AXES = 5, 10
-#: Average number of cells in a fine group, which is also the minimum average number of labelled cells for types to be
-#: groups, and the minimum number of groups.
+#: Average number of cells in a fine group, and the minimum number of groups.
 GROUP_CELLS, MIN_GROUPS = 40, 6
 #: Share of the covariance within groups that is replaced by its mean variance. If the second number divided by the
 #: number of cells is larger, it is used instead.
 RIDGE, RIDGE_CELLS = 0.1, 48
-#: Weight of the variance along axes that do not separate labelled types, relative to the discriminants of these types.
-OTHER_WEIGHT = 0.1
 #: Weight of the differences between matched cells of two batches relative to the spread within groups, and number of
 #: rounds in which cells are matched along the axes found so far.
 MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
@@ -71,7 +67,7 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     components are multiplied by :math:`W^{-1/2}`, and their principal axes are computed (relevant component analysis,
     Bar-Hillel et al. 2005, with groups instead of chunklets).
 
-    If there are at least ``GROUP_CELLS`` labelled cells per type on average, types replace the groups of labelled cells.
+    If there are at least 40 labelled cells per type on average, types replace the groups of labelled cells.
     If all cells are labelled, the leading axes are those of ordinary linear discriminant analysis. The axes along which
     types do not differ are kept, because new types may differ along them.
 
@@ -113,44 +109,6 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)
 
 
-def enough_labels(types: np.ndarray) -> bool:
-    """Return whether there are enough labelled cells per type; unlabelled cells have type -1."""
-    known = types[types >= 0]
-    return len(known) > 0 and len(known) >= GROUP_CELLS * len(np.unique(known))
-
-
-def type_axes(z: np.ndarray, types: np.ndarray) -> np.ndarray | None:
-    r"""Find axes along which latent vectors are reported, so that labelled types lie apart.
-
-    These are the linear discriminants of the types: the covariance within types, which is shrunk towards its mean
-    variance, is the identity along the axes. The means of K types differ only along the leading K - 1 axes. Unlabelled
-    cells and cells of new types may differ along the others, which are kept with the weight ``OTHER_WEIGHT``.
-
-    Parameters
-    ----------
-    z
-        Latent vectors, shape (n_cells, n).
-    types
-        Index of the type of each cell, or -1 for unlabelled cells, shape (n_cells,).
-
-    Returns
-    -------
-    Axes, shape (n, n), the leading axes first, or ``None`` if there are not enough labelled cells or only one type.
-    """
-    known = types >= 0
-    n_types = len(np.unique(types[known]))
-    if n_types < 2 or not enough_labels(types):
-        return None
-    scores, own = z[known].astype(np.float64), types[known]
-    scores -= scores.mean(0)
-    means = _group_means(scores, own)
-    within = (scores - means).T @ (scores - means) / len(scores)
-    within = (1.0 - RIDGE) * within + RIDGE * np.trace(within) / len(within) * np.eye(len(within))
-    axes = eigh(means.T @ means, within)[1].T[::-1].copy()
-    axes[n_types - 1 :] *= OTHER_WEIGHT**0.5
-    return axes
-
-
 def whitened_axes(
     scores: np.ndarray, groups: np.ndarray, ridge: float, between: np.ndarray | None = None
 ) -> np.ndarray:
@@ -158,7 +116,10 @@ def whitened_axes(
 
     The covariance is regularised. If given, ``between`` (n, n) is added to it.
     """
-    spread = scores - _group_means(scores, groups)
+    n_groups = int(groups.max()) + 1
+    sums = np.zeros((n_groups, scores.shape[1]))
+    np.add.at(sums, groups, scores)
+    spread = scores - (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
     within = spread.T @ spread / len(scores)
     if between is not None:
         within += between
@@ -167,13 +128,6 @@ def whitened_axes(
     whitening = vector / np.sqrt(value)
     white = scores @ whitening
     return (whitening @ np.linalg.eigh(white.T @ white)[1][:, ::-1]).T
-
-
-def _group_means(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the mean scores of the group of each cell, shape (n_cells, n)."""
-    sums = np.zeros((int(groups.max()) + 1, scores.shape[1]))
-    np.add.at(sums, groups, scores)
-    return (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
 
 
 def fine_groups(scores: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scgpcl.cluster import type_axes
 from scgpcl.data import Cells
 from scgpcl.nn import fit_temperature
-from scgpcl.pp import type_axes
 
 if TYPE_CHECKING:
     from scgpcl.data import BipartiteSplitter
