@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scgpcl.nn import DepthCorrection
-from scgpcl.nn._depth import RIDGE
+from scgpcl.nn._assignment import DEPTH_RIDGE
 
 
 def generator(seed=0):
@@ -31,7 +31,7 @@ def test_fit_is_ridge_regression_of_whole_cells_on_thinned_ones(draws):
     z, size = (torch.cat(parts).double() for parts in zip(*found, strict=True))
     t = size.log().clamp(max=0.0)[:, None]
     x = torch.cat([t * z, t, t**2 * z, t**2], 1)
-    ridge = RIDGE * x.square().sum(0).mean()
+    ridge = DEPTH_RIDGE * x.square().sum(0).mean()
     rows = torch.cat([x, ridge.sqrt() * torch.eye(12, dtype=torch.float64)])
     wanted = torch.linalg.lstsq(rows, torch.cat([torch.cat([whole, whole]).double() - z, torch.zeros(12, 5)])).solution
     torch.testing.assert_close(depth.weight.double(), wanted, rtol=1e-4, atol=1e-6)

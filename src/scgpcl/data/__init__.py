@@ -16,7 +16,6 @@ from scgpcl.data._cells import (
 )
 from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data
-from scgpcl.data._loader import EvenBatchSampler, bipartite_loader
-from scgpcl.data._splitter import BipartiteSplitter
+from scgpcl.data._splitter import BipartiteSplitter, EvenBatchSampler, bipartite_loader
 
 __all__ = ["CollectionDataModule", "to_hetero_data"]

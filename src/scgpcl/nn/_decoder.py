@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scgpcl.nn._layers import NodeBatchNorm
+from scgpcl.nn._encoder import NodeBatchNorm
 from scgpcl.nn._zinb import LOG_MEAN_BOUNDS, fused_zinb_loss, inverse_dispersion
 
 if TYPE_CHECKING:
