@@ -3,14 +3,17 @@
     python -m benchmarks.peers worm_neuron.h5ad pbmc4k.h5ad --cells 30000 --out peers
 
 The methods are those of ``scgpcl benchmark``, which resumes where it stopped: ``scgpcl``, ``scvi-kmeans`` (default number of
-epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take) and ``pca-leiden`` (at the number of types). Files
-have counts in X and types in ``obs["cell_type"]``; ``--cells`` adds simulated cells.
+epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take), ``pca-leiden`` (at the number of types) and
+``concord`` (CONCORD with its defaults and $k$-means; needs ``pip install concord-sc``). Files have counts in X and types in
+``obs["cell_type"]``; ``--cells`` adds simulated cells.
 """
 
 import argparse
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks import batches
 
 from scgpcl.benchmark import Clustering, register, run
 from scgpcl.benchmark._tables import markdown
@@ -31,6 +34,13 @@ COLUMNS = {"train_seconds": "seconds", "peak_memory_mb": "memory, MB", "ari": "A
 @register("scvi-short")
 def scvi_short(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
     z = scvi_latent(adata, seed=seed, batch_key=batch_key, max_epochs=EPOCHS)
+    return Clustering(kmeans(z, n_clusters, seed=seed), z)
+
+
+@register("concord")
+def concord(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    adata.obs["batch"] = "all" if batch_key is None else adata.obs[batch_key]
+    z = batches.concord(adata, seed)[0]
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
 
 
