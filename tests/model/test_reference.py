@@ -1,5 +1,7 @@
 """A model as a reference: new batches, types that it lacks, and genes that were not measured."""
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 import scgpcl
 from scgpcl.model import _new_batches
+from scgpcl.model._attributions import gene_parts
 
 N_TYPES = 4
 LONGER = {"pretrain_max_epochs": 6, "cluster_max_epochs": 3}
@@ -116,6 +119,63 @@ def test_moments_of_a_new_batch_agree_with_the_clusters_that_its_cells_get(simul
     own = log.mean(0) - std * (share @ reference.statistics_["features"])
     np.testing.assert_allclose(found.mean, (n_cells * own + n_prior * prior) / (n_cells + n_prior), atol=1e-4)
     assert codes == {0, 1, 2}
+
+
+@pytest.mark.filterwarnings(MISSING)
+def test_messages_are_centred_over_the_measured_genes(simulated, reference):
+    """Encoded vectors of cells without some genes are those of a dense formula."""
+    x, factors, _ = simulated
+    lost = np.random.default_rng(0).permutation(reference.selected_genes_)[: len(reference.selected_genes_) // 2]
+    query = as_adata(x[300:] * factors[1], "b")
+    query = query[:, ~query.var_names.isin(lost)].copy()
+    batch = next(reference._read(query, None, 512, reference=replace(reference.reference, max_missing=0.9)))
+    module, encoder = reference.module, reference.module.encoder
+    measured = ~np.isin(reference.selected_genes_, lost)
+    counts = query.to_df().reindex(columns=reference.selected_genes_, fill_value=0.0).to_numpy(dtype=float)
+    mean, std, share = (
+        each[1].numpy().astype(float) for each in (module.gene_mean, module.gene_std, module.link_share)
+    )
+    log = np.log1p(module.feature_scale.item() * counts / batch.size_factor.numpy()[:, None])
+    features = np.minimum((log - mean) / std, 10.0) * measured
+    linked = (counts > 0) / np.maximum((counts > 0).sum(1, keepdims=True), 1)
+    links = linked - share * measured / share[measured].sum()
+    weight, message, shift = (
+        each.double().numpy() for each in (encoder.state_weight, encoder.state_message, encoder.state_shift)
+    )
+    wanted = features @ weight + links @ message + shift
+    np.testing.assert_allclose(module.encode(batch).numpy(), wanted, rtol=1e-3, atol=1e-3)
+    _, messages, _ = gene_parts(module, batch, torch.eye(module.n_latent, dtype=torch.float64)[0])
+    depth = module.depth(module.encode(batch), batch.size_factor)
+    length = module.represent(module.encode(batch), batch.size_factor).norm(dim=1) / depth.norm(dim=1)
+    at_full_depth = batch.size_factor >= 1.0  # deeper cells are not corrected
+    found = (messages / length.double().unsqueeze(1))[at_full_depth]
+    np.testing.assert_allclose(found.numpy(), (links * message[:, 0])[at_full_depth.numpy()], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings(MISSING)
+def test_links_of_a_new_batch_without_most_genes_refer_to_the_others(simulated, reference, monkeypatch):
+    x, factors, _ = simulated
+    calls, measured = [], _new_batches._measured
+    monkeypatch.setattr(
+        _new_batches, "_measured", lambda *args: calls.append((args[3], measured(*args))) or calls[-1][1]
+    )
+    query = as_adata(x[300:] * factors[2], "c")
+    lost = np.random.default_rng(0).permutation(reference.selected_genes_)[: 6 * len(reference.selected_genes_) // 10]
+    fewer = query[:, ~query.var_names.isin(lost)].copy()
+    with pytest.warns(UserWarning, match="A batch was not in training"):
+        names = reference.predict(fewer, max_missing=0.9)
+    ((nearest, found),) = calls
+    known, n, n_prior = ~np.isin(reference.selected_genes_, lost), query.n_obs, _new_batches.PRIOR_CELLS
+    counts = fewer.to_df().reindex(columns=reference.selected_genes_, fill_value=0.0).to_numpy(dtype=float)
+    seen = ((counts > 0) / (counts > 0).sum(1, keepdims=True)).mean(0)
+    prior = reference.module.link_share[nearest].numpy().astype(float)
+    share = np.array([(names == cluster).mean() for cluster in reference.cluster_names_])
+    typical, expected = (
+        each * known / each[known].sum() for each in (prior, prior + share @ reference.statistics_["links"])
+    )
+    wanted = (n * (seen - expected + typical) + n_prior * typical) / (n + n_prior)
+    np.testing.assert_allclose(found.share, wanted, atol=2e-4)
+    assert found.share.sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, reference):

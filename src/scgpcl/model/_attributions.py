@@ -54,5 +54,9 @@ def gene_parts(module: SCGPCLModule, batch: BipartiteBatch, direction: Tensor) -
     degree = graph.indptr.diff().double().clamp(min=1.0)
     share[rows, columns] = 1.0 / degree[rows]
     if features.links is not None:
-        share -= features.links.share.double()[features.links.batch]
+        typical = features.links.share.double()
+        if features.mask is not None:
+            typical = typical * features.mask[:, 0].double()
+            typical = typical / typical.sum(1, keepdim=True).clamp(min=1e-300)
+        share -= typical[features.links.batch]
     return expression, share * (u @ encoder.state_message.double().t()), rest

@@ -122,16 +122,20 @@ def _measured(module: SCGPCLModule, parts: list[Cells], statistics: Mapping[str,
     log.data = np.log1p(scale * log.data / np.repeat(size, np.diff(log.indptr)))
     n_cells = len(size)
     observed = [np.asarray(each.mean(0)).ravel() for each in (log, linked_shares(counts))]
+    # a cell without some genes is linked to the others alone, so shares refer to the measured genes
+    share_of = lambda shares: shares * measured / max(float((shares * measured).sum()), 1e-12)
+    before = [prior[0], share_of(prior[1])]
     found = NewBatch(*(each.astype(np.float32) for each in (prior[0], std, prior[1])))
     for _ in range(ROUNDS):
         with extended(module, [found]):
             code = module.gene_mean.shape[0] - 1
             labels = [module.probabilities(_represented(module, part.of_batch(code))).argmax(1) for part in parts]
         share = np.bincount(torch.cat(labels).numpy(), minlength=len(statistics["features"])) / n_cells
-        expected = (std * (share @ statistics["features"]), share @ statistics["links"])
+        links = share_of(prior[1] + share @ statistics["links"]) - before[1]
+        expected = (std * (share @ statistics["features"]), links)
         values = [
-            np.where(measured, (n_cells * (seen - gone) + PRIOR_CELLS * before) / (n_cells + PRIOR_CELLS), before)
-            for seen, gone, before in zip(observed, expected, prior, strict=True)
+            np.where(measured, (n_cells * (seen - gone) + PRIOR_CELLS * own) / (n_cells + PRIOR_CELLS), own)
+            for seen, gone, own in zip(observed, expected, before, strict=True)
         ]
         found = NewBatch(values[0].astype(np.float32), found.std, values[1].astype(np.float32))
     return found

@@ -186,7 +186,8 @@ class _Affine(NamedTuple):
         own = features.project(self.weight.t())[:, 0] + self.shift
         if self.message is None:
             return own
-        return receive(features.graph, self.message.unsqueeze(1), links=features.links)[:, 0] + own
+        # in inference, the mask contains the measured genes, which are all to which a cell can be linked
+        return receive(features.graph, self.message.unsqueeze(1), keep=features.mask, links=features.links)[:, 0] + own
 
 
 class BipartiteEncoder(nn.Module):
