@@ -42,6 +42,21 @@ def test_every_public_name_is_in_the_api_pages():
             thing = getattr(thing, word)  # what is listed exists
 
 
+def test_places_of_the_code_map_exist():
+    """Each file in the table of the page for contributors exists, and the objects named beside it are in it."""
+    section = (DOCS / "contributing.md").read_text().split("### Where to look")[1].split("\n\n")[1]
+    rows = [line.split("|")[2] for line in section.splitlines()[2:]]
+    assert len(rows) > 10
+    source = Path(scgpcl.__file__).parent
+    for row in rows:
+        names = re.findall(r"`([^`]+)`", row)
+        files = [name for name in names if name.endswith(".py")]
+        text = "".join((source / name).read_text() for name in files)
+        everything = text + (source / "module" / "_module.py").read_text()
+        for name in set(names) - set(files):
+            assert re.search(rf"(class|def) {name.split('.')[-1]}\b", everything), name
+
+
 @pytest.mark.parametrize("inventory", sorted((DOCS / "_inventories").glob("*.txt")), ids=lambda path: path.stem)
 def test_names_of_other_projects_exist(inventory):
     names = names_in(inventory)
