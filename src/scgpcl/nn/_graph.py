@@ -268,8 +268,8 @@ class StandardizedCounts(NamedTuple):
     offset
         Offset o, shape (n_genes,), or (n_batch, n_genes) if there are ``links``.
     mask
-        0/1 weight of each feature column in each view, shape (n_genes, n_views). If ``None``, a single view keeps all
-        columns.
+        0/1 weight of each feature column in each view, shape (n_genes, n_views): the features that a random view keeps,
+        or, in inference, the genes that were measured. If ``None``, a single view keeps all columns.
     links
         Batches of the cells, or ``None`` if there are none.
     """

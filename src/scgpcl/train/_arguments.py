@@ -42,7 +42,7 @@ def check_split(
     if early_stopping and (train_size is None or train_size >= 1.0):
         msg = (
             "Expected `train_size` below 1 with `early_stopping=True`, found no cells to validate on. "
-            "Pass `train_size=0.9`, or leave early stopping off: the stages stop when their labels have settled."
+            "Pass `train_size=0.9`, or leave early stopping off: clustering stops by itself when the labels have settled."
         )
         raise ValueError(msg)
     known = _names(DataSplitter.__init__) - {"self", "adata_manager", "kwargs", "train_size", "validation_size"}

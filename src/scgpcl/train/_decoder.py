@@ -64,7 +64,7 @@ class DecoderPlan(StagePlan):
             decoded_genes=decoded_genes,
         )
         trained = {id(parameter) for parameter in module.decoder.parameters()}
-        self.idle = [parameter for parameter in module.parameters() if id(parameter) not in trained]
+        self.frozen = [parameter for parameter in module.parameters() if id(parameter) not in trained]
         self.z = z
         self.batch_index = batch_index
         self.noise = noise * z.std(0)

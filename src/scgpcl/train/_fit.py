@@ -126,7 +126,7 @@ def fit_stage(
     module = plan.module
     early_stopping = where.trainer_kwargs.get("early_stopping", False)
     module.train()
-    frozen = [parameter for parameter in plan.idle if parameter.requires_grad]
+    frozen = [parameter for parameter in plan.frozen if parameter.requires_grad]
     for parameter in frozen:  # otherwise DDP would wait for their gradients
         parameter.requires_grad_(False)
     found: History | None = None

@@ -66,7 +66,7 @@ class StagePlan(pl.LightningModule):
         self.n_decoded = max(1, round(decoded_genes * module.n_genes))
         self._generator = cpu_generator(seed, self.stage)
         #: Parameters that receive no gradients in this stage.
-        self.idle = module.encoder.unused_parameters()
+        self.frozen = module.encoder.unused_parameters()
         self.step_losses: dict[str, Tensor] = {}
         self._logged: dict[str, tuple[Tensor, int]] = {}
 
@@ -256,9 +256,9 @@ class PretrainPlan(StagePlan):
         self.n_prototypes = multiples or list(n_prototypes)
         self.warmup_epochs = warmup_epochs
         self.neighborhood = neighborhood
-        self.idle += [] if module.centers is None else [module.centers]
+        self.frozen += [] if module.centers is None else [module.centers]
         if not projection or (lambda_instance == 0 and lambda_prototype == 0):
-            self.idle += module.projection.parameters()
+            self.frozen += module.projection.parameters()
         self.prototypes: list[Tensor] = []
         self.prototype_labels: list[Tensor] = []
         #: Prototypes of the types, in a separate list, and the type of each cell (-1 if it has no label), int64, shape
@@ -391,7 +391,7 @@ class DistillationPlan(StagePlan):
         self.alpha = alpha
         self.shrinkage = shrinkage
         self.depth = depth
-        self.idle = [parameter for name, parameter in module.named_parameters() if name != "centers"]
+        self.frozen = [parameter for name, parameter in module.named_parameters() if name != "centers"]
         #: Cells with a target, ascending, their targets (n_cells, n_clusters), and their latent vectors as used for
         #: clustering (n_cells, n_latent).
         self.cells = torch.empty(0, dtype=torch.int64)
@@ -492,7 +492,7 @@ class ClusterPlan(StagePlan):
         self.neighbor_keep = neighbor_keep
         self.feature_drop = feature_drop
         self.lambda_reconstruction = lambda_reconstruction
-        self.idle += list(module.projection.parameters())
+        self.frozen += list(module.projection.parameters())
         self.target = torch.empty(0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

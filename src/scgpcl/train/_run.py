@@ -192,7 +192,7 @@ class Run:
         elif max_epochs > 0:
             self.fit(plan, [TargetUpdate(self.splitter, tol=label_tol)], max_epochs)
         if max_epochs > 0 or self._resumed_at(plan) is not None:
-            sort = lambda: self._sort_centers(self._read_out.encode_all())
+            sort = lambda: self._sorted_centers(self._read_out.encode_all())
             self.module.set_centers(from_first(self.trainer, self.module, sort))
         if isinstance(plan, DistillationPlan):
             from_first(self.trainer, self.module, lambda: self._read_out.calibrate(float(plan.accuracy)))
@@ -262,7 +262,7 @@ class Run:
             self.module.set_centers(
                 kmeans(shrink_length(z, plan.shrinkage), k, n_init=PUBLISHED_KMEANS_INIT, seed=seed).centers
             )
-            return Placed(k, curve, self._sort_centers(z), None)
+            return Placed(k, curve, self._sorted_centers(z), None)
         if read_out.known is None:
             target, accuracy = targets(read_out.evidence(k).support(k).to(z.device)), np.nan
         else:
@@ -283,11 +283,9 @@ class Run:
         return reference_statistics(self.module, self.splitter, self._read_out.index)
 
     @torch.no_grad()
-    def _sort_centers(self, z: torch.Tensor) -> torch.Tensor:
-        """Sort the centres by number of cells, the largest first. Centres of labelled types keep their positions."""
+    def _sorted_centers(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the centres by number of cells, the largest first. Centres of labelled types keep their positions."""
         q = self.module.assign_all(z, torch.from_numpy(self.splitter.source.size_factor))
         sizes = torch.bincount(q.argmax(1), minlength=q.shape[1])
         sizes[: self._n_types] = len(z) + 1
-        centers = cast("torch.Tensor", self.module.centers)
-        self.module.set_centers(centers[sizes.argsort(descending=True, stable=True)])
-        return centers.detach()
+        return cast("torch.Tensor", self.module.centers)[sizes.argsort(descending=True, stable=True)]
