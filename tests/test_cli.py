@@ -533,8 +533,10 @@ def test_several_inputs_are_batches(run, stub, cells, tmp_path):
         part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
     result = run("cluster", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "-o", tmp_path / "out.h5ad", "--n-clusters", 3)
     assert result.exit_code == 0, result.output
-    assert stub.setup == {"layer": None, "batch_key": "batch"}
-    assert ad.read_h5ad(tmp_path / "out.h5ad").obs["batch"].value_counts().to_dict() == {"b": 200, "a": 100}
+    assert stub.setup == {"layer": None, "batch_key": "sample"}  # the files have another column called "batch"
+    obs = ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert obs["sample"].value_counts().to_dict() == {"b": 200, "a": 100}
+    assert obs["batch"].value_counts().to_dict() == {"a": 150, "b": 150}
     assert "Read 100 cells" in result.stderr
     assert "layers['counts']" in result.stderr
 
@@ -598,6 +600,10 @@ def test_a_saved_model_labels_other_cells(run, cells, saved, tmp_path):
     assert found.obs[_keys.CLUSTER].astype(str).tolist() == list(model.predict(cells[200:].copy()))
     assert _keys.LATENT in found.obsm
     np.testing.assert_array_equal(found.layers["raw"].toarray(), query.layers["raw"].toarray())
+    novel = model.get_novelty(cells[200:].copy()) > 0.5
+    result = run("map", saved, query_path, "-o", out, "--force", "--max-novelty", 0.5)
+    assert result.exit_code == 0, result.output
+    assert ((ad.read_h5ad(out).obs[_keys.CLUSTER] == "unassigned") == novel).all()
     before = out.read_bytes()
     for words, expected in (
         (("map", tmp_path / "none", query_path, "-o", out, "--force"), "saved model"),
@@ -608,6 +614,37 @@ def test_a_saved_model_labels_other_cells(run, cells, saved, tmp_path):
         assert result.exit_code == 2, words
         assert expected in result.output
         assert out.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:A batch was not in training")
+def test_files_that_do_not_name_their_batch_are_batches(run, cells, tmp_path):
+    """A file is the batch of its name, known or new, whether it is read alone or with others."""
+    reference = cells[:180].copy()
+    reference.obs["donor"] = np.repeat(["p1", "p2"], 90)
+    scgpcl.SCGPCL.setup_anndata(reference, layer="counts", batch_key="donor")
+    model = scgpcl.SCGPCL(reference, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(tmp_path / "model", save_anndata=True)
+    for name, part in (("p1", cells[:90]), ("p3", cells[180:])):
+        part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    named = cells[180:].copy()
+    named.obs["donor"] = "p3"
+    for words, wanted in (
+        (("map", tmp_path / "model", tmp_path / "p1.h5ad"), model.predict()[:90]),
+        (("map", tmp_path / "model", tmp_path / "p3.h5ad"), model.predict(named)),
+        (
+            ("map", tmp_path / "model", tmp_path / "p3.h5ad", "--transform-batch", "p2"),
+            model.predict(named, transform_batch="p2"),
+        ),
+        (("cut", tmp_path / "model", tmp_path / "p3.h5ad", "--n", 2), model.predict(named, level=2)),
+        (
+            ("map", tmp_path / "model", tmp_path / "p1.h5ad", tmp_path / "p3.h5ad"),
+            [*model.predict()[:90], *model.predict(named)],
+        ),
+    ):
+        result = run(*words, "-o", tmp_path / "out.h5ad", "--force")
+        assert result.exit_code == 0, result.output
+        assert ad.read_h5ad(tmp_path / "out.h5ad").obs[_keys.CLUSTER].astype(str).tolist() == list(wanted), words
 
 
 def test_a_saved_model_labels_cells_at_another_level(run, cells, saved, tmp_path):

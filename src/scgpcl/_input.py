@@ -175,8 +175,11 @@ def check_names(names: pd.Index, axis: str) -> None:
         raise ValueError(msg)
 
 
-def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
-    """Check that a key is a column of ``adata.obs``."""
+def check_obs_key(adata: AnnData, key: str | None, argument: str, *, missing: str | None = None) -> None:
+    """Check that a key is a column of ``adata.obs`` with a value for every cell.
+
+    ``missing`` says what to do about missing values, instead of filling them in.
+    """
     _check_key(key, argument)
     if key is None:
         return
@@ -188,9 +191,8 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str) -> None:
         raise KeyError(msg)
     n_missing = int(adata.obs[key].isna().sum())
     if n_missing:
-        msg = (
-            f"Expected a value for every cell in `adata.obs[{key!r}]`, found {n_missing} missing ones. "
-            f"Fill them in or drop these cells: `adata[adata.obs[{key!r}].notna()].copy()`."
+        msg = f"Expected a value for every cell in `adata.obs[{key!r}]`, found {n_missing} missing ones. " + (
+            missing or f"Fill them in or drop these cells: `adata[adata.obs[{key!r}].notna()].copy()`."
         )
         raise ValueError(msg)
 

@@ -65,7 +65,8 @@ def read(
     ----------
     path
         File or folder. If there are several inputs, or if a folder contains several samples, they are joined on their
-        common genes, and ``obs["batch"]`` contains the sample of each cell.
+        common genes, and ``obs["batch"]`` contains the sample of each cell, or ``obs["sample"]`` if files already have a
+        column ``"batch"``.
     layer
         Layer with the counts.
     raw
@@ -142,12 +143,18 @@ def read_files(
         logger.info("Read %d cells and %d genes of %s. %s", part.n_obs, counts.adata.n_vars, name, counts.said)
         part = with_counts_in_x(counts)
         parts[name] = ad.AnnData(part.X, obs=part.obs, var=part.var)
-    adata = ad.concat(parts, label=BATCH, index_unique="-", merge="same")
+    label = next(
+        (name for name in (BATCH, "sample", "file") if not any(name in part.obs for part in parts.values())), None
+    )
+    if label is None:
+        msg = "Expected files without one of the columns 'batch', 'sample' and 'file', found all three. Rename one of them."
+        raise InputError(msg)
+    adata = ad.concat(parts, label=label, index_unique="-", merge="same")
     if adata.n_vars == 0:
         msg = f"Expected samples that share genes, found none that all of {', '.join(parts)} have. Check their names."
         raise InputError(msg)
-    logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, BATCH)
-    return Found(adata, Counts(adata, None, ""), BATCH)
+    logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, label)
+    return Found(adata, Counts(adata, None, ""), label)
 
 
 def read_large(path: Path) -> Found | None:

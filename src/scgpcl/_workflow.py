@@ -183,6 +183,7 @@ def map_file(
     transform_batch: str | None = None,
     max_missing: float = 0.2,
     min_confidence: float | None = None,
+    max_novelty: float | None = None,
     force: bool = False,
 ) -> Result:
     """Label cells from files with a saved model and write them, with the results, to an h5ad file.
@@ -194,8 +195,10 @@ def map_file(
     check_free([output_path], force=force)
     model = _loaded(model_path)
     options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
-    options["min_confidence"] = min_confidence
+    options |= {"min_confidence": min_confidence, "max_novelty": max_novelty}
     found = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    if transform_batch is None:
+        _name_batches(found, model, input_paths)
     return _label(found, output_path, model, lambda query: model.annotate(query, **options))
 
 
@@ -257,7 +260,9 @@ def _model_and_cells(
     check_free([output_path], force=force)
     model = _loaded(model_path)
     if input_paths:
-        return model, read_files(input_paths, layer=layer)
+        found = read_files(input_paths, layer=layer)
+        _name_batches(found, model, input_paths)
+        return model, found
     if not own.exists():
         msg = (
             f"Expected files with cells, or a model that was saved with its own, found none in {model_path}. Pass the "
@@ -267,6 +272,16 @@ def _model_and_cells(
     found = read_files([own], layer=model.registration.layer if layer is None else layer)
     _forget_registration(found.adata)
     return model, found
+
+
+def _name_batches(found: Found, model: SCGPCL, input_paths: Sequence[Path]) -> None:
+    """If the files do not name the batches of a model that has them, treat each file as a batch."""
+    columns = model.registration.batch_columns
+    if len(columns) != 1 or columns[0] in found.adata.obs:
+        return
+    own = input_paths[0].stem if found.batch_key is None else found.adata.obs[found.batch_key]
+    for adata in (found.adata, found.counts.adata):
+        adata.obs[columns[0]] = own
 
 
 def _loaded(path: Path) -> SCGPCL:

@@ -32,7 +32,7 @@ app = typer.Typer(
 MAX_SEED = 2**32 - 1
 #: Python arguments that are also command-line options. Error messages that mention them are translated.
 OPTIONS = (
-    "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "min_confidence", "min_counts",
+    "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "max_novelty", "min_confidence", "min_counts",
     "n", "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
@@ -198,6 +198,9 @@ def map_cells(
         float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
     ] = 0.2,
     min_confidence: MinConfidence = None,
+    max_novelty: Annotated[
+        float | None, typer.Option(min=0, help="Label cells with a higher novelty as unassigned.")
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -220,6 +223,7 @@ def map_cells(
             transform_batch=transform_batch,
             max_missing=max_missing,
             min_confidence=min_confidence,
+            max_novelty=max_novelty,
             force=force,
         )
     if not quiet:

@@ -1,5 +1,8 @@
 """Labels of some cells: named prototypes, new clusters, and wrong labels."""
 
+import logging
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -87,9 +90,14 @@ def test_one_label_names_one_cluster(truth, fit, tmp_path):
         scgpcl.SCGPCL.load(tmp_path / "m", ad.AnnData(truth.X), accelerator="cpu")
 
 
-def test_all_labels_and_wrong_ones(truth, fit):
+def test_all_labels_and_wrong_ones(truth, fit, caplog):
     adata = labelled(truth, truth.n_obs)
-    right = fit(adata, setup=SETUP, n_clusters=N_TYPES).predict()
+    with caplog.at_level(logging.INFO, logger="scgpcl"):
+        right = fit(adata, setup=SETUP, n_clusters=N_TYPES).predict()
+    (overruled,) = re.findall(
+        r"(\d+) of the 300 labelled cells fit a type or group other than their label, and 0 types", caplog.text
+    )
+    assert int(overruled) < 10
     flipped = adata.copy()
     rng = np.random.default_rng(0)
     wrong = rng.permutation(truth.n_obs)[: truth.n_obs // 20]
@@ -166,6 +174,22 @@ def test_labels_that_were_removed_after_set_up_are_missed(truth, fit):
         model.train(accelerator="cpu", enable_progress_bar=False)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"type 1": "Mac"}, {"type 1": UNKNOWN}, {f"type {i}": "type 0" for i in range(N_TYPES)}]
+)
+def test_types_that_changed_after_set_up_are_missed(truth, fit, changes):
+    """They are noticed before any work, so the model is as it was."""
+    adata = labelled(truth, 3)
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    names = model.predict()
+    adata.obs["label"] = adata.obs["label"].replace(changes)
+    with pytest.raises(
+        ValueError, match=r"Expected the types 'type 0', 'type 1', .* as when the AnnData was set up, found"
+    ):
+        model.train(accelerator="cpu", enable_progress_bar=False)
+    np.testing.assert_array_equal(model.predict(), names)
+
+
 def test_bad_labels_are_refused(adata, fit, untouched):
     def refused(error, match, *, n_clusters=3, train=None, **setup):
         with untouched(adata), pytest.raises(error, match=match):
@@ -178,6 +202,18 @@ def test_bad_labels_are_refused(adata, fit, untouched):
     refused(ValueError, "two types or unlabelled cells in .* found 'B' in all 120", labels_key="label")
     adata.obs["label"] = ["new 3", *[UNKNOWN] * (adata.n_obs - 1)]
     refused(ValueError, "found 'new 3', which name", labels_key="label")
+    for names, made in ((["1", "1.1", "2"], "1.1"), (["B", "T", "B.2.1"], "B.2.1"), (["A", "B", "A + B"], r"A \+ B")):
+        adata.obs["label"] = [*names, *[UNKNOWN] * (adata.n_obs - 3)]
+        refused(ValueError, f"not made from other names, found '{made}'", labels_key="label")
+    adata.obs["label"] = ["B", "T", *["unlabeled"] * (adata.n_obs - 2)]
+    refused(ValueError, "no label, pass `unlabeled_category='unlabeled'`", labels_key="label")
+    adata.obs["label"] = ["B", "T", *[UNKNOWN] * (adata.n_obs - 2)]
+    refused(
+        ValueError, "no label, pass `unlabeled_category='Unknown'`", labels_key="label", unlabeled_category="unknown "
+    )
+    refused(TypeError, "to be a single value, found", labels_key="label", unlabeled_category=[UNKNOWN])
+    adata.obs["label"] = ["B", "T", *[None] * (adata.n_obs - 2)]
+    refused(ValueError, r"If these cells have no label, write 'Unknown': .*fillna\('Unknown'\)", labels_key="label")
     scgpcl.SCGPCL.setup_anndata(adata, labels_key="group")
     with pytest.raises(ValueError, match=r"`n_clusters=2` for 3 types"):
         scgpcl.SCGPCL(adata, 2)
@@ -212,6 +248,23 @@ def test_groups_that_no_label_reaches_are_new(n_groups, n_types, n_new):
     assert torch.equal(found.support.argmax(1), groups)
     torch.testing.assert_close(found.support.sum(1), torch.ones(len(groups)))
     assert found.support.max(1).values.mean() > 0.9
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_type_of_several_groups_is_not_new(every):
+    """A group is grouped with few of the labelled cells of its type, but contains as many of them as other groups do."""
+    groups = torch.arange(16).repeat_interleave(30)
+    z = 8.0 * torch.eye(16)[groups] + torch.randn(480, 16, generator=torch.Generator().manual_seed(0))
+    types = (groups == 15).long()
+    known = torch.where(torch.arange(480) % every == 0, types, -1)
+    evidence = Evidence.of([z], 16, seed=0, only=True)
+    found = named_support(evidence, [z], known, 2, 16, n_new=None)
+    assert found.n_new == 0
+    assert torch.equal(found.support.argmax(1), types)
+    known[groups == 2] = -1  # a group without labels is new
+    found = named_support(evidence, [z], known, 2, 16, n_new=None)
+    assert found.n_new == 1
+    assert torch.equal(found.support.argmax(1) == 2, groups == 2)
 
 
 def test_memberships_count_shared_partitions():

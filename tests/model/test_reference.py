@@ -213,6 +213,11 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unassigned(draw_counts, fi
     names = model.predict(cells, max_novelty=1.0)
     assert ((names == "unassigned") == (novelty > 1)).all()
     np.testing.assert_array_equal(names[novelty <= 1], model.predict(cells)[novelty <= 1])
+    model.annotate(cells, max_novelty=1.0)
+    np.testing.assert_array_equal(cells.obs["scgpcl_cluster"].astype(str), names)
+    assert cells.uns["scgpcl"]["params"]["max_novelty"] == 1.0
+    model.annotate(cells, max_novelty=1.0, min_confidence=1.0)
+    assert set(cells.obs["scgpcl_cluster"][novelty > 1]) == {"unassigned"}
     model.save(tmp_path / "m", safe=True)
     np.testing.assert_array_equal(
         scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").get_novelty(cells), novelty

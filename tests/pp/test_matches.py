@@ -68,6 +68,15 @@ def test_the_covariance_is_half_the_mean_square_difference(cells):
     np.testing.assert_allclose(match_covariance(scores, x, batch), wanted, rtol=1e-10)
 
 
+def test_cells_of_different_types_are_not_matched(cells):
+    x, _, batch = cells
+    labels = np.random.default_rng(2).integers(-1, 2, len(x))
+    pairs = [(i, j) for i, j in sorted(pairs_of(x, batch)) if labels[i] == labels[j] or min(labels[i], labels[j]) < 0]
+    assert 0 < len(pairs) < len(set(pairs_of(x, batch)))
+    wanted = np.mean([np.outer(x[i] - x[j], x[i] - x[j]) for i, j in pairs], axis=0) / 2
+    np.testing.assert_allclose(match_covariance(x, x, batch, labels), wanted, rtol=1e-10)
+
+
 def test_cells_without_a_match_have_no_covariance():
     x = np.concatenate([np.eye(4)[np.zeros(20, dtype=int)], np.eye(4)[np.ones(1, dtype=int)]])
     assert not match_covariance(x, x, np.array([0] * 20 + [1])).any()

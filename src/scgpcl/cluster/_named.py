@@ -29,6 +29,8 @@ LOG_POWERS = (0.0, 6.0)
 N_FOLDS = 5
 #: A group is new if, for every type, less than this share of the partitions group its cells with the labelled cells.
 MAX_CLAIM = 0.2
+#: A group is not new if its share of labelled cells is more than this multiple of the share among all cells.
+MAX_LABELLED = 0.25
 #: Number of additional groups to try if a new group may be hidden within the group of a type.
 MORE_GROUPS = 10
 
@@ -52,8 +54,8 @@ def named_support(
 
     The model is a multinomial regression on what is known about each cell without labels: its direction in several
     spaces and its memberships in many partitions. As a result, a few labels are propagated along clusters, whereas many
-    labels can draw borders inside them. Groups of the consensus that contain no labelled cells of any type are added
-    with new names, each with the same weight as a type.
+    labels can draw borders inside them. Groups of the consensus that contain hardly any labelled cells, and are hardly
+    ever grouped with labelled cells of any type, are added with new names, each with the same weight as a type.
 
     Parameters
     ----------
@@ -144,11 +146,12 @@ def _new_groups(
     best: tuple[float, np.ndarray, list[int]] | None = None
     for k in range(first, last):
         group = evidence.support(k).argmax(1).numpy()
-        size = np.bincount(group[code < 0], minlength=k)
+        size, inside = (np.bincount(group[chosen], minlength=k) for chosen in (code < 0, code >= 0))
         mean = np.stack(
             [member[group == each].mean(0) if size[each] else np.zeros_like(member[0]) for each in range(k)]
         )
         claim = np.where(size > 0, (mean @ types.T).max(1), np.inf)
+        claim += inside > MAX_LABELLED * (code >= 0).mean() * (size + inside)
         # groups that no type claims, the largest first, and then the others, the least claimed first
         order = np.lexsort((claim, np.where(claim < MAX_CLAIM, -size, 1)))
         chosen = [int(each) for each in order if claim[each] < MAX_CLAIM]

@@ -42,12 +42,14 @@ def annotate(
     also_stable: list[int],
     key_added: str,
     min_confidence: float | None,
+    max_novelty: float | None,
+    novel: np.ndarray | None,
 ) -> None:
     """Write all computed results to an AnnData at once; ``key_added`` is the stem of the keys."""
     key = names(key_added)
-    labels = assigned.names(min_confidence).remove_unused_categories()
-    if min_confidence is not None:
-        parameters = {**parameters, "min_confidence": float(min_confidence)}
+    labels = assigned.names(min_confidence, novel).remove_unused_categories()
+    limits = {"min_confidence": min_confidence, "max_novelty": max_novelty}
+    parameters = {**parameters, **{name: float(value) for name, value in limits.items() if value is not None}}
     # sizes keep their names as text keys, so that the table can be written to h5ad
     sizes = {str(name): int(count) for name, count in labels.value_counts().items()}
     in_model = adata.var_names.isin(selected)

@@ -76,14 +76,18 @@ class Assigned(NamedTuple):
         """Probability of the cluster to which each cell is assigned, shape (n_cells,)."""
         return np.take_along_axis(self.probability.to_numpy(), self.codes[:, None], 1)[:, 0]
 
-    def names(self, min_confidence: float | None) -> pd.Categorical[str]:
+    def names(self, min_confidence: float | None, novel: np.ndarray | None = None) -> pd.Categorical[str]:
         """Return the cluster name of each cell.
 
-        Cells whose confidence is below ``min_confidence`` are named ``"unassigned"``, which is the last category.
+        Cells whose confidence is below ``min_confidence``, and ``novel`` cells, bool (n_cells,), are named
+        ``"unassigned"``, which is the last category.
         """
         codes, categories = self.codes, self.probability.columns
-        if min_confidence is not None:
-            codes = np.where(self.confidence < min_confidence, len(categories), codes).astype(np.int64)
+        if min_confidence is not None or novel is not None:
+            left_out = np.zeros(len(codes), dtype=bool) if novel is None else novel.copy()
+            if min_confidence is not None:
+                left_out |= self.confidence < min_confidence
+            codes = np.where(left_out, len(categories), codes).astype(np.int64)
             categories = categories.append(pd.Index([_keys.UNASSIGNED]))
         return pd.Categorical.from_codes(codes, categories=categories)
 
@@ -224,10 +228,7 @@ class Getters:
         assigned = self._assign(encoded, partition)
         if soft:
             return assigned.probability
-        names = np.asarray(assigned.names(min_confidence), dtype=object)
-        if max_novelty is not None:
-            names[self._novelty(encoded.z) > max_novelty] = _keys.UNASSIGNED
-        return names
+        return np.asarray(assigned.names(min_confidence, self._novel(encoded.z, max_novelty)), dtype=object)
 
     @held()
     def get_novelty(
@@ -438,7 +439,7 @@ class Getters:
         Parameters
         ----------
         cluster
-            Name of the cluster to explain, see :meth:`predict`.
+            Name of the cluster to explain, one of ``cluster_names_``.
         neighbor
             Name of the cluster to compare it with; ``None`` uses the cluster with the nearest centre.
         adata, indices
@@ -623,6 +624,10 @@ class Getters:
             raise RuntimeError(msg)
         found = self.statistics_
         return cluster_distance(z, found["means"], found["precision"]) / float(found["reach"])
+
+    def _novel(self, z: np.ndarray, limit: float | None) -> np.ndarray | None:
+        """Return whether the novelty of each cell exceeds a limit, bool (n_cells,), or ``None`` without a limit."""
+        return None if limit is None else self._novelty(z) > limit
 
     def _reported(self, z: np.ndarray) -> np.ndarray:
         """Convert clustered latent vectors to those reported to the user, which separate labelled types."""

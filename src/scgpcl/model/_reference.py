@@ -41,16 +41,25 @@ class Registration:
     batch_columns: tuple[str, ...] = ()
     labels_key: str | None = None
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
+    unlabeled: str | None = None
 
     def label_index(self, adata: AnnData) -> np.ndarray | None:
         """Return the index of each cell's labelled type in the model, int64, shape (n_cells,).
 
-        All other cells get -1. If the model has no labels, ``None`` is returned.
+        All other cells get -1. If the model has no labels, ``None`` is returned. If the labels have other types than when
+        they were registered, an error is raised.
         """
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
-        own = batch_names(adata.obs[self.labels_key])
+        own = batch_names(adata.obs[self.labels_key]).remove_unused_categories()
+        found = own.categories.drop([self.unlabeled], errors="ignore")
+        if not found.sort_values().equals(self.types.sort_values()):
+            msg = (
+                f"Expected the types {listed(self.types)} in `adata.obs[{self.labels_key!r}]`, as when the AnnData was set "
+                f"up, found {listed(found)}. Restore them, or call `setup_anndata` again and create a new model."
+            )
+            raise ValueError(msg)
         return self.types.get_indexer(own.categories)[own.codes].astype(np.int64)
 
     def batch_index(
@@ -70,8 +79,7 @@ class Registration:
             return None
         if unseen and not self.names_batches(adata):
             return np.full(adata.n_obs, -1, dtype=np.int64) if several else None
-        check_batch_columns(adata, columns, self.batch_key)
-        own = combined_names(adata.obs, columns)
+        own = combined_names(self._batch_columns_of(adata), columns)
         index = self.batches.get_indexer(own.categories)[own.codes]
         new = sorted(own.categories.difference(self.batches))
         if new and not unseen:
@@ -93,8 +101,20 @@ class Registration:
 
     def names_of(self, adata: AnnData) -> np.ndarray:
         """Return the name of each cell's batch, spelled as in the model, shape (n_cells,)."""
+        return np.asarray(combined_names(self._batch_columns_of(adata), self.batch_columns), dtype=object)
+
+    def _batch_columns_of(self, adata: AnnData) -> pd.DataFrame:
+        """Check that an AnnData has the columns that define the batches, and return its ``obs``."""
+        lacking = [column for column in self.batch_columns if column not in adata.obs]
+        if lacking:
+            msg = (
+                f"Expected the columns that name the batches of the model (`batch_key={self.batch_key!r}`) in `adata.obs`, found no "
+                f"{listed(lacking)}. Name the batch, new or known, as in `adata.obs[{lacking[0]!r}] = 'new'`, or pass "
+                f"`transform_batch={self.batches[0]!r}` to treat the cells as of a batch that the model knows."
+            )
+            raise KeyError(msg)
         check_batch_columns(adata, self.batch_columns, self.batch_key)
-        return np.asarray(combined_names(adata.obs, self.batch_columns), dtype=object)
+        return adata.obs
 
     def sizes(self, adata: AnnData) -> np.ndarray | None:
         """Check and return the given size factors, float64 (n_cells,), or ``None`` if the model uses library sizes."""

@@ -114,7 +114,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
         of splits that hold, or 1 if no groups of cells are clearly separated.
     cluster_names_
-        Names of the clusters, in the column order of ``predict(soft=True)``. If there are labels, these are the
+        Names of the clusters found in training, in the column order of ``predict(soft=True)`` until another level of
+        the tree is chosen. If there are labels, these are the
         labelled types followed by ``"new 0"``, ...; otherwise they are ``"0"``, ``"1"``, ..., starting with the largest
         cluster in training.
     seed_
@@ -331,6 +332,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         *,
         key_added: str = _keys.STEM,
         min_confidence: float | None = None,
+        max_novelty: float | None = None,
         transform_batch: str | None = None,
         max_missing: float = MAX_MISSING,
     ) -> None:
@@ -345,6 +347,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         min_confidence
             Cells with a confidence below this value are named ``"unassigned"``, which is the last category; ``None``
             names every cell after its cluster. Probabilities and confidence are not changed.
+        max_novelty
+            Cells with a novelty above this value are named ``"unassigned"`` too, see :meth:`get_novelty`.
         transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
@@ -356,7 +360,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         """
         _ = self.reference  # first, raise an error if the model is not trained
         values = check(min_confidence=min_confidence, key_added=key_added)
-        values |= check("get", max_missing=max_missing)
+        values |= check("get", max_missing=max_missing, max_novelty=max_novelty)
         target = self._target(adata)
         _input.check_not_view(target)
         registered = self.registration
@@ -376,6 +380,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         min_confidence: float | None,
         transform_batch: str | None,
         max_missing: float = MAX_MISSING,
+        max_novelty: float | None = None,
     ) -> None:
         """Compute all results, then write them to the AnnData."""
         selected = self._make_reference().selected
@@ -394,6 +399,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
             also_stable=self._runners_up(),
             key_added=key_added,
             min_confidence=min_confidence,
+            max_novelty=max_novelty,
+            novel=self._novel(encoded.z, max_novelty),
         )
 
     def save(
@@ -513,16 +520,18 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         arguments = self.registry_["setup_args"]
         places = {name: arguments.get(name) for name in ("layer", "size_factor_key", "batch_key", "labels_key")}
         batches = self.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
-        types = pd.Index([])
+        types, unlabeled = pd.Index([]), None
         if places["labels_key"] is not None:
             labels = self.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
             names = {batch_name(name) for name in labels.categorical_mapping}
-            types = pd.Index(sorted(names - {batch_name(labels.unlabeled_category)}))
+            unlabeled = batch_name(labels.unlabeled_category)
+            types = pd.Index(sorted(names - {unlabeled}))
         return Registration(
             **places,
             batches=pd.Index([batch_name(name) for name in batches]),
             batch_columns=batch_columns(arguments),
             types=types,
+            unlabeled=unlabeled,
         )
 
     @property

@@ -27,6 +27,10 @@ TRANSFER_ARGUMENTS = ("source_registry", "extend_categories", "allow_missing_lab
 DATAMODULE_SETUP = "setup_datamodule"
 
 
+#: Names, in lower case, that probably mean that a cell has no label.
+UNLABELED = ("unknown", "unlabeled", "unlabelled", "nan", "na", "none", "")
+
+
 def batch_columns(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the columns that define the batches, given the arguments of ``setup_anndata``.
 
@@ -189,7 +193,13 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
 
     The names used for new clusters and unassigned cells are reserved.
     """
-    _input.check_obs_key(adata, key, "labels_key")
+    if not isinstance(unlabeled, str | int | float):
+        msg = f"Expected `unlabeled_category` to be a single value, found {unlabeled!r}. Pass the name of unlabelled cells."
+        raise TypeError(msg)
+    fill = f"`adata.obs[{key!r}] = adata.obs[{key!r}].astype(object).fillna({unlabeled!r})`"
+    _input.check_obs_key(
+        adata, key, "labels_key", missing=f"If these cells have no label, write {unlabeled!r}: {fill}."
+    )
     if key is None:
         return
     _check_spelling(adata, key)
@@ -205,6 +215,22 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
         msg = (
             f"Expected two types or unlabelled cells in `adata.obs[{key!r}]`, found {names[0]!r} in all {adata.n_obs}. "
             f"Pass `labels_key=None`, or write {unlabeled!r} for cells whose type is not known."
+        )
+        raise ValueError(msg)
+    alike = [name for name in names if name.strip().lower() in {batch_name(unlabeled).strip().lower(), *UNLABELED}]
+    if alike:
+        msg = (
+            f"Expected types in `adata.obs[{key!r}]`, found {listed(alike)} beside `unlabeled_category={unlabeled!r}`. If these cells "
+            f"have no label, pass `unlabeled_category={alike[0]!r}`; otherwise, rename the type."
+        )
+        raise ValueError(msg)
+    known = set(names)
+    parts = [name for name in names if re.sub(r"(\.\d+)+$", "", name) in known - {name}]
+    parts += [name for name in names if " + " in name and known.issuperset(name.split(" + "))]
+    if parts:
+        msg = (
+            f"Expected names of types in `adata.obs[{key!r}]` that are not made from other names, found {listed(parts)}: parts of the "
+            'cluster "B" are called "B.1" and "B.2", and "A" and "B" merged are called "A + B". Rename them.'
         )
         raise ValueError(msg)
     reserved = [name for name in names if name == _keys.UNASSIGNED or re.fullmatch(rf"{_keys.NEW} \d+", name)]

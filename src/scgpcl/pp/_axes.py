@@ -73,7 +73,7 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
 
     If there are batches, cells of different batches that are mutual nearest neighbours should not be separated either.
     Their covariance is added to :math:`W` with a weight, which suppresses directions along which batches differ within
-    types.
+    types. Neighbours that are labelled as different types do not count.
 
     Parameters
     ----------
@@ -96,14 +96,13 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     scores -= scores.mean(0)
     ridge = max(RIDGE, min(RIDGE_CELLS / len(scores), 1.0))
     groups = fine_groups(scores[:, :N_GROUP_AXES])
-    if cells.label_index is not None:
-        types = cells.label_index[index]
-        if enough_labels(types):
-            groups = np.where(types >= 0, groups.max() + 1 + types, groups)
+    types = None if cells.label_index is None else cells.label_index[index]
+    if types is not None and enough_labels(types):
+        groups = np.where(types >= 0, groups.max() + 1 + types, groups)
     found = whitened_axes(scores, groups, ridge)[:N_AXES]
     if cells.batch_index is not None:
         for _ in range(MATCH_ROUNDS):
-            between = match_covariance(scores, scores @ found.T, cells.batch_index[index])
+            between = match_covariance(scores, scores @ found.T, cells.batch_index[index], types)
             found = whitened_axes(scores, groups, ridge, MATCH_WEIGHT * between)[:N_AXES]
     axes = found @ base
     return (axes / np.sqrt((axes**2).sum(1).mean())).astype(np.float32)

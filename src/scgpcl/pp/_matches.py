@@ -47,14 +47,19 @@ def matched_cells(x: np.ndarray, batch_index: np.ndarray) -> Iterator[tuple[np.n
         yield first[near], second[near]
 
 
-def match_covariance(scores: np.ndarray, x: np.ndarray, batch_index: np.ndarray) -> np.ndarray:
+def match_covariance(
+    scores: np.ndarray, x: np.ndarray, batch_index: np.ndarray, types: np.ndarray | None = None
+) -> np.ndarray:
     """Compute half the mean square difference between the scores of matched cells, shape (n, n).
 
-    The cells are matched by ``x``, and their scores have shape (n_cells, n). The result is zero if there are no
-    matches.
+    The cells are matched by ``x``, and their scores have shape (n_cells, n). Matches between cells of different types are
+    left out if ``types`` are given, with -1 for unlabelled cells. The result is zero if there are no matches.
     """
     square, n_pairs = np.zeros((scores.shape[1],) * 2), 0
     for first, second in matched_cells(x, batch_index):
+        if types is not None:
+            same = (types[first] == types[second]) | (types[first] < 0) | (types[second] < 0)
+            first, second = first[same], second[same]
         difference = scores[first] - scores[second]
         square += difference.T @ difference
         n_pairs += len(first)

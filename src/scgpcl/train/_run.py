@@ -271,6 +271,13 @@ class Run:
             named = named_support(evidence, kept[:2], known, self._n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self._n_types + named.n_new, named.accuracy
             logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self._n_types)
+            own, labelled = named.support.argmax(1), known >= 0
+            logger.info(
+                "%d of the %d labelled cells fit a type or group other than their label, and %d types have no cells left.",
+                int((own != known)[labelled].sum()),
+                int(labelled.sum()),
+                self._n_types - len(own[own < self._n_types].unique()),
+            )
         self._take_clusters(k, curve)
         rows = self.module.represent(z[cells], size_factor[cells])
         means = target.t() @ rows / target.sum(0).unsqueeze(1)
