@@ -423,7 +423,7 @@ def test_covariates_are_saved_and_matched_by_name(nested, tmp_path, safe):
     np.testing.assert_array_equal(loaded.get_latent_representation(new), z)
     with pytest.raises(ValueError, match="found 'one'"):
         loaded.predict(new, transform_batch="one")
-    with pytest.raises(KeyError, match=r"found no 'donor'\. Name the batch, new or known"):
+    with pytest.raises(KeyError, match=r"found columns \['study'\] without 'donor'\. Rename yours"):
         loaded.predict(ad.AnnData(new.X, obs=new.obs[["study"]], var=new.var))
 
 

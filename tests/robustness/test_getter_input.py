@@ -96,7 +96,7 @@ NEW_CELLS = {
         KeyError,
         "`batch_key='batch'`",
         "found columns",
-        "Name one of these",
+        "without 'batch'. Rename yours, or write the batch",
     ),
     "halves in a new batch": (lambda q: strange_batch(half(q)), ValueError, "whole counts", "found 0.5", "layer="),
 }

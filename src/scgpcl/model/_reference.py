@@ -108,9 +108,10 @@ class Registration:
         lacking = [column for column in self.batch_columns if column not in adata.obs]
         if lacking:
             msg = (
-                f"Expected the columns that name the batches of the model (`batch_key={self.batch_key!r}`) in `adata.obs`, found no "
-                f"{listed(lacking)}. Name the batch, new or known, as in `adata.obs[{lacking[0]!r}] = 'new'`, or pass "
-                f"`transform_batch={self.batches[0]!r}` to treat the cells as of a batch that the model knows."
+                f"Expected the columns that name the batches of the model (`batch_key={self.batch_key!r}`) in `adata.obs`, found "
+                f"columns [{listed(adata.obs.columns)}] without {listed(lacking)}. Rename yours, or write the batch, new or known, "
+                f"as in `adata.obs[{lacking[0]!r}] = 'new'`, or pass `transform_batch={self.batches[0]!r}` to treat the cells as "
+                "of a batch that the model knows."
             )
             raise KeyError(msg)
         check_batch_columns(adata, self.batch_columns, self.batch_key)
