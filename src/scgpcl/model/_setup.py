@@ -193,6 +193,8 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
 
     The names used for new clusters and unassigned cells are reserved.
     """
+    if key is None:
+        return
     if not isinstance(unlabeled, str | int | float):
         msg = f"Expected `unlabeled_category` to be a single value, found {unlabeled!r}. Pass the name of unlabelled cells."
         raise TypeError(msg)
@@ -200,8 +202,6 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
     _input.check_obs_key(
         adata, key, "labels_key", missing=f"If these cells have no label, write {unlabeled!r}: {fill}."
     )
-    if key is None:
-        return
     _check_spelling(adata, key)
     found = batch_names(adata.obs[key]).categories
     names = sorted(found.drop(batch_name(unlabeled), errors="ignore"))
