@@ -175,7 +175,7 @@ class PackageRun:
         plan.log = plan.log_losses = lambda *args, **kwargs: None
         trainer = SimpleNamespace(current_epoch=0, should_stop=False, world_size=1)
         for parameter in self.module.parameters():
-            parameter.requires_grad_(not any(parameter is idle for idle in plan.frozen))
+            parameter.requires_grad_(not any(parameter is each for each in plan.frozen))
         start = self.clock()
         plan.on_train_epoch_start()
         callback.on_train_epoch_start(trainer, plan)

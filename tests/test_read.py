@@ -141,6 +141,21 @@ def test_samples_are_joined_on_their_genes(cells, tmp_path):
     assert scgpcl.read(tmp_path / "flat").obs["batch"].cat.categories.tolist() == ["GSM1", "GSM2"]
 
 
+def test_columns_of_the_files_are_kept(cells, tmp_path):
+    cells = cells.copy()
+    for name, label in (("batch", "sample"), ("sample", "file")):
+        cells.obs[name] = "own"
+        for number in (1, 2):
+            cells.write_h5ad(tmp_path / f"{number}.h5ad")
+        found = scgpcl.read([tmp_path / "1.h5ad", tmp_path / "2.h5ad"]).obs
+        assert set(found[name]) == {"own"}
+        assert found[label].value_counts().to_dict() == {"1": cells.n_obs, "2": cells.n_obs}
+    cells.obs["file"] = "own"
+    cells.write_h5ad(tmp_path / "1.h5ad")
+    with pytest.raises(ValueError, match="found all three"):
+        scgpcl.read([tmp_path / "1.h5ad", tmp_path / "2.h5ad"])
+
+
 def normalised(cells):
     return sp.csr_matrix(np.log1p(cells.X.toarray()))
 
