@@ -3,8 +3,10 @@
     python -m benchmarks.search DATA_DIR --out search.csv --variants default no_graph --seeds 0 1 2
 
 The table has one row per (variant, data set, seed, stage); an interrupted study resumes where it stopped. Labels are used for
-scoring only. The score of a variant is the mean of ARI, NMI and the best F1 of each type. The second table answers for each family
-of data sets: which variant is the best on the other families, and what does it score on this one? ``--latents FOLDER`` stores the vectors after pre-training that the consensus is made of, for ``benchmarks.readout``.
+scoring only. The score of a variant is the mean of ARI, NMI and the best F1 of each type, with as many clusters as types and with a
+half more (the columns that end in ``_finer``). The second table answers for each family of data sets: which variant is the best on
+the other families, and what does it score on this one? ``--latents FOLDER`` stores the vectors after pre-training that the consensus
+is made of, for ``benchmarks.readout``.
 """
 
 import time
@@ -77,6 +79,11 @@ PAPER_VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     **{f"paper_lambda2_{w:g}_unstopped": ({}, {"lambda_prototype": w}, {"agreement": None}) for w in WEIGHTS},
 }
 KEYS = ["variant", "dataset", "seed"]
+#: Scores of a partition; with the second number of clusters their names end in ``_finer``.
+SCORES = {"ari": adjusted_rand_score, "nmi": normalized_mutual_info_score, "f1": best_f1}
+#: The second number of clusters, in numbers of types.
+FINER = 1.5
+COLUMNS = [*KEYS, "stage", "epochs", "seconds", *SCORES, *(f"{name}_finer" for name in SCORES), "purity"]
 
 
 def settings(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,14 +106,15 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
         begun = time.perf_counter()
         model.train(**{**train_kwargs, f"{other}_max_epochs": 0}, accelerator="cpu", enable_progress_bar=False)
         seconds = time.perf_counter() - begun
-        labels = model.predict()
+        labels = {"": model.predict()}
+        model.cut(round(FINER * len(set(truth))))
+        labels["_finer"] = model.predict()
+        model.cut(len(set(truth)))
         rows.append({
             "stage": stage,
             "epochs": int((model.history_["stage"].iloc[:, 0] == len(rows) + 1).sum()) if model.history_ else 0,
             "seconds": round(seconds, 1),
-            "ari": round(adjusted_rand_score(truth, labels), 4),
-            "nmi": round(normalized_mutual_info_score(truth, labels), 4),
-            "f1": round(best_f1(truth, labels), 4),
+            **{name + at: round(score(truth, of), 4) for at, of in labels.items() for name, score in SCORES.items()},
             "purity": round(purity(model.get_latent_representation(), truth), 4),
         })  # fmt: skip
         if stage == "pretrain" and latents is not None:
@@ -150,12 +158,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def left_out(table: pd.DataFrame) -> pd.DataFrame:
     """For each family, the variant with the best mean score over the other families, and its score on this one."""
     last = table[table["stage"] == "cluster"]
-    score = last[["ari", "nmi", "f1"]].mean(axis=1)
+    score = last[[name + at for at in ("", "_finer") for name in SCORES]].mean(axis=1)
     family = last["dataset"].map({name: family for family, names in FAMILIES.items() for name in names})
     means = score.groupby([last["variant"], last["dataset"], family.rename("family")]).mean()
     means = means.groupby(level=["variant", "family"]).mean().unstack("family").dropna()
     rows = []
-    for name in means:
+    for name in means if len(means.columns) > 1 else ():
         chosen = means.drop(columns=name).mean(axis=1).idxmax()
         rows.append((name, chosen, means.loc[chosen, name], means[name].max()))
     return pd.DataFrame(rows, columns=["family", "chosen", "score", "best score"]).set_index("family")
@@ -174,7 +182,7 @@ def main() -> None:
         ((variant, name, seed) for seed in args.seeds for variant in args.variants for name in args.datasets),
         lambda variant, name, seed: run(args.data / f"{name}.h5ad", variant, seed, args.latents),
         keys=KEYS,
-        columns=[*KEYS, "stage", "epochs", "seconds", "ari", "nmi", "f1", "purity"],
+        columns=COLUMNS,
         text=["variant", "dataset", "stage"],
     )
     print(summary(table).round(3).to_string())
