@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import ks_2samp, kstest
 from sklearn.cluster import KMeans
 
 from scgpcl.cluster import SplitTest, _stability, any_apart, jaccard, split_test
@@ -58,7 +58,33 @@ def test_the_separation_of_two_groups_equals_a_literal_one(sizes):
     within = np.concatenate([group - group.mean() for group in groups]).std()
     wanted = np.log((groups[1].mean() - groups[0].mean()) / within)
     assert 0.5 < wanted < 2.9  # within the bounds
-    assert _stability._log_separation(a, b, start) == pytest.approx(wanted)
+    side, means = _stability._two_means(a, start)
+    assert _stability._log_gap(b @ (means[1] - means[0]), side) == pytest.approx(wanted)
+
+
+def test_the_null_is_that_of_both_halves_of_a_gaussian_group_cut_and_divided_by_two_means():
+    """Both halves are drawn whole: what they share, and the noise of each."""
+    rng = np.random.default_rng(0)
+    n_cells, n_left, draws = 150, 40, 400
+    z = rng.normal(size=(n_cells, 3)) @ np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.3, 0.4]])
+    a, b = (z + scale * rng.normal(size=z.shape) for scale in (1.0, 1.5))
+    start = np.stack([a[a[:, 0] < 0].mean(0), a[a[:, 0] >= 0].mean(0)])
+    signal = (a.T @ b + b.T @ a) / (2 * n_cells)
+    literal = []
+    for _ in range(draws):
+        shared = rng.multivariate_normal(np.zeros(3), signal, n_cells)
+        first, second = (
+            shared + rng.multivariate_normal(np.zeros(3), half.T @ half / n_cells - signal, n_cells) for half in (a, b)
+        )
+        order = np.argsort(first @ (start[1] - start[0]))
+        cut = np.stack([first[order[:n_left]].mean(0), first[order[n_left:]].mean(0)])
+        parts = KMeans(2, init=cut, n_init=1, max_iter=10, tol=0.0).fit(first)
+        along = second @ (parts.cluster_centers_[1] - parts.cluster_centers_[0])
+        groups = [along[parts.labels_ == group] for group in (0, 1)]
+        within = np.concatenate([group - group.mean() for group in groups]).std()
+        literal.append(max(0.0, np.log((groups[1].mean() - groups[0].mean()) / within)))
+    found = _stability._null(a, b, start, n_left, rng, draws)
+    assert ks_2samp(found, literal).pvalue > 0.01
 
 
 @pytest.mark.parametrize("side", [None, 1, 3])

@@ -79,7 +79,8 @@ def split_test(
     for first, second in halves:
         a, b = (half[rows].astype(np.float64) - half[rows].mean(0) for half in (first, second))
         start = np.stack([a[: len(left)].mean(0), a[len(left) :].mean(0)])
-        observed += _log_separation(a, b, start)
+        side, means = _two_means(a, start)
+        observed += _log_gap(b @ (means[1] - means[0]), side)
         null += _null(a, b, start, len(left), rng, n_null)
     observed, null = observed / len(halves), null / len(halves)
     z = (observed - null.mean()) / max(null.std(ddof=1), 1e-9)
@@ -127,35 +128,68 @@ def _null(
 ) -> np.ndarray:
     """Draw one group with the covariance of the cells repeatedly, and return the log separations (n_null,).
 
-    ``a`` and ``b`` are the vectors of the cells from both halves, each of shape (n_cells, n).
+    ``a`` and ``b`` are the vectors of the cells from both halves, each of shape (n_cells, n). Drawn are the vectors of
+    the first half, along the axes of their covariance, and those of the second half given the first, but only along the
+    direction in which they are measured.
     """
-    n_cells, n = a.shape
+    n_cells = len(a)
     signal = (a.T @ b + b.T @ a) / (2 * n_cells)
-    roots = [_root(value) for value in (signal, a.T @ a / n_cells - signal, b.T @ b / n_cells - signal)]
+    shared = _without_negative(signal)
+    first, second = (shared + _without_negative(half.T @ half / n_cells - signal) for half in (a, b))
+    values, axes = np.linalg.eigh(first)
+    varies = values > 1e-9 * values[-1]
+    values, axes = values[varies], axes[:, varies]
+    slope = axes.T @ shared @ axes / values
+    rest = axes.T @ second @ axes - (slope * values) @ slope.T
+    scale, direction = np.sqrt(values).astype(np.float32), (start[1] - start[0]) @ axes
     found = np.empty(n_null)
     for draw in range(n_null):
-        shared, first, second = (rng.standard_normal((n_cells, n)) @ root.T for root in roots)
-        along = (shared + first) @ (start[1] - start[0])
-        is_left = np.zeros(n_cells, dtype=bool)
-        is_left[np.argsort(along, kind="stable")[:n_left]] = True  # as many cells as on the left of the split
-        means = np.stack([(shared + first)[side].mean(0) for side in (is_left, ~is_left)])
-        found[draw] = _log_separation(shared + first, shared + second, means)
+        x = rng.standard_normal((n_cells, len(values)), dtype=np.float32) * scale
+        is_right = np.ones(n_cells, dtype=bool)
+        is_right[np.argpartition(x @ direction, n_left)[:n_left]] = False  # as many cells as on the left of the split
+        side, means = _two_means(x, _means(x, is_right))
+        between = means[1] - means[0]
+        noise = np.sqrt(max(between @ rest @ between, 0.0)) * rng.standard_normal(n_cells)
+        found[draw] = _log_gap(x @ (between @ slope) + noise, side)
     return found
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
+def _without_negative(covariance: np.ndarray) -> np.ndarray:
+    """Remove the directions in which an estimated covariance is negative."""
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T
 
 
-def _log_separation(a: np.ndarray, b: np.ndarray, means: np.ndarray) -> float:
-    """Split vectors ``a`` (n_cells, n) by 2-means from two means (2, n), and measure the gap in the vectors ``b``."""
+def _means(x: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Compute the means (2, n) of the cells (n_cells, n) on the left and on the right side."""
+    right, n_right = side.astype(x.dtype) @ x, side.sum()
+    return np.stack([(x.sum(0) - right) / (len(x) - n_right), right / n_right]).astype(np.float64)
+
+
+def _two_means(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split vectors (n_cells, n) by 2-means from two means (2, n).
+
+    Returns whether each cell is on the right side (n_cells,), and the means. If one side is too small, the split is left
+    as it is.
+    """
+    side = np.zeros(len(x), dtype=bool)
     for _ in range(N_STEPS):
-        side = a @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
-        if not MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE:
-            return 0.0
-        means = np.stack([a[~side].mean(0), a[side].mean(0)])
-    along = b @ (means[1] - means[0])
+        new = x @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
+        unchanged, side = np.array_equal(new, side), new
+        if unchanged or not _both_large(side):
+            break
+        means = _means(x, side)
+    return side, means
+
+
+def _both_large(side: np.ndarray) -> bool:
+    return bool(MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE)
+
+
+def _log_gap(along: np.ndarray, side: np.ndarray) -> float:
+    """Compute the log separation of the two sides (n_cells,) along a direction (n_cells,)."""
+    if not _both_large(side):
+        return 0.0
     within = (along[side].var() * side.sum() + along[~side].var() * (~side).sum()) / len(side)
     gap = along[side].mean() - along[~side].mean()
     if gap <= 0.0 or within <= 0.0:
