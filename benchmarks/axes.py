@@ -21,7 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 from scgpcl import SCGPCL
 from scgpcl.cluster import kmeans
 from scgpcl.nn import shrink_length
-from scgpcl.pp import discriminant_axes, fit_features, principal_axes
+from scgpcl.pp import FeatureAxes, fit_features, principal_axes
 from scgpcl.pp._axes import scores_along
 
 #: Genes by their flavor and number.
@@ -47,7 +47,7 @@ def study(path: Path, seed: int) -> list[dict[str, Any]]:
         )
         found = {
             "principal": principal_axes(features.cells, features.moments, 50, seed=seed),
-            "discriminant": discriminant_axes(features.cells, features.moments, seed=seed),
+            "discriminant": FeatureAxes(features.cells, features.moments, discriminant=True, seed=seed).start,
         }
         for kind, n_axes in AXES:
             scores = scores_along(features.cells, features.moments, found[kind][:n_axes])

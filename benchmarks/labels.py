@@ -55,13 +55,7 @@ def evidence_of(path: Path, cache: Path) -> dict[str, np.ndarray]:
         model.train(cluster_max_epochs=0, accelerator="cpu", enable_progress_bar=False)
         cells = model._prepare()
         splitter = BipartiteSplitter(cells, seed=0, batch_size=256, train_size=1.0)
-        read_out = ReadOut(
-            model.module,
-            splitter,
-            find_axes=lambda: model._find_axes(cells),
-            find_principal=lambda: model._principal_axes(cells),
-            visible=False,
-        )
+        read_out = ReadOut(model.module, splitter, axes=model._axes_of(cells), visible=False)
         draws = list(read_out.draws())
         partitions = Evidence.of(draws, n_types, seed=READ_OUT_SEED, only=True).labels.numpy().astype(np.int16)
         with replacing(kept) as temporary, temporary.open("wb") as file:

@@ -126,7 +126,7 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
 def vectors_of_draws(model: scgpcl.SCGPCL, seed: int) -> dict[str, np.ndarray]:
     """Trained latent vectors of whole length, and components of the whole cells and of draws of their molecules, (n_cells, n)."""
     module, generator = model.module, torch.Generator().manual_seed(seed)
-    axes = torch.from_numpy(model._find_axes(model._prepare()))
+    axes = torch.from_numpy(model._axes_of(model._prepare()).start)
     batches = list(model._read(None, None, ROWS))
     found = {"trained": torch.cat([module.depth(module.encode(batch), batch.size_factor) for batch in batches])}
     for draw in range(1 + N_DRAWS):

@@ -10,9 +10,10 @@ import scipy.sparse as sp
 import torch
 
 from scgpcl.data import bipartite_batch
-from scgpcl.model import _levels, _training
+from scgpcl.model import _levels
 from scgpcl.module import SCGPCLModule
 from scgpcl.nn import _zinb, instance_loss
+from scgpcl.pp import _axes
 from scgpcl.train import PretrainPlan, _callbacks, _read_out
 
 N_CELLS, N_GENES, N_HIDDEN, N_LATENT, N_VIEWS = 90, 240, 16, 8, 2
@@ -109,7 +110,7 @@ def test_one_clustering_of_all_cells_per_number_and_epoch(adata, fit, monkeypatc
 def test_axes_are_found_and_the_tree_is_grown_once_in_a_run(adata, fit, monkeypatch):
     """The start and the consensus use the same axes, and only the last stage grows the tree."""
     calls = []
-    for module, name in ((_training, "discriminant_axes"), (_read_out, "grow")):
+    for module, name in ((_axes, "principal_axes"), (_axes, "discriminant_axes"), (_read_out, "grow")):
         original = getattr(module, name)
         counted = lambda *args, _name=name, _original=original, **kwargs: (
             calls.append(_name),
@@ -117,7 +118,7 @@ def test_axes_are_found_and_the_tree_is_grown_once_in_a_run(adata, fit, monkeypa
         )[1]
         monkeypatch.setattr(module, name, counted)
     fit(adata, train={"pretrain_max_epochs": 1, "cluster_max_epochs": 1})
-    assert sorted(calls) == ["discriminant_axes", "grow"]
+    assert sorted(calls) == ["discriminant_axes", "grow", "principal_axes"]
 
 
 def test_cells_are_followed_down_the_tree_in_blocks(adata, fit, monkeypatch):

@@ -8,11 +8,15 @@ from sklearn.feature_selection import f_classif
 
 from scgpcl.data import Cells
 from scgpcl.nn import Moments
-from scgpcl.pp import _axes, discriminant_axes, fit_features
+from scgpcl.pp import FeatureAxes, _axes, fit_features
 from scgpcl.pp._genes import variance_ratio
 
 RNG = np.random.default_rng(0)
 N_CELLS, N_GENES, N_GROUPS = 300, 40, 5
+
+
+def axes_at_start(cells, moments, *, seed):
+    return FeatureAxes(cells, moments, discriminant=True, seed=seed).start
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def test_axes_weaken_variation_within_groups(counts):
     shares = []
     for axes in (
         _axes.principal_axes(features.cells, features.moments, 9, seed=0),
-        discriminant_axes(features.cells, features.moments, seed=0)[:9],
+        axes_at_start(features.cells, features.moments, seed=0)[:9],
     ):
         scores = _axes.scores_along(features.cells, features.moments, axes)
         means = np.stack([scores[groups == each].mean(0) for each in range(10)])[groups]
@@ -110,7 +114,7 @@ def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
     features = fit_features(
         x, size=np.ones(600), n_genes=60, flavor="discriminant", gene_scaling=1.0, label_index=known
     )
-    axes = discriminant_axes(features.cells, features.moments, seed=0)
+    axes = axes_at_start(features.cells, features.moments, seed=0)
     base = _axes.principal_axes(features.cells, features.moments, 59, seed=0)
     scores = _axes.scores_along(features.cells, features.moments, base).astype(np.float64)
     groups = 3 + _axes.fine_groups((scores - scores.mean(0))[:, : _axes.N_GROUP_AXES])
@@ -131,11 +135,11 @@ def test_labelled_cells_are_grouped_by_type(share, monkeypatch):
 def test_axes_of_few_or_equal_cells(counts):
     x, _ = counts
     moments = Moments(np.zeros(N_GENES, dtype=np.float32), np.ones(N_GENES, dtype=np.float32))
-    few = discriminant_axes(Cells(x[:6], np.ones(6)), moments, seed=0)
+    few = axes_at_start(Cells(x[:6], np.ones(6)), moments, seed=0)
     assert few.shape == (5, N_GENES)
     assert np.isfinite(few).all()
-    assert discriminant_axes(Cells(x[np.zeros(50, dtype=int)], np.ones(50)), moments, seed=0) is None
-    pairs = discriminant_axes(Cells(x[np.repeat([0, 1], 50)], np.ones(100)), moments, seed=0)  # no spread within groups
+    assert axes_at_start(Cells(x[np.zeros(50, dtype=int)], np.ones(50)), moments, seed=0) is None
+    pairs = axes_at_start(Cells(x[np.repeat([0, 1], 50)], np.ones(100)), moments, seed=0)  # no spread within groups
     assert np.isfinite(pairs).all()
 
 
@@ -143,7 +147,7 @@ def test_seeds_of_the_model_leave_axes_and_genes_as_they_are(counts):
     x, _ = counts
     found = [fit_features(x, size=None, n_genes=20, flavor="discriminant", gene_scaling=0.75, seed=s) for s in (0, 1)]
     assert np.array_equal(found[0].mask, found[1].mask)
-    axes = [discriminant_axes(each.cells, each.moments, seed=s) for s, each in enumerate(found)]
+    axes = [axes_at_start(each.cells, each.moments, seed=s) for s, each in enumerate(found)]
     np.testing.assert_allclose(np.abs(axes[0]), np.abs(axes[1]), rtol=1e-3, atol=1e-5)
 
 

@@ -449,8 +449,7 @@ def test_self_training(setting, change):
         here.splitter,
         QUIET,
         seed=SEED,
-        find_axes=lambda: None,
-        find_principal=lambda: None,
+        axes=SimpleNamespace(start=None, principal=None),
         n_clusters=N_CLUSTERS,
     )
     run.place_centers(plan, false_splits=0.01)
@@ -586,8 +585,7 @@ def test_distillation(setting, change):
         here.splitter,
         QUIET,
         seed=SEED,
-        find_axes=axes.numpy,
-        find_principal=axes.numpy,
+        axes=SimpleNamespace(start=axes.numpy(), principal=axes.numpy()),
         n_clusters=N_CLUSTERS,
     )
     run.place_centers(plan, false_splits=0.01)

@@ -23,7 +23,7 @@ from scgpcl.nn import (
     soft_assign,
     standardized_counts,
 )
-from scgpcl.pp import discriminant_axes
+from scgpcl.pp import FeatureAxes
 from scgpcl.train import DRAWN_SHARE, N_DEPTH_DRAWS, N_DRAWS
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def fit_subclusters(
     -------
     Parts without names, or None if all cells are alike.
     """
-    axes = discriminant_axes(cells, moments, seed=SEED)
+    axes = FeatureAxes(cells, moments, discriminant=True, seed=SEED).start
     if axes is None:
         return None
     n_axes = len(axes)

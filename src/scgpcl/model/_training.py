@@ -16,7 +16,7 @@ from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
 from scgpcl.model._reference import check_same_genes, training_counts
 from scgpcl.model._setup import check_datamodule
-from scgpcl.pp import N_PRINCIPAL, discriminant_axes, fit_features, library_sizes, principal_axes
+from scgpcl.pp import FeatureAxes, fit_features, library_sizes
 from scgpcl.train import (
     SET_BY_RUN,
     BestDecoder,
@@ -92,7 +92,7 @@ class Training:
     #: Data module used in the last training run, for a model without an AnnData.
     _datamodule: Any = None
     #: Cells used for training, and the axes computed from them.
-    _axes: tuple[Cells, np.ndarray | None] | None = None
+    _axes: FeatureAxes | None = None
 
     if TYPE_CHECKING:  # provided by the model itself
 
@@ -539,7 +539,7 @@ class Training:
         )
         self.module.set_moments(features.moments, features.batch_share)
         if self.start != "random":
-            axes = self._find_axes(features.cells)
+            axes = self._axes_of(features.cells).start
             if axes is not None:
                 self.module.encoder.start_at_axes(torch.from_numpy(axes), cpu_generator(self.seed_, 11))
             ratios = None if features.batch_ratio is None else torch.from_numpy(features.batch_ratio).float()
@@ -548,20 +548,12 @@ class Training:
         self.unit_size_, self.gene_shares_ = features.unit_size, features.shares
         return features.cells
 
-    def _find_axes(self, cells: Cells) -> np.ndarray | None:
-        """Compute the feature axes at which training starts, (n_axes, n_genes); None if all cells are alike."""
-        if self._axes is None or self._axes[0] is not cells:
-            moments, seed = self.module.moments, derived_seed(self.seed_, 10)
-            discriminant = self.start == "discriminant"
-            self._axes = (
-                cells,
-                discriminant_axes(cells, moments, seed=seed) if discriminant else self._principal_axes(cells),
-            )
-        return self._axes[1]
-
-    def _principal_axes(self, cells: Cells) -> np.ndarray | None:
-        """Compute the principal axes of the features, (n_axes, n_genes); None if all cells are alike."""
-        return principal_axes(cells, self.module.moments, N_PRINCIPAL, seed=derived_seed(self.seed_, 10))
+    def _axes_of(self, cells: Cells) -> FeatureAxes:
+        """Return the axes of the features of training cells, which are kept until the end of the run."""
+        if self._axes is None or self._axes.cells is not cells:
+            discriminant, seed = self.start == "discriminant", derived_seed(self.seed_, 10)
+            self._axes = FeatureAxes(cells, self.module.moments, discriminant=discriminant, seed=seed)
+        return self._axes
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:
@@ -574,8 +566,7 @@ class Training:
             splitter,
             where,
             seed=self.seed_,
-            find_axes=lambda: self._find_axes(splitter.source),
-            find_principal=lambda: self._principal_axes(splitter.source),
+            axes=self._axes_of(splitter.source),
             n_clusters=self.n_clusters_,
             curve=self.n_clusters_curve_,
             history=self.history_,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,48 @@ MATCH_WEIGHT, MATCH_ROUNDS = 4.0, 2
 GROUPS_SEED = 0
 
 
+class FeatureAxes:
+    """Axes of the features of training cells, which are computed when they are first used.
+
+    Parameters
+    ----------
+    cells, moments
+        Cells and the moments of their features.
+    discriminant
+        Whether training starts at the discriminant axes. Otherwise it starts at the principal axes.
+    seed
+        Random seed for sampling large data sets.
+    """
+
+    def __init__(self, cells: Cells, moments: Moments, *, discriminant: bool, seed: int) -> None:
+        self.cells = cells
+        self._moments = moments
+        self._discriminant = discriminant
+        self._seed = seed
+
+    @cached_property
+    def _base(self) -> np.ndarray | None:
+        n_axes = n_base_axes(len(self.cells)) if self._discriminant else N_PRINCIPAL
+        return principal_axes(self.cells, self._moments, n_axes, seed=self._seed)
+
+    @property
+    def principal(self) -> np.ndarray | None:
+        """Leading principal axes, shape (at most ``N_PRINCIPAL``, n_genes), or ``None`` if all cells are equal."""
+        return None if self._base is None else self._base[:N_PRINCIPAL]
+
+    @cached_property
+    def start(self) -> np.ndarray | None:
+        """Axes at which training starts, shape (n_axes, n_genes), or ``None`` if all cells are equal."""
+        if not self._discriminant or self._base is None:
+            return self._base
+        return discriminant_axes(self.cells, self._moments, self._base, seed=self._seed)
+
+
+def n_base_axes(n_cells: int) -> int:
+    """Return the number of principal axes from which discriminant axes are computed."""
+    return min(N_BASE_AXES, max(n_cells // AXIS_CELLS, MIN_BASE_AXES))
+
+
 def principal_axes(cells: Cells, moments: Moments, n_axes: int, *, seed: int) -> np.ndarray | None:
     """Compute the leading principal axes of the features, shape (n_axes, n_genes), or ``None`` if all cells are equal.
 
@@ -58,7 +101,7 @@ def sampled(n_cells: int, *, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_AXES_CELLS, replace=False))
 
 
-def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarray | None:
+def discriminant_axes(cells: Cells, moments: Moments, base: np.ndarray, *, seed: int) -> np.ndarray:
     r"""Find the axes that best separate small groups of cells relative to the spread within groups.
 
     This is linear discriminant analysis that needs no labels. Cells are grouped by k-means into many small groups, most
@@ -79,18 +122,16 @@ def discriminant_axes(cells: Cells, moments: Moments, *, seed: int) -> np.ndarra
     ----------
     cells, moments
         Cells and the moments of their features.
+    base
+        Principal axes of the features, shape (n_base, n_genes), see :func:`n_base_axes`.
     seed
         Random seed for sampling large data sets.
 
     Returns
     -------
-    Axes as float32, shape (at most ``N_AXES``, n_genes), with a mean square norm of 1, or ``None`` if all cells are
-    alike. The scores of the cells along the axes are uncorrelated, and the leading axes come first.
+    Axes as float32, shape (at most ``N_AXES``, n_genes), with a mean square norm of 1. The scores of the cells along the
+    axes are uncorrelated, and the leading axes come first.
     """
-    n_base = min(N_BASE_AXES, max(len(cells) // AXIS_CELLS, MIN_BASE_AXES))
-    base = principal_axes(cells, moments, n_base, seed=seed)
-    if base is None:
-        return None
     index = sampled(len(cells), seed=seed)
     scores = scores_along(cells, moments, base, index).astype(np.float64)
     scores -= scores.mean(0)

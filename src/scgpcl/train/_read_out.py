@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from scgpcl.data import BipartiteBatch, BipartiteSplitter
     from scgpcl.module import SCGPCLModule
+    from scgpcl.pp import FeatureAxes
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,8 @@ class ReadOut:
         The network.
     splitter
         Source of the cells.
-    find_axes
-        Function that computes the feature axes at which training starts, if there are any. It is called when they are
-        needed.
-    find_principal
-        Function that computes the principal axes, which are used to test whether there are any groups. It is also
-        called when they are needed.
+    axes
+        Axes of the features of the cells.
     visible
         Whether to show progress bars.
 
@@ -85,14 +82,12 @@ class ReadOut:
         module: SCGPCLModule,
         splitter: BipartiteSplitter,
         *,
-        find_axes: Callable[[], np.ndarray | None],
-        find_principal: Callable[[], np.ndarray | None],
+        axes: FeatureAxes,
         visible: bool,
     ) -> None:
         self.module = module
         self.splitter = splitter
-        self._find_axes = find_axes
-        self._find_principal = find_principal
+        self._axes = axes
         self._visible = visible
         label_index = splitter.source.label_index
         self.known = None if label_index is None else torch.from_numpy(label_index)
@@ -172,7 +167,7 @@ class ReadOut:
 
     def _any_apart(self, index: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]], false_splits: float) -> bool:
         """Test on held-out molecules whether any groups of some cells are apart along the principal axes."""
-        principal = self._find_principal()
+        principal = self._axes.principal
         if principal is None:
             return False
         axes = torch.from_numpy(principal).to(self.module.gene_mean.device)
@@ -281,9 +276,9 @@ class ReadOut:
         return torch.cat(z), torch.cat(size_factor)
 
     @cached_property
-    def _axes(self) -> torch.Tensor:
+    def _start(self) -> torch.Tensor:
         """Feature axes (n_axes, n_genes), independent of the network. A single axis of zeros if there are none."""
-        found = self._find_axes()
+        found = self._axes.start
         device = self.module.gene_mean.device
         return (
             torch.zeros(1, self.module.n_genes, device=device) if found is None else torch.from_numpy(found).to(device)
@@ -291,7 +286,7 @@ class ReadOut:
 
     def _scores(self, batch: BipartiteBatch) -> torch.Tensor:
         """Return the components of a batch along the axes, shape (n_cells, n_axes)."""
-        return self.module.features(batch).project(self._axes.to(batch.counts.device))[:, 0]
+        return self.module.features(batch).project(self._start.to(batch.counts.device))[:, 0]
 
 
 def sampled_positions(n_cells: int, most: int) -> np.ndarray:

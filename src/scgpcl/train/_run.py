@@ -26,13 +26,14 @@ from scgpcl.train._read_out import READ_OUT_SEED, ReadOut
 from scgpcl.train._statistics import reference_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import lightning.pytorch as pl
 
     from scgpcl.data import BipartiteSplitter
     from scgpcl.module import SCGPCLModule
+    from scgpcl.pp import FeatureAxes
     from scgpcl.train._checkpoint import RunState
     from scgpcl.train._fit import Devices, History
     from scgpcl.train._plans import ClusterPlan, PretrainPlan, StagePlan
@@ -72,8 +73,8 @@ class Run:
         Devices and arguments of the trainer.
     seed
         Random seed for all steps.
-    find_axes, find_principal
-        See ``ReadOut``.
+    axes
+        Axes of the features of the cells.
     n_clusters, curve
         Number of clusters, or ``None`` to estimate it, and the curve behind an earlier estimate.
     history
@@ -105,8 +106,7 @@ class Run:
         where: Devices,
         *,
         seed: int,
-        find_axes: Callable[[], np.ndarray | None],
-        find_principal: Callable[[], np.ndarray | None],
+        axes: FeatureAxes,
         n_clusters: int | None,
         curve: pd.DataFrame | None = None,
         history: History | None = None,
@@ -127,13 +127,7 @@ class Run:
         self._checkpoint = checkpoint
         self._resumed = resumed
         self._identity = identity or {}
-        self._read_out = ReadOut(
-            module,
-            splitter,
-            find_axes=find_axes,
-            find_principal=find_principal,
-            visible=shows_progress(where.trainer_kwargs),
-        )
+        self._read_out = ReadOut(module, splitter, axes=axes, visible=shows_progress(where.trainer_kwargs))
         known = self._read_out.known
         self._n_types = 0 if known is None else int(known.max()) + 1
 
