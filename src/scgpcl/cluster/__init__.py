@@ -7,7 +7,6 @@ from scgpcl.cluster._gap import gap
 from scgpcl.cluster._kmeans import KMeansResult, KMeansRuns, add_rows, kmeans, kmeans_runs, nearest
 from scgpcl.cluster._n_clusters import MAJORITY, NClusters, also_stable, estimate_n_clusters, runners_up
 from scgpcl.cluster._named import NamedSupport, named_support
-from scgpcl.cluster._scores import adjusted_rand
 from scgpcl.cluster._stability import SplitTest, any_apart, jaccard, split_test
 from scgpcl.cluster._tree import (
     NUMBERED,

@@ -9,12 +9,13 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from scgpcl import _keys
 from scgpcl._random import derived_seed
-from scgpcl.cluster import add_rows, adjusted_rand, kmeans
+from scgpcl.cluster import add_rows, kmeans
 from scgpcl.nn import target_distribution
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class PrototypeUpdate(_AllCells):
             return
         self._regroup(trainer, plan, watch=True)
         if before is not None:
-            agreement = adjusted_rand(before, cast("Tensor", self._labels))
+            agreement = adjusted_rand_score(before.cpu(), cast("Tensor", self._labels).cpu())
             plan.log(_keys.LABEL_AGREEMENT, agreement, sync_dist=True)
             warm = trainer.current_epoch > plan.warmup_epochs  # both epochs have had prototypes, as published
             self._agreed = self._agreed + 1 if warm and self.agreement is not None and agreement > self.agreement else 0
