@@ -74,6 +74,7 @@ def test_new_clusters_are_found_without_their_number(truth, fit):
     assert names[3:] == [f"new {i}" for i in range(model.n_clusters_ - 3)]
     new = [name.startswith("new") for name in model.predict()]
     assert f1_score(truth.obs["type"] == "type 2", new) > 0.95
+    assert f"clusters: {model.n_clusters_} (3 labelled types, {model.n_clusters_ - 3} new)" in repr(model)
 
 
 def test_one_label_names_one_cluster(truth, fit, tmp_path):

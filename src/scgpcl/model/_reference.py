@@ -67,7 +67,7 @@ class Registration:
     ) -> np.ndarray | None:
         """Return the index of each cell's batch among the batches of the model, int64, shape (n_cells,).
 
-        If the model has fewer than two batches, ``None`` is returned. If ``transform_batch`` is given, all cells are
+        If the model has fewer than two batches, ``None`` is returned, with a warning if the cells are of another one. If ``transform_batch`` is given, all cells are
         assigned to that batch and the column is not read. If ``unseen`` is set, cells from unknown batches get -1, and
         so do all cells if the column does not exist.
         """
@@ -82,8 +82,14 @@ class Registration:
         own = combined_names(self._batch_columns_of(adata), columns)
         index = self.batches.get_indexer(own.categories)[own.codes]
         new = sorted(own.categories.difference(self.batches))
-        if new and not unseen:
+        if new and several and not unseen:
             raise ValueError(unknown_batches(columns, new, self.batches))
+        if new and not several:
+            msg = (
+                f"The model was trained on one batch, {self.batches[0]!r}, and cannot correct for others: cells of "
+                f"{listed(new)} are taken as of that batch."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         return index.astype(np.int64) if several else None
 
     def names_batches(self, adata: AnnData) -> bool:

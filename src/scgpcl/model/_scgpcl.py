@@ -246,7 +246,10 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         params = self.init_params_["non_kwargs"]
         asked = params.get("n_clusters")
         number = str(self.n_clusters_ or "to be estimated")
-        if asked is None and self.n_clusters_ is not None:
+        n_types = len(self.registration.types)
+        if self.n_clusters_ is not None and n_types:
+            number += f" ({n_types} labelled types, {self.n_clusters_ - n_types} new)"
+        elif asked is None and self.n_clusters_ is not None:
             more = also_stable(self._runners_up())
             number += f" (estimated; {more})" if more else " (estimated)"
         trained = "not trained"
