@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Number of rows of a collection to read at a time.
 READ_ROWS = 4096
+#: Room for the entries of all cells, relative to the number expected from the cells read so far.
+SPARE = 1.1
 #: Upper bound of the gene weights whose sums identify cells. Sums over ten million molecules are exact.
 MAX_WEIGHT = 1 << 29
 
@@ -102,8 +104,27 @@ class DataModuleCounts:
         self._sums = np.concatenate(sums)
 
     def columns(self, index: np.ndarray) -> sp.csr_matrix:
-        """Load the counts of some genes into memory for all cells, shape (n_cells, len(index))."""
-        return sp.vstack([block[:, index] for block in self.row_blocks()], format="csr")
+        """Load the counts of some genes into memory for all cells, shape (n_cells, len(index)).
+
+        The arrays grow in place, so that there is never a second copy of them.
+        """
+        n_cells = self.shape[0]
+        data, indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
+        indptr = np.zeros(n_cells + 1, dtype=np.int64)
+        start = filled = 0
+        for block in self.row_blocks():
+            own = block[:, index]
+            stop, end = start + own.shape[0], filled + own.nnz
+            if end > len(data):
+                expected = max(end, round(SPARE * end / stop * n_cells))
+                for array in (data, indices):
+                    array.resize(expected, refcheck=False)
+            data[filled:end], indices[filled:end] = own.data, own.indices
+            indptr[start + 1 : stop + 1] = filled + own.indptr[1:]
+            start, filled = stop, end
+        for array in (data, indices):
+            array.resize(filled, refcheck=False)
+        return sp.csr_matrix((data, indices, indptr), shape=(n_cells, len(index)))
 
 
 class CollectionDataModule:
