@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[dict, dict, dict]] = {
     "zinb_only": ({}, {"lambda_instance": 0.0, "lambda_prototype": 0.0}, {}),
     "no_graph": ({"use_graph": False}, {}, {}),
     "untrained": ({}, {}, {"pretrain_max_epochs": 0}),
+    "untrained_pca": ({"start": "pca"}, {}, {"pretrain_max_epochs": 0}),
     "random_start": ({"start": "random"}, {}, {}),
     "pca_start": ({"start": "pca"}, {}, {}),
     "pearson_genes": ({"gene_flavor": "pearson_residuals"}, {}, {}),
