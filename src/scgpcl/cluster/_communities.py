@@ -6,7 +6,6 @@ import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import igraph
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -15,6 +14,8 @@ from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import igraph
 
 #: Number of neighbours of each cell in the graph, as in scanpy.
 N_NEIGHBORS = 15
@@ -41,6 +42,8 @@ def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
 
 def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.Graph:
     """Build a graph of nearest cells with edges weighted by the Jaccard index of their neighbour sets (PhenoGraph)."""
+    import igraph  # here, since a session that only loads models never needs it
+
     near = nearest_cells(x, min(n_neighbors, len(x) - 1)).cpu().numpy()
     n_cells, k = near.shape
     links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
@@ -84,6 +87,8 @@ def communities(graph: igraph.Graph, numbers: Sequence[int], *, seed: int) -> np
 @contextmanager
 def _igraph_seeded(seed: int) -> Iterator[None]:
     """Make igraph use a separate random number generator instead of Python's global one."""
+    import igraph
+
     igraph.set_random_number_generator(random.Random(seed))
     try:
         yield
