@@ -67,9 +67,9 @@ class Registration:
     ) -> np.ndarray | None:
         """Return the index of each cell's batch among the batches of the model, int64, shape (n_cells,).
 
-        If the model has fewer than two batches, ``None`` is returned, with a warning if the cells are of another one. If ``transform_batch`` is given, all cells are
-        assigned to that batch and the column is not read. If ``unseen`` is set, cells from unknown batches get -1, and
-        so do all cells if the column does not exist.
+        If the model has fewer than two batches, ``None`` is returned, with a warning if the cells are from another
+        batch. If ``transform_batch`` is given, all cells are assigned to that batch and the column is not read. If
+        ``unseen`` is set, cells from unknown batches get -1, and so do all cells if the column does not exist.
         """
         columns, several = self.batch_columns, len(self.batches) > 1
         if transform_batch is not None:
