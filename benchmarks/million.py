@@ -4,7 +4,8 @@
 
 The counts are those of ``benchmarks.rare`` (2000 genes, about 7 % nonzero, types from 30 % down to .1 %), written to FOLDER block
 by block; files that exist are used again. The command runs in a process of its own; its time on the clock and on the processors
-and its peak memory include the start of Python. Linux only.
+and its peak memory include the start of Python. Linux only. ``--source annbatch`` trains on an annbatch collection of the same cells
+instead and predicts their labels; the collection is made beforehand and not timed (needs scvi-tools 1.5 and ``annbatch[zarrs]``).
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks.rare import SHARES, found_types, simulated_blocks
 
 from scgpcl import metrics
 
-KEYS = ("cells", "threads", "seed")
+KEYS = ("cells", "threads", "seed", "source")
 COLUMNS = (*KEYS, "seconds", "cpu_seconds", "peak_mb", "written_mb", "ari", "found")
 
 
@@ -41,18 +42,32 @@ def write_simulated(path: Path, n_cells: int) -> None:
             else:
                 sparse_dataset(file["X"]).append(block.X)
             types.append(block.obs)
+        file.pop("raw", None)  # stored as empty, which scvi-tools cannot read
         write_elem(file, "obs", pd.concat(types).astype({"cell_type": "category"}))
     new.with_suffix(".first").unlink()
     new.rename(path)
 
 
-def run(folder: Path, n_cells: int, n_threads: int, seed: int) -> list[dict[str, Any]]:
-    """Cluster a file; one row."""
-    source, result = folder / f"simulated_{n_cells}.h5ad", folder / "clustered.h5ad"
+def run(folder: Path, n_cells: int, n_threads: int, seed: int, kind: str) -> list[dict[str, Any]]:
+    """Cluster a file or a collection; one row."""
+    source, result = (
+        folder / f"simulated_{n_cells}.h5ad",
+        folder / ("clustered.h5ad" if kind == "h5ad" else "labels.npy"),
+    )
     if not source.exists():
         write_simulated(source, n_cells)
     command = [sys.executable, "-m", "scgpcl", "cluster", str(source), "-o", str(result), "--quiet", "--force"]
     command += ["--n-clusters", str(len(SHARES)), "--seed", str(seed)]
+    if kind == "annbatch":
+        collection = source.with_suffix(".annbatch")
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks._annbatch",
+            *map(str, (source, collection, result, len(SHARES), seed)),
+        ]
+        if not collection.exists():
+            subprocess.run(command, check=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(n_threads), "OMP_WAIT_POLICY": "PASSIVE"}
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment)
@@ -61,8 +76,13 @@ def run(folder: Path, n_cells: int, n_threads: int, seed: int) -> list[dict[str,
     if status:
         msg = f"`{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}."
         raise RuntimeError(msg)
-    with h5py.File(result) as file:
-        types, clusters = (_codes(file["obs"][name]) for name in ("cell_type", "scgpcl_cluster"))
+    with h5py.File(source) as file:
+        types = _codes(file["obs"]["cell_type"])
+    if kind == "h5ad":
+        with h5py.File(result) as file:
+            clusters = _codes(file["obs"]["scgpcl_cluster"])
+    else:
+        clusters = np.load(result).astype(int)
     names = np.array([f"{i:02}" for i in range(len(SHARES))])
     row = {
         "seconds": round(seconds, 1),
@@ -87,10 +107,13 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", type=int, default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--source", choices=["h5ad", "annbatch"], default="h5ad")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    tasks = [(n, args.threads, seed) for n in args.cells for seed in args.seeds]
-    table = run_study(args, tasks, lambda *task: run(args.folder, *task), keys=KEYS, columns=COLUMNS, text=["found"])
+    tasks = [(n, args.threads, seed, args.source) for n in args.cells for seed in args.seeds]
+    table = run_study(
+        args, tasks, lambda *task: run(args.folder, *task), keys=KEYS, columns=COLUMNS, text=["source", "found"]
+    )
     print(table.to_string(index=False))
 
 
