@@ -113,7 +113,11 @@ def some_labels() -> None:
 
 def million_cells() -> None:
     """Time and memory of the command against the number of cells, from the results of ``benchmarks.million``."""
-    table = pd.read_csv(HERE.parents[1] / "benchmarks" / "results" / "million.csv").query("source == 'h5ad'").sort_values("cells")
+    table = (
+        pd.read_csv(HERE.parents[1] / "benchmarks" / "results" / "million.csv")
+        .query("source == 'h5ad'")
+        .sort_values("cells")
+    )
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for ax, values, label in zip(
         axes, (table["cpu_seconds"] / 60, table["peak_mb"] / 1000), ("CPU minutes", "memory at most, GB"), strict=True
