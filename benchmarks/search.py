@@ -108,7 +108,8 @@ def run(path: Path, variant: str, seed: int, latents: Path | None) -> list[dict[
         model.train(**{**train_kwargs, f"{other}_max_epochs": 0}, accelerator="cpu", enable_progress_bar=False)
         seconds = time.perf_counter() - begun
         labels = {"": model.predict()}
-        model.cut(round(FINER * len(set(truth))))
+        n_leaves = (len(model.get_tree()) + 1) // 2
+        model.cut(min(round(FINER * len(set(truth))), n_leaves))
         labels["_finer"] = model.predict()
         model.cut(len(set(truth)))
         rows.append({

@@ -59,6 +59,8 @@ def test_both_stages_are_scored_and_whole_latents_kept(search, tmp_path, monkeyp
     model = scgpcl.SCGPCL(adata, n_clusters=len(set(truth)), seed=0)
     model.train(pretrain_max_epochs=2, cluster_max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     assert rows[1]["ari"] == round(adjusted_rand_score(truth, model.predict()), 4)
+    model.cut((len(model.get_tree()) + 1) // 2)  # the tree of so few cells has fewer levels than 1.5 times the types
+    assert rows[1]["ari_finer"] == round(adjusted_rand_score(truth, model.predict()), 4)
     vectors = dict(np.load(tmp_path / "short~cells~0.npz"))
     assert list(vectors) == ["trained", *(f"components {draw}" for draw in range(1 + search.N_DRAWS))]
     assert vectors["trained"].shape == (120, 64)
@@ -91,8 +93,13 @@ def test_a_variant_is_chosen_on_the_other_families(search):
         "tian_celseq2_5cl": {"a": 0.3, "b": 0.6},
     }
     table = pd.DataFrame(
-        [(v, name, seed, s, s, s) for name, of in scores.items() for v, s in of.items() for seed in (0, 1)],
-        columns=["variant", "dataset", "seed", "ari", "nmi", "f1"],
+        [
+            (v, name, seed, *[s + 0.1] * 3, *[s - 0.1] * 3)
+            for name, of in scores.items()
+            for v, s in of.items()
+            for seed in (0, 1)
+        ],
+        columns=["variant", "dataset", "seed", *search.SCORES, *(f"{name}_finer" for name in search.SCORES)],
     ).assign(stage="cluster")
     found = search.left_out(table)
     assert found["chosen"].to_dict() == {"blood": "b", "neurons": "a", "cell lines": "a"}

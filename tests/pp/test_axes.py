@@ -19,6 +19,19 @@ def axes_at_start(cells, moments, *, seed):
     return FeatureAxes(cells, moments, discriminant=True, seed=seed).start
 
 
+@pytest.mark.parametrize("n_cells", [60, 400])
+def test_groups_are_tested_along_as_many_axes_whatever_the_start(counts, n_cells):
+    """Few cells start at fewer axes than the principal ones along which groups are tested."""
+    rng = np.random.default_rng(0)
+    x = sp.csr_matrix(rng.poisson(rng.gamma(2.0, 1.0, (n_cells, 90))).astype(np.float32))
+    features = fit_features(x, size=None, n_genes=90, flavor="discriminant", gene_scaling=1.0)
+    found = [
+        FeatureAxes(features.cells, features.moments, discriminant=kind, seed=0).principal for kind in (True, False)
+    ]
+    assert [len(axes) for axes in found] == [_axes.N_PRINCIPAL] * 2
+    np.testing.assert_allclose(np.abs((found[0] * found[1]).sum(1)), 1.0, rtol=1e-4)  # the same up to sign
+
+
 @pytest.fixture(scope="module")
 def counts():
     """Counts of cells in groups, and the group of each."""

@@ -14,8 +14,10 @@ from scgpcl.nn import shrink_length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Number of draws from the null distribution, and number of iterations of 2-means.
-N_NULL = 16
+#: Number of cells in all draws from the null distribution together, and the minimum and maximum number of draws. The
+#: separation of few cells varies more from draw to draw, so more draws are needed for the same precision.
+NULL_CELLS, N_NULL = 32_000, (16, 128)
+#: Number of iterations of 2-means.
 N_STEPS = 10
 #: Minimum number of cells on each side of a split, and minimum number of cells needed to test for groups.
 MIN_SIDE, MIN_TESTED = 5, 20
@@ -49,7 +51,6 @@ def split_test(
     right: np.ndarray,
     *,
     rng: np.random.Generator,
-    n_null: int = N_NULL,
 ) -> SplitTest:
     """Test whether two groups of cells are apart or are the two ends of one continuous group.
 
@@ -69,12 +70,11 @@ def split_test(
         Positions of the cells in the two groups.
     rng
         Random number generator for the draws.
-    n_null
-        Number of draws.
     """
     rows = np.r_[left, right]
     if min(len(left), len(right)) < MIN_SIDE:
         return SplitTest(1.0, 1.0)
+    n_null = int(np.clip(NULL_CELLS // len(rows), *N_NULL))
     observed, null = 0.0, np.zeros(n_null)
     for first, second in halves:
         a, b = (half[rows].astype(np.float64) - half[rows].mean(0) for half in (first, second))

@@ -62,7 +62,7 @@ class FeatureAxes:
 
     @cached_property
     def _base(self) -> np.ndarray | None:
-        n_axes = n_base_axes(len(self.cells)) if self._discriminant else N_PRINCIPAL
+        n_axes = max(N_PRINCIPAL, n_base_axes(len(self.cells)) if self._discriminant else 0)
         return principal_axes(self.cells, self._moments, n_axes, seed=self._seed)
 
     @property
@@ -74,8 +74,9 @@ class FeatureAxes:
     def start(self) -> np.ndarray | None:
         """Axes at which training starts, shape (n_axes, n_genes), or ``None`` if all cells are equal."""
         if not self._discriminant or self._base is None:
-            return self._base
-        return discriminant_axes(self.cells, self._moments, self._base, seed=self._seed)
+            return self.principal
+        base = self._base[: n_base_axes(len(self.cells))]
+        return discriminant_axes(self.cells, self._moments, base, seed=self._seed)
 
 
 def n_base_axes(n_cells: int) -> int:
