@@ -87,6 +87,15 @@ def test_the_null_is_that_of_both_halves_of_a_gaussian_group_cut_and_divided_by_
     assert ks_2samp(found, literal).pvalue > 0.01
 
 
+@pytest.mark.parametrize(("n_cells", "draws"), [(40, 128), (1000, 32), (6000, 16)])
+def test_the_null_of_fewer_cells_is_drawn_more_often(n_cells, draws, monkeypatch):
+    drawn, rng = [], np.random.default_rng(0)
+    monkeypatch.setattr(_stability, "_null", lambda *given: drawn.append(given[-1]) or np.linspace(0.0, 1.0, given[-1]))
+    halves = [tuple(rng.normal(size=(2, n_cells, 2)).astype(np.float32))]
+    split_test(halves, np.arange(n_cells // 2), np.arange(n_cells // 2, n_cells), rng=rng)
+    assert drawn == [draws]
+
+
 @pytest.mark.parametrize("side", [None, 1, 3])
 def test_groups_are_apart_and_one_continuous_group_is_not(side):
     splits = (

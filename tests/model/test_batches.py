@@ -81,13 +81,14 @@ def test_without_batches_nothing_changes(adata, fit, case):
         np.testing.assert_array_equal(value, keyed.module.state_dict()[name])
 
 
-def test_cells_of_another_batch_are_taken_as_of_the_only_batch_of_a_model_with_a_warning(adata, fit):
+def test_cells_from_another_batch_are_treated_as_cells_of_the_only_batch_with_a_warning(adata, fit):
     adata.obs["batch"] = "x"
     model = fit(adata, setup={"batch_key": "batch"})
     query = adata[:20].copy()
     query.obs["batch"] = ["x", "y"] * 10
     with pytest.warns(
-        UserWarning, match=r"trained on one batch, 'x', and cannot correct.*cells of 'y' are taken as of"
+        UserWarning,
+        match=r"trained on one batch, 'x', and cannot correct.*cells from 'y' are treated as cells of that batch",
     ):
         labels = model.predict(query)
     np.testing.assert_array_equal(labels, model.predict()[:20])

@@ -86,8 +86,8 @@ class Registration:
             raise ValueError(unknown_batches(columns, new, self.batches))
         if new and not several:
             msg = (
-                f"The model was trained on one batch, {self.batches[0]!r}, and cannot correct for others: cells of "
-                f"{listed(new)} are taken as of that batch."
+                f"The model was trained on one batch, {self.batches[0]!r}, and cannot correct for others: cells from "
+                f"{listed(new)} are treated as cells of that batch."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         return index.astype(np.int64) if several else None
