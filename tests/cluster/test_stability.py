@@ -58,8 +58,25 @@ def test_the_separation_of_two_groups_equals_a_literal_one(sizes):
     within = np.concatenate([group - group.mean() for group in groups]).std()
     wanted = np.log((groups[1].mean() - groups[0].mean()) / within)
     assert 0.5 < wanted < 2.9  # within the bounds
-    side, means = _stability._two_means(a, start)
-    assert _stability._log_gap(b @ (means[1] - means[0]), side) == pytest.approx(wanted)
+    side, means = _stability._two_means(a[None], start[None])
+    assert _stability._log_gap(b @ (means[0, 1] - means[0, 0]), side) == pytest.approx([wanted])
+
+
+def test_the_null_does_not_depend_on_how_many_draws_are_computed_at_once(monkeypatch):
+    """Each draw stops at its own number of iterations, and some draws have a side that is too small."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(14, 5)) * np.array([3.0, 1.0, 1.0, 1.0, 0.5])
+    a, b = (z + 0.5 * rng.normal(size=z.shape) for _ in range(2))
+    order = np.argsort(a[:, 0])
+    start = np.stack([a[order[:7]].mean(0), a[order[7:]].mean(0)])
+    found = []
+    for n_cells in (1, 60, 10_000):  # one draw, four, and all
+        monkeypatch.setattr(_stability, "DRAWN_CELLS", n_cells)
+        found.append(_stability._null(a, b, start, 7, np.random.default_rng(1), 50))
+    assert (found[0] == 0.0).any()
+    assert (found[0] > 0.0).any()
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-6)
 
 
 def test_the_null_is_that_of_both_halves_of_a_gaussian_group_cut_and_divided_by_two_means():

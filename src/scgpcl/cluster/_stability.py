@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Number of cells in all draws from the null distribution together, and the minimum and maximum number of draws. The
 #: separation of few cells varies more from draw to draw, so more draws are needed for the same precision.
 NULL_CELLS, N_NULL = 32_000, (16, 128)
+#: Number of cells of the draws that are computed at once.
+DRAWN_CELLS = 4_000
 #: Number of iterations of 2-means.
 N_STEPS = 10
 #: Minimum number of cells on each side of a split, and minimum number of cells needed to test for groups.
@@ -79,8 +81,8 @@ def split_test(
     for first, second in halves:
         a, b = (half[rows].astype(np.float64) - half[rows].mean(0) for half in (first, second))
         start = np.stack([a[: len(left)].mean(0), a[len(left) :].mean(0)])
-        side, means = _two_means(a, start)
-        observed += _log_gap(b @ (means[1] - means[0]), side)
+        side, means = _two_means(a[None], start[None])
+        observed += float(_log_gap(b @ (means[0, 1] - means[0, 0]), side)[0])
         null += _null(a, b, start, len(left), rng, n_null)
     observed, null = observed / len(halves), null / len(halves)
     z = (observed - null.mean()) / max(null.std(ddof=1), 1e-9)
@@ -142,16 +144,22 @@ def _null(
     slope = axes.T @ shared @ axes / values
     rest = axes.T @ second @ axes - (slope * values) @ slope.T
     scale, direction = np.sqrt(values).astype(np.float32), (start[1] - start[0]) @ axes
-    found = np.empty(n_null)
-    for draw in range(n_null):
-        x = rng.standard_normal((n_cells, len(values)), dtype=np.float32) * scale
-        is_right = np.ones(n_cells, dtype=bool)
-        is_right[np.argpartition(x @ direction, n_left)[:n_left]] = False  # as many cells as on the left of the split
+    found = []
+    for n_draws in np.diff(np.r_[0 : n_null : max(1, DRAWN_CELLS // n_cells), n_null]):
+        x = np.empty((n_draws, n_cells, len(values)), dtype=np.float32)
+        noise = np.empty((n_draws, n_cells))
+        for draw in range(n_draws):
+            rng.standard_normal(dtype=np.float32, out=x[draw])
+            rng.standard_normal(out=noise[draw])
+        x *= scale
+        is_right = np.ones((n_draws, n_cells), dtype=bool)
+        lowest = np.argpartition(x @ direction, n_left, axis=1)[:, :n_left]
+        np.put_along_axis(is_right, lowest, False, axis=1)  # as many cells as on the left of the split
         side, means = _two_means(x, _means(x, is_right))
-        between = means[1] - means[0]
-        noise = np.sqrt(max(between @ rest @ between, 0.0)) * rng.standard_normal(n_cells)
-        found[draw] = _log_gap(x @ (between @ slope) + noise, side)
-    return found
+        between = means[:, 1] - means[:, 0]
+        spread = np.sqrt(np.maximum(((between @ rest) * between).sum(1), 0.0))
+        found.append(_log_gap(_along(x, between @ slope) + spread[:, None] * noise, side))
+    return np.concatenate(found)
 
 
 def _without_negative(covariance: np.ndarray) -> np.ndarray:
@@ -160,41 +168,49 @@ def _without_negative(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.maximum(values, 0.0)) @ vectors.T
 
 
+def _along(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Project the cells (n_draws, n_cells, n) of each draw onto a direction (n_draws, n)."""
+    return (x @ direction[:, :, None].astype(x.dtype))[:, :, 0]
+
+
 def _means(x: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Compute the means (2, n) of the cells (n_cells, n) on the left and on the right side."""
-    right, n_right = side.astype(x.dtype) @ x, side.sum()
-    return np.stack([(x.sum(0) - right) / (len(x) - n_right), right / n_right]).astype(np.float64)
+    """Compute the means (n_draws, 2, n) of the cells (n_draws, n_cells, n) on the left and on the right side."""
+    sides = np.stack([~side, side], axis=1).astype(x.dtype)
+    return (sides @ x).astype(np.float64) / np.maximum(sides.sum(2, keepdims=True), 1.0)
 
 
 def _two_means(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split vectors (n_cells, n) by 2-means from two means (2, n).
+    """Split vectors (n_draws, n_cells, n) by 2-means from two means (n_draws, 2, n), separately for each draw.
 
-    Returns whether each cell is on the right side (n_cells,), and the means. If one side is too small, the split is left
-    as it is.
+    Returns whether each cell is on the right side (n_draws, n_cells), and the means. If one side is too small, the split
+    is left as it is.
     """
-    side = np.zeros(len(x), dtype=bool)
+    side = np.zeros(x.shape[:2], dtype=bool)
     for _ in range(N_STEPS):
-        new = x @ (means[1] - means[0]) > (means[1] ** 2 - means[0] ** 2).sum() / 2
+        new = _along(x, means[:, 1] - means[:, 0]) > (means[:, 1] ** 2 - means[:, 0] ** 2).sum(1, keepdims=True) / 2
         unchanged, side = np.array_equal(new, side), new
-        if unchanged or not _both_large(side):
+        if unchanged:
             break
-        means = _means(x, side)
+        means = np.where(_both_large(side)[:, None, None], _means(x, side), means)
     return side, means
 
 
-def _both_large(side: np.ndarray) -> bool:
-    return bool(MIN_SIDE <= side.sum() <= len(side) - MIN_SIDE)
+def _both_large(side: np.ndarray) -> np.ndarray:
+    """Return for each draw whether both sides (n_draws, n_cells) have enough cells, bool, shape (n_draws,)."""
+    n_right = side.sum(1)
+    return (n_right >= MIN_SIDE) & (n_right <= side.shape[1] - MIN_SIDE)
 
 
-def _log_gap(along: np.ndarray, side: np.ndarray) -> float:
-    """Compute the log separation of the two sides (n_cells,) along a direction (n_cells,)."""
-    if not _both_large(side):
-        return 0.0
-    within = (along[side].var() * side.sum() + along[~side].var() * (~side).sum()) / len(side)
-    gap = along[side].mean() - along[~side].mean()
-    if gap <= 0.0 or within <= 0.0:
-        return 0.0
-    return float(np.clip(np.log(gap / np.sqrt(within)), 0.0, MAX_LOG_SEPARATION))
+def _log_gap(along: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Compute the log separation of the two sides (n_draws, n_cells) along a direction (n_draws, n_cells)."""
+    sides = np.stack([~side, side]).astype(np.float64)
+    n = np.maximum(sides.sum(2), 1.0)
+    mean = (sides * along).sum(2) / n
+    within = (sides * (along - mean[:, :, None]) ** 2).sum((0, 2)) / side.shape[1]
+    gap = mean[1] - mean[0]
+    apart = _both_large(side) & (gap > 0.0) & (within > 0.0)
+    ratio = np.divide(gap, np.sqrt(within), out=np.ones_like(gap), where=apart)
+    return np.clip(np.log(ratio), 0.0, MAX_LOG_SEPARATION)
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
