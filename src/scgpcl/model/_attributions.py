@@ -37,12 +37,12 @@ def gene_parts(module: SCGPCLModule, batch: BipartiteBatch, direction: Tensor) -
     own += (features.offset if features.links is None else features.offset[features.links.batch]).double()
     if features.mask is not None:
         own *= features.mask[:, 0].double()
-    z = module.encode(batch).double()
-    t = batch.size_factor.to(z).log().clamp(max=0.0).unsqueeze(1)
+    z = module.encode(batch)
+    size_factor = batch.size_factor.to(z.device)
+    deep, represented = module.depth(z, size_factor).double(), module.represent(z, size_factor).double()
+    t = size_factor.double().log().clamp(max=0.0).unsqueeze(1)
     first, first_shift, second, second_shift = module.depth.weight.double().split([len(direction), 1] * 2)
     u = direction + t * (first @ direction) + t**2 * (second @ direction)
-    represented = module.represent(module.encode(batch), batch.size_factor.to(z.device)).double()
-    deep = module.depth(module.encode(batch), batch.size_factor.to(z.device)).double()
     length = (represented * deep).sum(1, keepdim=True) / deep.square().sum(1, keepdim=True).clamp(min=1e-300)
     u = length * u
     rest = u @ encoder.state_shift.double()
