@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.cluster.hierarchy as tree
 import torch
-from scipy.spatial.distance import squareform
+from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score
 
 from scgpcl.cluster import Evidence, _communities, _consensus
@@ -234,3 +234,11 @@ def test_a_cell_whose_companions_were_never_linked_supports_all_clusters_alike(m
     support = consensus([torch.zeros(26, 2)], 2, seed=0)
     torch.testing.assert_close(support[-2:], torch.full((2, 2), 0.5))
     torch.testing.assert_close(support[:24], torch.nn.functional.one_hot(labels[:24], 2).float())
+
+
+def test_cells_below_each_node_of_a_linkage_are_those_of_scipy():
+    merges = tree.average(pdist(np.random.default_rng(0).normal(size=(60, 2))))
+    order, start, size = _consensus.leaf_order(merges)
+    for node in tree.to_tree(merges, rd=True)[1]:
+        own = order[start[node.id] : start[node.id] + size[node.id]]
+        assert sorted(own) == sorted(node.pre_order())

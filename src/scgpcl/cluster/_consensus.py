@@ -155,7 +155,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     n_cells = len(merges) + 1
     least = min(smallest_group(n_cells), n_cells // n_clusters)
     # undo the merges from the root down until enough of the groups are large.
-    sizes = np.concatenate([np.ones(n_cells), merges[:, 3]])
+    cells, start, sizes = leaf_order(merges)
     groups = {2 * n_cells - 2}
     for node in range(2 * n_cells - 2, n_cells - 1, -1):
         if sum(sizes[group] >= least for group in groups) >= n_clusters:
@@ -165,7 +165,7 @@ def _cut(distance: np.ndarray, n_clusters: int) -> Tensor:
     order = sorted(groups, key=lambda group: (-sizes[group], group))
     labels = np.full(n_cells, -1)
     for rank, group in enumerate(order):
-        labels[leaves_below(group, merges, n_cells)] = rank
+        labels[cells[start[group] : start[group] + sizes[group]]] = rank
     if len(order) > n_clusters:
         square = squareform(distance)
         for rank in range(n_clusters, len(order)):
@@ -180,13 +180,17 @@ def smallest_group(n_cells: int) -> int:
     return max(MIN_CELLS, round(MIN_SHARE * n_cells))
 
 
-def leaves_below(node: int, merges: np.ndarray, n_cells: int) -> list[int]:
-    """Return the cells below a node of the tree."""
-    stack, found = [node], []
-    while stack:
-        node = stack.pop()
-        if node < n_cells:
-            found.append(node)
-        else:
-            stack.extend(int(child) for child in merges[node - n_cells, :2])
-    return found
+def leaf_order(merges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the cells in an order in which those below any node of a linkage are consecutive, int64, (n_cells,).
+
+    Also returns where the cells below each node start in this order, and how many there are, int64, (2 n_cells - 1,).
+    """
+    n_cells = len(merges) + 1
+    size = np.r_[np.ones(n_cells), merges[:, 3]].astype(np.int64)
+    start = np.zeros(len(size), dtype=np.int64)
+    for node in range(len(size) - 1, n_cells - 1, -1):
+        left, right = merges[node - n_cells, :2].astype(np.int64)
+        start[right], start[left] = start[node], start[node] + size[right]
+    order = np.empty(n_cells, dtype=np.int64)
+    order[start[:n_cells]] = np.arange(n_cells)
+    return order, start, size

@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from scgpcl.cluster._branches import Branches
-from scgpcl.cluster._consensus import CELLS_PER_GROUP, leaves_below, smallest_group
+from scgpcl.cluster._consensus import CELLS_PER_GROUP, leaf_order, smallest_group
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -394,10 +394,10 @@ def condensed(distance: np.ndarray, least: int, cells: np.ndarray) -> Branch:
     if n_cells < 2 * least:
         return Branch(cells)
     merges = average(squareform(distance, checks=False))
-    sizes = np.r_[np.ones(n_cells), merges[:, 3]]
+    order, start, sizes = leaf_order(merges)
 
     def branch(node: int) -> Branch:
-        own = cells[leaves_below(node, merges, n_cells)]
+        own = cells[order[start[node] : start[node] + sizes[node]]]
         while node >= n_cells:
             left, right = sorted((int(child) for child in merges[node - n_cells, :2]), key=lambda child: -sizes[child])
             if sizes[right] >= least:
