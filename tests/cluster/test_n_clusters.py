@@ -70,9 +70,9 @@ def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
         assert row.share == pytest.approx(apart, abs=0.1)
         above = holds.get(tree.parent[node], tree.parent[node] < 0)
         if row.share > 0.5 and above:
-            test = split_test(halves, left, right, rng=rng)
+            test = split_test(halves, left, right, rng=rng, min_separation=1.125)
             assert (row.separation, row.p_value) == (test.separation, test.p_value)
-            wanted = test.separation >= 1.2 and test.p_value * (curve["share"] > 0.5).sum() <= 0.01
+            wanted = test.p_value * (curve["share"] > 0.5).sum() <= 0.01
         else:
             assert np.isnan(row.separation)
             assert np.isnan(row.p_value)
@@ -88,13 +88,14 @@ def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
     assert found.n_clusters == 1 + sum(holds.values())
 
 
-def test_splits_below_the_separation_do_not_hold():
+def test_splits_that_do_not_exceed_the_separation_do_not_hold():
     draws, halves = cells([120, 80, 60], distance=3.0)
     evidence = Evidence.of(draws, 2, seed=0)
     curve = estimate_n_clusters(evidence, halves, false_splits=0.01, seed=0).curve
     held = curve.loc[curve["holds"], "separation"]
-    for limit, wanted in ((held.min(), len(held) + 1), (held.max() + 1e-9, 1)):
-        assert estimate_n_clusters(evidence, halves, separation=limit, false_splits=0.01, seed=0).n_clusters == wanted
+    for limit, wanted in ((held.min() / 1.5, len(held) + 1), (held.max(), 1)):
+        found = estimate_n_clusters(evidence, halves, min_separation=limit, false_splits=0.01, seed=0)
+        assert found.n_clusters == wanted
 
 
 def test_no_split_holds_at_a_false_split_rate_of_zero():

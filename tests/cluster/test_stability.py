@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp, kstest
+from scipy.stats import ks_2samp, kstest, norm
 from sklearn.cluster import KMeans
 
 from scgpcl.cluster import SplitTest, _stability, any_apart, jaccard, split_test
@@ -60,6 +60,27 @@ def test_the_separation_of_two_groups_equals_a_literal_one(sizes):
     assert 0.5 < wanted < 2.9  # within the bounds
     side, means = _stability._two_means(a[None], start[None])
     assert _stability._log_gap(b @ (means[0, 1] - means[0, 0]), side) == pytest.approx([wanted])
+
+
+def test_the_p_value_of_a_minimum_separation_is_that_of_a_shifted_null(monkeypatch):
+    """At the measured separation it is one half; at a lower minimum, the share of a normal null as many times as high."""
+    rng = np.random.default_rng(0)
+    z = np.repeat([[0.0, 0.0], [3.0, 0.0]], 100, axis=0) + rng.normal(size=(200, 2))
+    halves = [tuple(z + 0.5 * rng.normal(size=z.shape) for _ in range(2))]
+    nulls = []
+    drawn = _stability._null
+    monkeypatch.setattr(_stability, "_null", lambda *args: nulls.append(drawn(*args)) or nulls[-1])
+    tested = lambda least: split_test(
+        halves, np.arange(100), np.arange(100, 200), rng=np.random.default_rng(1), min_separation=least
+    )
+    found = tested(1.0)
+    assert found.separation > 1.3
+    assert tested(found.separation) == (found.separation, pytest.approx(0.5))
+    for ratio in (0.9, 1.1):
+        least = found.separation * ratio
+        shifted = nulls[0] - nulls[0].mean() + np.log(least)
+        wanted = norm(shifted.mean(), shifted.std(ddof=1)).sf(np.log(found.separation))
+        assert tested(least) == (found.separation, pytest.approx(wanted))
 
 
 def test_the_null_does_not_depend_on_how_many_draws_are_computed_at_once(monkeypatch):

@@ -234,8 +234,8 @@ def test_parts_are_estimated_by_their_separation_and_are_two_at_least(joined, ad
     from scgpcl.model import _subclusters
 
     found = []
-    for limit in (0.0, np.inf):
-        monkeypatch.setattr(_subclusters, "LEAST_SEPARATION", limit)
+    for limit in (1e-9, np.inf):
+        monkeypatch.setattr(_subclusters, "MIN_SEPARATION", limit)
         joined.subcluster("0+1")
         found.append(adata.obs["scgpcl_cluster"].nunique() - 2)
         joined.cut(4)

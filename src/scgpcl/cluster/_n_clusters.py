@@ -38,7 +38,7 @@ def estimate_n_clusters(
     evidence: Evidence,
     halves: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
-    separation: float = 1.2,
+    min_separation: float = 1.125,
     false_splits: float,
     seed: int,
 ) -> NClusters:
@@ -55,8 +55,9 @@ def estimate_n_clusters(
         Partitions of the cells.
     halves
         Vectors of the linked cells from both halves of the molecules, see :func:`split_test`.
-    separation
-        Minimum separation of a split.
+    min_separation
+        Separation that the separation of a split must significantly exceed. Uncertain separations, which small groups
+        have, must therefore be larger.
     false_splits
         Maximum probability that any of the splits divides a continuous group.
     seed
@@ -74,8 +75,9 @@ def estimate_n_clusters(
         found = SplitTest(np.nan, np.nan)
         above = tree.parent[node]
         if tree.height[node] > MAJORITY and (above < 0 or holds[above]):
-            found = split_test(halves, *(cells[child] for child in tree.children[node]), rng=rng)
-            holds[node] = found.separation >= separation and found.p_value * candidates <= false_splits
+            sides = (cells[child] for child in tree.children[node])
+            found = split_test(halves, *sides, rng=rng, min_separation=min_separation)
+            holds[node] = found.p_value * candidates <= false_splits
         rows.append((k, tree.height[node], *found, holds[node]))
     curve = pd.DataFrame(rows, columns=["K", "share", "separation", "p_value", "holds"])
     last = max(N_LEAVES - 1, *(np.flatnonzero(curve["holds"]) + 1), 0)

@@ -40,7 +40,8 @@ class SplitTest(NamedTuple):
         Distance between the means divided by the standard deviation within groups, relative to the value from cutting
         one continuous group. A value of 1 means no gap, and well-separated groups have 2 or more.
     p_value
-        Probability of a separation at least this large in one continuous group.
+        Probability of a separation at least this large if the true separation is the minimum separation of the test. By
+        default, this is the separation of one continuous group.
     """
 
     separation: float
@@ -53,6 +54,7 @@ def split_test(
     right: np.ndarray,
     *,
     rng: np.random.Generator,
+    min_separation: float = 1.0,
 ) -> SplitTest:
     """Test whether two groups of cells are apart or are the two ends of one continuous group.
 
@@ -72,6 +74,9 @@ def split_test(
         Positions of the cells in the two groups.
     rng
         Random number generator for the draws.
+    min_separation
+        Separation that the p-value refers to. With a value above 1, small p-values require a separation that is not only
+        different from that of a continuous group but also larger by a relevant amount (McCarthy and Smyth 2009).
     """
     rows = np.r_[left, right]
     if min(len(left), len(right)) < MIN_SIDE:
@@ -85,8 +90,9 @@ def split_test(
         observed += float(_log_gap(b @ (means[0, 1] - means[0, 0]), side)[0])
         null += _null(a, b, start, len(left), rng, n_null)
     observed, null = observed / len(halves), null / len(halves)
-    z = (observed - null.mean()) / max(null.std(ddof=1), 1e-9)
-    return SplitTest(float(np.exp(observed - null.mean())), float(norm.sf(z)))
+    larger = observed - null.mean()
+    z = (larger - np.log(min_separation)) / max(null.std(ddof=1), 1e-9)
+    return SplitTest(float(np.exp(larger)), float(norm.sf(z)))
 
 
 def any_apart(

@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 LEAST_SHARE = 0.05
 #: Seed for all random steps, so that repeated calls agree regardless of the model's seed.
 SEED = 0
-#: Minimum separation for a split to count. Along axes chosen from the same cells, splits of a pure cell line reach 1.4.
-LEAST_SEPARATION = 1.5
+#: Separation that a split must significantly exceed to count. Along axes chosen from the same cells, splits of a pure cell
+#: line reach 1.4.
+MIN_SEPARATION = 1.3
 #: Number of cells read at a time.
 READ_CELLS = 2048
 
@@ -214,7 +215,7 @@ def fit_subclusters(
     if n is None:
         scores = [_gathered(parts.scores, half)[evidence.linked].numpy() for half in pairs]
         found = estimate_n_clusters(
-            evidence, [(scores[0], scores[1])], separation=LEAST_SEPARATION, false_splits=false_splits, seed=SEED
+            evidence, [(scores[0], scores[1])], min_separation=MIN_SEPARATION, false_splits=false_splits, seed=SEED
         )
         n = max(2, found.n_clusters)
         logger.info("Estimated %d parts of the cluster: splits that hold on held-out molecules, and at least one.", n)
