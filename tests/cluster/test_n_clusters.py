@@ -70,7 +70,7 @@ def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
         assert row.share == pytest.approx(apart, abs=0.1)
         above = holds.get(tree.parent[node], tree.parent[node] < 0)
         if row.share > 0.5 and above:
-            test = split_test(halves, left, right, rng=rng, min_separation=1.125)
+            test = split_test(halves, left, right, rng=rng, min_separation=1.11)
             assert (row.separation, row.p_value) == (test.separation, test.p_value)
             wanted = test.p_value * (curve["share"] > 0.5).sum() <= 0.01
         else:

@@ -38,7 +38,7 @@ def estimate_n_clusters(
     evidence: Evidence,
     halves: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
-    min_separation: float = 1.125,
+    min_separation: float = 1.11,
     false_splits: float,
     seed: int,
 ) -> NClusters:

@@ -92,8 +92,8 @@ class Subclustering:
             Name of one of the current clusters, which can itself be a part.
         n
             Number of parts; ``None`` estimates it as in training, along the axes of these cells, and uses 2 if no split
-            holds. The separation of a split must be at least 1.5, because the axes are chosen from the same cells. Use
-            :meth:`test_clusters` to test whether the parts differ.
+            holds. The separation of a split must significantly exceed 1.3 instead of 1.11, because the axes are chosen
+            from the same cells. Use :meth:`test_clusters` to test whether the parts differ.
         false_splits
             Used to estimate the number of parts, see :meth:`train`.
         adata
