@@ -109,7 +109,7 @@ def test_real_run_annotates_and_draws(run, cells, input_path, tmp_path, monkeypa
     more = ("--levels", "2,1,5,900", "--report", tmp_path / "report.html", "--model", tmp_path / "model", "--stability")
     result = run(*words, "--figures", figures, *more)
     assert result.exit_code == 0, result.output
-    assert "Left out --levels 900" in result.stderr
+    assert "Skipped --levels 900" in result.stderr
 
     written = ad.read_h5ad(output)
     assert (written.X != cells.X).nnz == 0

@@ -186,7 +186,7 @@ def test_counts_are_found_by_their_values(cells, caplog, place, change):
     ]
     assert said in found.said
     other = find_counts(adata, raw=True) if adata.raw is not None else find_counts(adata, layer="counts")
-    assert "as asked" in other.said
+    assert "as requested" in other.said
 
 
 def test_read_moves_counts_to_x(cells, tmp_path):

@@ -151,7 +151,7 @@ def read_files(
         raise InputError(msg)
     adata = ad.concat(parts, label=label, index_unique="-", merge="same")
     if adata.n_vars == 0:
-        msg = f"Expected samples that share genes, found none that all of {', '.join(parts)} have. Check their names."
+        msg = f"Expected samples that share genes, found no gene that occurs in all of {', '.join(parts)}. Check their names."
         raise InputError(msg)
     logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, label)
     return Found(adata, Counts(adata, None, ""), label)
@@ -394,12 +394,12 @@ def find_counts(adata: AnnData, *, layer: str | None = None, raw: bool = False) 
                 f"Expected raw counts in layers[{layer!r}], found layers {names}. Pass `layer=None` to have them found."
             )
             raise InputError(msg)
-        return Counts(adata, layer, f"Counts are taken from layers[{layer!r}], as asked.")
+        return Counts(adata, layer, f"Counts are taken from layers[{layer!r}], as requested.")
     if raw:
         if adata.raw is None:
             msg = "Expected counts in raw, found no raw in the file. Leave out `raw`."
             raise InputError(msg)
-        return _from_raw(adata, "as asked")
+        return _from_raw(adata, "as requested")
     found: dict[str, str] = {}
     if COUNTS in adata.layers:
         found[f"layers[{COUNTS!r}]"] = seen = _values(adata.layers[COUNTS])

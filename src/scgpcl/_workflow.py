@@ -410,7 +410,7 @@ def _fit(
     if levels:
         _store_levels(adata, model, levels)
     if stability:
-        logger.info("Clustering again without some molecules or cells.")
+        logger.info("Measuring the stability of the clusters without some molecules or cells.")
         model.get_cluster_stability()
     seconds = time.perf_counter() - start
     _forget_registration(adata, kept=before)
@@ -434,7 +434,7 @@ def _store_levels(adata: ad.AnnData, model: SCGPCL, levels: Sequence[int]) -> No
     missing = [level for level in levels if level not in known]
     if missing:
         logger.warning(
-            "Left out --levels %s: the tree of these cells has from 1 to %d clusters.",
+            "Skipped --levels %s: the tree of these cells has 1 to %d clusters.",
             ",".join(map(str, missing)),
             max(known),
         )

@@ -227,7 +227,7 @@ def map_cells(
             force=force,
         )
     if not quiet:
-        _report(result, title=str(output.name), verb="label")
+        _report(result, title=str(output.name), task="Labelling")
 
 
 @app.command()
@@ -265,7 +265,7 @@ def cut(
             force=force,
         )
     if not quiet:
-        _report(result, title=str(output.name), verb="label")
+        _report(result, title=str(output.name), task="Labelling")
 
 
 @app.command()
@@ -299,7 +299,7 @@ def subcluster(
             force=force,
         )
     if not quiet:
-        _report(result, title=str(output.name), verb="label")
+        _report(result, title=str(output.name), task="Labelling")
 
 
 @app.command()
@@ -461,7 +461,7 @@ def _command() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _report(result: "Result", *, title: str, verb: str = "train") -> None:
+def _report(result: "Result", *, title: str, task: str = "Training") -> None:
     """Print the table of clusters, the scores and the list of files."""
     from rich.console import Console
     from rich.table import Table
@@ -481,7 +481,7 @@ def _report(result: "Result", *, title: str, verb: str = "train") -> None:
     console.print(table)
     if result.scores:
         console.print("  ".join(f"{name} {value:.3f}" for name, value in result.scores.items()))
-    console.print(f"{result.seconds:.0f} s to {verb}. Files written:")
+    console.print(f"{task} took {result.seconds:.0f} s. Files written:")
     for path in result.files:
         typer.echo(f"  {path}")
 

@@ -443,7 +443,9 @@ def test_covariates_are_saved_and_matched_by_name(nested, tmp_path, safe):
 def test_a_new_combination_is_a_new_batch(nested):
     """The donors and studies are known, but not this one of that."""
     new = ad.AnnData(nested.adata.X[150:], obs={"study": ["two"] * 150, "donor": [2] * 150}, var=nested.adata.var)
-    with pytest.warns(UserWarning, match="Moments are measured on the cells of 'two / 2'"):
+    with pytest.warns(
+        UserWarning, match="Their feature means and standard deviations are estimated from the cells of 'two / 2'"
+    ):
         labels = nested.predict(new)
     assert ari(labels, nested.predict()[150:]) > 0.9
 

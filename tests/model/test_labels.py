@@ -96,7 +96,8 @@ def test_all_labels_and_wrong_ones(truth, fit, caplog):
     with caplog.at_level(logging.INFO, logger="scgpcl"):
         right = fit(adata, setup=SETUP, n_clusters=N_TYPES).predict()
     (overruled,) = re.findall(
-        r"(\d+) of the 300 labelled cells fit a type or group other than their label, and 0 types", caplog.text
+        r"(\d+) of the 300 labelled cells were assigned to a type or new cluster other than their label; 0 types",
+        caplog.text,
     )
     assert int(overruled) < 10
     flipped = adata.copy()

@@ -49,7 +49,10 @@ def test_moments_of_a_new_batch_are_measured_on_its_cells(simulated, reference):
     assert len(own) >= 100
     query = as_adata(x[own] * factors[2], "c")
     before = {name: value.clone() for name, value in reference.module.state_dict().items()}
-    with pytest.warns(UserWarning, match="A batch was not in training. Moments are measured on the cells of 'c'"):
+    with pytest.warns(
+        UserWarning,
+        match="A batch was not in training. Their feature means and standard deviations are estimated from the cells of 'c'",
+    ):
         names = reference.predict(query)
     truth = [types[:300][reference.predict() == name] for name in reference.cluster_names_]
     type_of = {name: np.bincount(each).argmax() for name, each in zip(reference.cluster_names_, truth, strict=True)}
@@ -107,7 +110,9 @@ def test_moments_of_a_new_batch_agree_with_the_clusters_that_its_cells_get(simul
     monkeypatch.setattr(
         _new_batches, "_represented", lambda *args: codes.update(args[1].batch_index) or represented(*args)
     )
-    with pytest.warns(UserWarning, match="Moments are measured on the cells of 'c'"):
+    with pytest.warns(
+        UserWarning, match="Their feature means and standard deviations are estimated from the cells of 'c'"
+    ):
         names = reference.predict(query)
     ((nearest, found),) = calls
     module, n_cells, n_prior = reference.module, query.n_obs, _new_batches.PRIOR_CELLS
@@ -181,11 +186,11 @@ def test_links_of_a_new_batch_without_most_genes_refer_to_the_others(simulated, 
 def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, reference):
     x, factors, _ = simulated
     query = as_adata(x[300:330] * factors[1], ["new"] * 20 + ["a"] * 10)
-    with pytest.warns(UserWarning, match=r"fewer than 100 cells take .* 'new' \(20 cells, taken as of 'b'\)"):
+    with pytest.warns(UserWarning, match=r"fewer than 100 cells are treated .* 'new' \(20 cells, treated as 'b'\)"):
         z = reference.get_latent_representation(query)
     as_b = reference.get_latent_representation(query, indices=np.arange(20), transform_batch="b")
     np.testing.assert_allclose(z[:20], as_b, atol=1e-6)
-    with pytest.warns(UserWarning, match=r"'new' \(1 cells, taken as of '[ab]'\)"):
+    with pytest.warns(UserWarning, match=r"'new' \(1 cells, treated as '[ab]'\)"):
         alone = reference.get_latent_representation(query[:1].copy())
     wanted = [reference.get_latent_representation(query[:1].copy(), transform_batch=batch) for batch in "ab"]
     assert any(np.allclose(alone, each, atol=1e-6) for each in wanted)
@@ -229,7 +234,7 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unassigned(draw_counts, fi
         scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").get_novelty(cells), novelty
     )
     model.statistics_ = None  # as in models saved by earlier versions
-    with pytest.raises(RuntimeError, match="^Expected a model that knows where .*, found one of an earlier version"):
+    with pytest.raises(RuntimeError, match="^Expected a model with stored statistics.*, found one saved by an earlier version"):
         model.get_novelty(cells)
 
 

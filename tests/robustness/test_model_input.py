@@ -117,7 +117,7 @@ BAD_SETUP = {
         lambda a: with_obs(a, _scvi_batch=[0, 1] * 60),
         {"batch_key": "_scvi_batch"},
         ValueError,
-        "column of yours, found '_scvi_batch'",
+        "one of your own columns, found '_scvi_batch'",
     ),
     "parts that do not add up": (
         lambda a: with_x(

@@ -243,9 +243,9 @@ class Getters:
     ) -> np.ndarray:
         """Return the distance of each cell to the nearest cluster, which is large for types not seen in training.
 
-        Novelty is the Mahalanobis distance to the nearest cluster, based on the covariance within clusters (Lee et al.
-        2018) and divided by the 99th percentile of this distance among the training cells. Confidence does not measure
-        novelty: a cell that is far from all clusters can still be much closer to one of them than to the others.
+        Novelty is the Mahalanobis distance to the nearest cluster, based on the covariance within clusters (Lee, Lee,
+        Lee and Shin 2018) and divided by the 99th percentile of this distance among the training cells. Confidence does
+        not measure novelty: a cell that is far from all clusters can still be much closer to one of them than to the others.
 
         Parameters
         ----------
@@ -618,8 +618,8 @@ class Getters:
     def _novelty(self, z: np.ndarray) -> np.ndarray:
         if self.statistics_ is None:
             msg = (
-                "Expected a model that knows where its training cells lie, found one of an earlier version. "
-                "Train it again to judge whether cells are new."
+                "Expected a model with stored statistics of its training cells, found one saved by an earlier version. "
+                "Train it again to compute the novelty."
             )
             raise RuntimeError(msg)
         found = self.statistics_

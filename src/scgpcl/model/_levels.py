@@ -85,9 +85,10 @@ class Levels:
         - ``n_clusters``: smallest number of clusters for which the node is one of the clusters, see :meth:`cut`;
         - ``height``: height of the split below the node, defined as the fraction of many partitions that separate its
           two sides, and 0 for a leaf;
-        - ``separation``: gap between the two sides of this split on held-out molecules, relative to the gap that
-          results from cutting one continuous group, so that 1 means no gap;
-        - ``support``: 1 minus the probability of such a gap in one continuous group. Nearly every split of real data
+        - ``separation``: distance between the means of the two sides of this split on held-out molecules, relative to
+          the spread within the sides and divided by its value for a cut through one continuous group, so that 1 means
+          no gap;
+        - ``support``: 1 minus the probability of such a separation in one continuous group. Nearly every split of real data
           has a support close to 1, because there is also variation within cell types;
         - ``stability``: Jaccard index between the cells that are assigned to the node based on each half of the
           molecules.

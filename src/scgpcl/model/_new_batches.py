@@ -70,7 +70,7 @@ def with_new_batches(
             distance.append(np.mean(np.concatenate([_distances(module, part, statistics) for part in cells])))
         nearest = int(np.argmin(distance))
         if len(index) < MIN_CELLS or statistics is None or "features" not in statistics:
-            few.append(f"{name!r} ({len(index)} cells, taken as of {known[nearest]!r})")
+            few.append(f"{name!r} ({len(index)} cells, treated as {known[nearest]!r})")
             mean, std, share = module.gene_mean, module.gene_std, module.link_share
             moments.append(NewBatch(*(each[nearest].cpu().numpy() for each in (mean, std, share))))  # type: ignore[index]
             continue
@@ -83,9 +83,11 @@ def with_new_batches(
         else "A batch was not in training. "
     )
     if measured:
-        msg += f"Moments are measured on the cells of {listed(measured)}. "
+        msg += f"Their feature means and standard deviations are estimated from the cells of {listed(measured)}. "
     if few:
-        msg += f"Batches of fewer than {MIN_CELLS} cells take those of the nearest known batch: {', '.join(few)}. "
+        msg += (
+            f"Batches with fewer than {MIN_CELLS} cells are treated as the most similar known batch: {', '.join(few)}. "
+        )
     warnings.warn(
         msg + "Pass `transform_batch=` to name a batch.", UserWarning, stacklevel=settings.warnings_stacklevel
     )

@@ -110,8 +110,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
     n_clusters_curve_
         Table on which the estimate is based, or ``None`` if the number was given. Each row describes the split of the
         tree that leads to ``K`` clusters: the ``share`` of the partitions that separate its two sides, its
-        ``separation`` and ``p_value`` on held-out molecules (NaN if the split was not tested because too few partitions
-        make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
+        ``separation`` on held-out molecules, the ``p_value`` for a separation of more than 1.11 (both NaN if the split
+        was not tested because too few partitions make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
         of splits that hold, or 1 if no groups of cells are clearly separated.
     cluster_names_
         Names of the clusters found in training, in the column order of ``predict(soft=True)`` until another level of
@@ -580,7 +580,7 @@ def _refuse_moved(moved: dict[str, Any]) -> None:
     for name, place in MOVED.items():
         if name in moved:
             msg = (
-                f"Expected `{name}` where it acts, in training, found it in `SCGPCL(...)`. "
+                f"Expected `{name}` as an argument of a training stage, found it in `SCGPCL(...)`. "
                 f"Pass `model.train({place}={{{name!r}: {moved[name]!r}}})`."
             )
             raise TypeError(msg)

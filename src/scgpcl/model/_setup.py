@@ -255,8 +255,8 @@ def check_not_overwritten(written: Names, **columns: str | Sequence[str] | None)
             raise ValueError(msg)
         if column.startswith("_scvi"):
             msg = (
-                f"Expected `{argument}` to be a column of yours, found {column!r}, which scvi-tools writes. "
-                "Name the column that it was made of."
+                f"Expected `{argument}` to be one of your own columns, found {column!r}, which scvi-tools creates. "
+                "Pass the original column instead."
             )
             raise ValueError(msg)
 
@@ -317,7 +317,7 @@ def check_datamodule(datamodule: Any, genes: pd.Index, batches: pd.Index) -> Non
     if lacking:
         msg = (
             f"Expected a data module with a registry and an inference loader, found {type(datamodule).__name__} without "
-            f"{listed(lacking)}. Those of scvi-tools have them, and `scgpcl.data.CollectionDataModule`."
+            f"{listed(lacking)}. Use a data module from scvi-tools, or `scgpcl.data.CollectionDataModule`."
         )
         raise TypeError(msg)
     found = _content(datamodule.registry)

@@ -70,9 +70,9 @@ class Stability:
         """Compute how stable each cluster is when molecules or cells are left out.
 
         The result also shows which other cluster each cluster is confused with. The model is not retrained. A stable
-        cluster is not necessarily distinct from the others, because the model has seen all molecules; its splits are
-        tested by the ``support`` of :meth:`get_tree`. If the counts are reads instead of molecules, each molecule has
-        many reads, so hardly any cluster is uncertain when reads are drawn.
+        cluster is not necessarily distinct from the others, because the model was trained on all molecules; use the
+        ``support`` in :meth:`get_tree` to judge the splits of the tree. With read counts (no UMIs), each molecule
+        contributes many reads, so subsampling the reads makes almost every cluster look stable.
 
         Parameters
         ----------

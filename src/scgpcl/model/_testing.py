@@ -69,8 +69,8 @@ class Testing:
             group. Use ``False`` for labels from other sources, such as sorted cells, genotypes or treatments: two
             groups are then told apart if they differ at all.
         alpha
-            False-split rate, that is, the probability that any pair in a labelling is told apart although it is a
-            single group. P-values are adjusted for the number of pairs.
+            Family-wise error rate, that is, the probability that at least one pair that is really a single group is
+            reported as distinct. P-values are adjusted for the number of pairs.
         seed
             Random seed for the halves and draws; ``None`` uses the seed of the model.
 

@@ -491,8 +491,8 @@ class Training:
         if datamodule is not None:
             if self.adata is not None:
                 msg = (
-                    "Expected a model without an AnnData to train on a data module, found one with. "
-                    "Make it with `SCGPCL(registry=datamodule.registry)`."
+                    "Expected a model without an AnnData for training on a data module, found a model that has one. "
+                    "Create it with `SCGPCL(registry=datamodule.registry)`."
                 )
                 raise ValueError(msg)
             check_datamodule(datamodule, self.registered_genes, self.registration.batches)

@@ -159,7 +159,9 @@ class ReadOut:
         if self.known is None and (k == 1 or not self._any_apart(index, found.main, false_splits)):
             logger.info("The cells form one group without clear gaps. To divide it anyway: model.cut(%d).", max(k, 2))
             return found._replace(n_clusters=1)
-        logger.info("Estimated %d clusters: splits that most partitions make and that hold on held-out molecules.", k)
+        logger.info(
+            "Estimated %d clusters from splits that most partitions make and that hold on held-out molecules.", k
+        )
         more = also_stable(runners_up(found.curve, k))
         if more:
             logger.info("%s.", more)

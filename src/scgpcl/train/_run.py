@@ -264,10 +264,10 @@ class Run:
             evidence = Evidence.of(kept, k, seed=READ_OUT_SEED, only=True)
             named = named_support(evidence, kept[:2], known, self._n_types, k, n_new=n_new)
             target, k, accuracy = named.support.to(z.device), self._n_types + named.n_new, named.accuracy
-            logger.info("Found %d groups of cells beside the %d labelled types.", named.n_new, self._n_types)
+            logger.info("Found %d new clusters in addition to the %d labelled types.", named.n_new, self._n_types)
             own, labelled = named.support.argmax(1), known >= 0
             logger.info(
-                "%d of the %d labelled cells fit a type or group other than their label, and %d types have no cells left.",
+                "%d of the %d labelled cells were assigned to a type or new cluster other than their label; %d types have no cells.",
                 int((own != known)[labelled].sum()),
                 int(labelled.sum()),
                 self._n_types - len(own[own < self._n_types].unique()),
