@@ -234,7 +234,9 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unassigned(draw_counts, fi
         scgpcl.SCGPCL.load(tmp_path / "m", False, accelerator="cpu").get_novelty(cells), novelty
     )
     model.statistics_ = None  # as in models saved by earlier versions
-    with pytest.raises(RuntimeError, match="^Expected a model with stored statistics.*, found one saved by an earlier version"):
+    with pytest.raises(
+        RuntimeError, match="^Expected a model with stored statistics.*, found one saved by an earlier version"
+    ):
         model.get_novelty(cells)
 
 

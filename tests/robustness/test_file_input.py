@@ -267,6 +267,36 @@ def test_checkpoints_of_other_data_are_refused(checkpoint, cells, build, refused
     others = build(renamed(cells()))
     with refused(others.adata, ValueError, "same genes in the same order", "Give the AnnData the genes"):
         others.train(max_epochs=1, resume_from=checkpoint, **QUIET)
+    changed = cells()
+    changed.X[0, 0] += 1
+    model = build(changed)
+    with refused(changed, ValueError, "counts '60x"):
+        model.train(max_epochs=1, resume_from=checkpoint, **QUIET)
+
+
+# name: (arguments of setup_anndata, of the model, and of training; words)
+OTHERS = {
+    "batches": ({"batch_key": "batch"}, {}, {}, "batch_columns ['batch'], batches ["),
+    "labels": ({"labels_key": "batch"}, {}, {}, "labels_key 'batch'"),
+    "genes to keep": ({}, {"keep_genes": ["gene3", "gene7"]}, {}, "keep_genes ['gene3', 'gene7']", "keep_genes None"),
+    "prototypes": (
+        {},
+        {},
+        {"pretrain_plan_kwargs": {"n_prototypes": (2, 3)}},
+        "pretrain_plan_kwargs['n_prototypes'] [2, 3]",
+    ),
+    "mini-batches": ({}, {}, {"batch_size": 7}, "batch_size 7"),
+    "held-out cells": ({}, {}, {"train_size": 0.8}, "train_size 0.8", "train_size 1.0"),
+    "another second stage": ({}, {}, {"clustering": "self_training"}, "clustering 'self_training'"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_checkpoints_of_other_arguments_are_refused(checkpoint, cells, build, refused, case):
+    setup, arguments, training, *words = OTHERS[case]
+    model = build(cells(), setup=setup, **arguments)
+    with refused(model.adata, ValueError, *words, "Make the model as it was"):
+        model.train(max_epochs=1, resume_from=checkpoint, **training, **QUIET)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 MIN_DECODER_CELLS = 20
 #: Number of query cells read at a time.
 READ_CELLS = 2048
+#: Arguments of training that a run must share with the checkpoint from which it resumes.
+IDENTIFYING = ("batch_size", "clustering", "pretrain_max_cells", "shuffle_set_split", "train_size", "validation_size")
 #: Arguments of the clustering plan that an update cannot change.
 FIXED_BY_TRAIN = {"alpha", "shrinkage"}
 #: Training plans for the second stage, by name.
@@ -248,7 +251,8 @@ class Training:
         resumed = None if resume_from is None else read_checkpoint(Path(resume_from))
         identified: dict[str, Any] = {}
         if path is not None or resumed is not None:
-            own = dict(self.init_params_["non_kwargs"])
+            own = dict(self.init_params_["non_kwargs"]) | self._data_identity()
+            own |= {name: values[name] for name in IDENTIFYING}
             own |= {f"pretrain_plan_kwargs[{name!r}]": value for name, value in pretrain.items()}
             own |= {f"cluster_plan_kwargs[{name!r}]": value for name, value in cluster.items()}
             identified = identity(own, seed=self.seed_, n_cells=n_cells, genes=self.registered_genes)
@@ -554,6 +558,19 @@ class Training:
             discriminant, seed = self.start == "discriminant", derived_seed(self.seed_, 10)
             self._axes = FeatureAxes(cells, self.module.moments, discriminant=discriminant, seed=seed)
         return self._axes
+
+    def _data_identity(self) -> dict[str, Any]:
+        """Return what identifies the registered cells in a checkpoint: digests of counts and labels, and names."""
+        registered, adata = self.registration, self.adata
+        found: dict[str, Any] = {
+            name: getattr(registered, name)
+            for name in ("batch_columns", "batches", "labels_key", "size_factor_key", "types")
+        }
+        if adata is not None:
+            labels = registered.label_index(adata)
+            found["counts"] = _input.fingerprint(_input.counts_of(adata, registered.layer))
+            found["labels"] = None if labels is None else hashlib.blake2b(labels.tobytes(), digest_size=16).hexdigest()
+        return found
 
     @contextmanager
     def _running(self, splitter: BipartiteSplitter, where: Devices, *, split: bool, **kwargs: Any) -> Iterator[Run]:

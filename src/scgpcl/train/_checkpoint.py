@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from reprlib import repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
 
@@ -14,7 +17,6 @@ from scgpcl._atomic import replacing, writing_advice
 from scgpcl.train._fit import History, merge_histories
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from scgpcl.train._plans import StagePlan
@@ -142,13 +144,20 @@ def check_checkpoint_path(path: Path) -> Path:
 
 
 def identity(parameters: Mapping[str, Any], *, seed: int, n_cells: int, genes: pd.Index) -> dict[str, Any]:
-    """Return plain values that identify a model and its data."""
-    plain = {name: value for name, value in parameters.items() if _is_plain(value) and name != "n_clusters"}
+    """Return plain values that identify a model, its data and the arguments of its training."""
+    plain = {name: _plain(value) for name, value in parameters.items() if name != "n_clusters"}
     return {"parameters": plain, "seed": seed, "n_cells": n_cells, "genes": [str(name) for name in genes]}
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+def _plain(value: Any) -> Any:
+    """Convert a value to one that can be read without running code: lists of values, and text for other objects."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, Iterable) else str(value)
 
 
 def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -> None:
@@ -161,7 +170,7 @@ def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -
         wanted["n_clusters"], found["n_clusters"] = n_clusters, state.model["n_clusters"]
     differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if differ:
-        expected, other = (", ".join(f"{name} {each.get(name)!r}" for name in differ) for each in (wanted, found))
+        expected, other = (", ".join(f"{name} {repr(each.get(name))}" for name in differ) for each in (wanted, found))
         msg = (
             f"Expected the checkpoint of a model with {expected}, found one with {other} in {state.path}. "
             "Make the model as it was when the checkpoint was written."
