@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scgpcl
 
@@ -105,3 +106,20 @@ def test_bad_input_is_refused(model, case):
     call, error, words = BAD[case]
     with pytest.raises(error, match=words):
         call(model)
+
+
+@pytest.mark.parametrize("setup", [{"batch_key": "donor"}, {"categorical_covariate_keys": ["donor"]}])
+def test_differences_between_batches_are_not_those_of_groups(four_types, setup):
+    """Groups that differ in nothing but the share of cells from a donor with other molecules."""
+    adata, rng = four_types.copy(), np.random.default_rng(1)
+    donor = rng.integers(2, size=adata.n_obs).astype(bool)
+    counts = adata.X.toarray().astype(int)
+    counts[donor] = rng.binomial(counts[donor], rng.uniform(0.2, 1.0, adata.n_vars))
+    adata.X = sp.csr_matrix(counts.astype(np.float32))
+    adata.obs["donor"] = np.where(donor, "a", "b")
+    adata.obs["group"] = np.where(rng.random(adata.n_obs) < np.where(donor, 0.8, 0.2), "one", "other")
+    found = []
+    for arguments in (setup, {}):
+        scgpcl.SCGPCL.setup_anndata(adata, **arguments)
+        found.append(scgpcl.SCGPCL(adata, 4).test_clusters("group", clustered=False)["apart"].item())
+    assert found == [False, True]

@@ -103,7 +103,7 @@ class Testing:
         genes: two states of a single gene are not clusters. If ``clustered=True``, the separation is compared with the
         best cuts through draws that come from the closest density with a single peak and have the same variance
         (Silverman 1981). No clustering of noise or of a gradient could give a better cut. Otherwise, ranks are
-        compared, which are exchangeable if the labels do not depend on the counts. If the model has a ``batch_key``,
+        compared, which are exchangeable if the labels do not depend on the counts. If the model has batches,
         differences between batches are removed.
 
         The two ends of a gradient are told apart if the cells between them are in other groups, so compare neighbouring
@@ -122,8 +122,7 @@ class Testing:
         counts = _input.counts_of(target, registered.layer)
         _input.check_counts(counts, registered.layer)
         batch = None
-        if registered.batch_key is not None and len(registered.batches) > 1:
-            _input.check_obs_key(target, registered.batch_key, "batch_key")
+        if len(registered.batches) > 1:
             batch = pd.factorize(registered.names_of(target))[0]
         codes, names = groups.cat.codes.to_numpy(), list(groups.cat.categories)
         rng = np.random.default_rng(derived_seed(seed, 53))
