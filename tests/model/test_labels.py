@@ -87,7 +87,7 @@ def test_one_label_names_one_cluster(truth, fit, tmp_path):
     model.save(tmp_path / "m", safe=True)
     again = scgpcl.SCGPCL.load(tmp_path / "m", adata, accelerator="cpu")
     np.testing.assert_array_equal(again.predict(), names)
-    with pytest.raises(KeyError, match=r"`labels_key='label'` to be a column"):
+    with pytest.raises(KeyError, match="columns with which the model was set up, 'label', .* without 'label'"):
         scgpcl.SCGPCL.load(tmp_path / "m", ad.AnnData(truth.X), accelerator="cpu")
 
 
@@ -190,6 +190,44 @@ def test_types_that_changed_after_set_up_are_missed(truth, fit, changes):
     ):
         model.train(accelerator="cpu", enable_progress_bar=False)
     np.testing.assert_array_equal(model.predict(), names)
+
+
+def test_cells_of_some_types_load_with_a_model(truth, fit, tmp_path):
+    """They need not have all of its types, or any label, to be labelled, to train the decoder, and for an update."""
+    model = fit(labelled(truth, 3), setup=SETUP, n_clusters=N_TYPES)
+    model.save(tmp_path / "model")
+    load = lambda cells: scgpcl.SCGPCL.load(tmp_path / "model", cells, accelerator="cpu")
+    cells = labelled(truth, 3, without=["type 1"])
+    none = cells[:40].copy()
+    none.obs["label"] = UNKNOWN
+    for some in (cells, none):
+        loaded = load(some)
+        np.testing.assert_array_equal(loaded.predict(), model.predict(some))
+        loaded.train_decoder(1, accelerator="cpu", enable_progress_bar=False)
+        loaded.update(cells[:50].copy(), max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        with pytest.raises(ValueError, match="as when the AnnData was set up, found"):
+            loaded.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    del cells.obs["label"]
+    with pytest.raises(KeyError, match=r"without 'label'.*load with `adata=False` and call `model.predict\(cells\)`"):
+        load(cells)
+    with pytest.raises(TypeError, match="found True|found bool"):
+        load(True)
+
+
+def test_merged_names_do_not_join_other_clusters(truth, fit, untouched):
+    adata = labelled(truth, 3)
+    adata.obs["label"] = adata.obs["label"].replace({"type 0": "0", "type 1": "1", "type 2": "0+1"})
+    with untouched(adata), pytest.raises(ValueError, match="not made from other names, found '0\\+1'"):
+        scgpcl.SCGPCL.setup_anndata(adata, **SETUP)
+    adata.obs["label"] = adata.obs["label"].replace({"0+1": "0-2", "type 3": "2"})
+    with untouched(adata), pytest.raises(ValueError, match="found '0-2'"):
+        scgpcl.SCGPCL.setup_anndata(adata, **SETUP)
+    adata.obs["label"] = adata.obs["label"].replace({"0-2": "1-3"})
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    model.cluster_names_ = np.array(["1", "2", "3", "1-3"], dtype=object)  # as in files of earlier versions
+    model.annotate()
+    with untouched(adata), pytest.raises(ValueError, match="merged name is free, found '1-3'"):
+        model.merge(["1", "2", "3"])
 
 
 def test_bad_labels_are_refused(adata, fit, untouched):

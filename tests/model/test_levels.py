@@ -185,3 +185,10 @@ def test_other_stable_numbers_are_announced(model, adata, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     page = scgpcl.report(adata, model, tmp_path / "page.html").read_text()
     assert "clusters (also stable: 7)" in page
+
+
+def test_sizes_of_nodes_follow_an_update(model, four_types):
+    model.update(four_types[:80].copy(), max_epochs=5, label_tol=0.0, accelerator="cpu", enable_progress_bar=False)
+    table, levels = model.get_tree(), model.get_levels()
+    finest = levels[max(levels.columns)].value_counts()
+    assert table["size"][finest.index].tolist() == finest.tolist()

@@ -199,7 +199,7 @@ def test_few_cells_of_a_new_batch_are_taken_as_of_the_nearest(simulated, referen
 def test_a_query_of_a_new_batch_updates_as_of_a_known_one(simulated, reference):
     x, factors, _ = simulated
     query = as_adata(x[300:] * factors[1], "c")
-    with pytest.raises(ValueError, match="Pass `transform_batch="):
+    with pytest.raises(ValueError, match="pass `transform_batch="):
         reference.update(query)
     before = reference.predict()
     reference.update(query, 2, transform_batch="b", accelerator="cpu", enable_progress_bar=False)

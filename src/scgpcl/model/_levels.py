@@ -81,7 +81,8 @@ class Levels:
         nodes arise from the root down. The columns are:
 
         - ``parent``: name of the parent node, empty for the root;
-        - ``size``: number of registered cells in the node, NaN if the model was trained on a data module;
+        - ``size``: number of cells in the node after :meth:`train` or :meth:`update`, NaN if the model was trained on a
+          data module;
         - ``n_clusters``: smallest number of clusters for which the node is one of the clusters, see :meth:`cut`;
         - ``height``: height of the split below the node, defined as the fraction of many partitions that separate its
           two sides, and 0 for a leaf;
@@ -240,7 +241,7 @@ class Levels:
         TypeError
             If ``clusters`` is not a list of names.
         ValueError
-            If a name is unknown or repeated, or if there is only one name.
+            If a name is unknown or repeated, if there is only one name, or if another cluster has the merged name.
         """
         tree = self._grown().tree
         level = self._present(tree)
@@ -255,6 +256,12 @@ class Levels:
             if set(each.names) <= set(found):
                 found = [*(node for node in found if node not in each.names), *each.whole]
         name = merged_name(list(dict.fromkeys(found)))
+        if name in set(level["cluster"][~merged]):
+            msg = (
+                f"Expected clusters whose merged name is free, found {name!r} among the other clusters. Rename this type and "
+                "train a new model."
+            )
+            raise ValueError(msg)
         if all(node in tree.names for node in found):
             below = tree.below[[tree.names.index(node) for node in found]][:, tree.leaves].any(0)
             same = (tree.below[:, tree.leaves] == below).all(1)

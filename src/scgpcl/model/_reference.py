@@ -43,18 +43,18 @@ class Registration:
     types: pd.Index = field(default_factory=lambda: pd.Index([]))
     unlabeled: str | None = None
 
-    def label_index(self, adata: AnnData) -> np.ndarray | None:
+    def label_index(self, adata: AnnData, *, complete: bool = False) -> np.ndarray | None:
         """Return the index of each cell's labelled type in the model, int64, shape (n_cells,).
 
-        All other cells get -1. If the model has no labels, ``None`` is returned. If the labels have other types than when
-        they were registered, an error is raised.
+        All other cells get -1. If the model has no labels, ``None`` is returned. If the labels have types that were not
+        registered, or lack registered types although ``complete`` is set, an error is raised.
         """
         if self.labels_key is None:
             return None
         _input.check_obs_key(adata, self.labels_key, "labels_key")
         own = batch_names(adata.obs[self.labels_key]).remove_unused_categories()
         found = own.categories.drop([self.unlabeled], errors="ignore")
-        if not found.sort_values().equals(self.types.sort_values()):
+        if not found.isin(self.types).all() or (complete and len(found) < len(self.types)):
             msg = (
                 f"Expected the types {listed(self.types)} in `adata.obs[{self.labels_key!r}]`, as when the AnnData was set "
                 f"up, found {listed(found)}. Restore them, or call `setup_anndata` again and create a new model."

@@ -479,7 +479,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
             Folder that contains the saved model.
         adata
             AnnData to register with the model; ``None`` uses the saved AnnData, if there is one, and ``False`` loads no
-            cells. Genes are matched by name.
+            cells. Its genes must be those of the model, in any order, and it must have the columns with which the model
+            was set up. To label other cells, load without cells and pass them to :meth:`predict` or :meth:`annotate`.
         accelerator, device
             Device on which to load the model. ``device`` is the number of a GPU or the name of a device, such as
             ``"cpu"`` or ``"cuda:1"``.
@@ -499,10 +500,10 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
-            If the file is damaged or belongs to another class or another version, or if genes of the model are missing
-            in ``adata``.
+            If the file is damaged or belongs to another class or another version, or if ``adata`` has other genes than the
+            model.
         """
-        if adata is not None and not isinstance(adata, bool):
+        if adata is not None and adata is not False:
             _input.check_is_adata(adata)
         where = check_device(accelerator, device)
         return load_model(cls, super().load, Path(dir_path), adata, prefix or "", **where, **kwargs)

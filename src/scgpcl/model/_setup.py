@@ -16,6 +16,7 @@ from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, L
 from scgpcl import _input, _keys
 from scgpcl._batch_names import ambiguous_names, batch_name, batch_names, combined_names, shared_names
 from scgpcl._rules import check, check_known, check_replaced, listed
+from scgpcl.cluster import NUMBERED
 from scgpcl.model._annotate import Names, names
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
     """Return the error message for batches that are unknown to the model."""
     return (
         f"Expected batches seen in training in `{place_of(columns)}`, found {listed(new)}; the model knows "
-        f"{listed(known)}. Pass `transform_batch={known[0]!r}` to treat the cells as of a batch "
-        "that the model knows, or train a model that includes the new batches."
+        f"{listed(known)}. To treat the cells as of a batch that the model knows, write its name there, or pass "
+        f"`transform_batch={known[0]!r}` to methods that take it; otherwise, train a model that includes the new batches."
     )
 
 
@@ -135,11 +136,13 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     _input.check_not_view(adata)
     _input.check_names(adata.obs_names, "obs_names")
     _input.check_names(adata.var_names, "var_names")
-    of_batch = batch_columns(arguments)
+    of_batch, labels_key = batch_columns(arguments), arguments.get("labels_key")
+    unlabeled, loaded = arguments.get("unlabeled_category"), kwargs.get("source_registry") is not None
+    if loaded:
+        _check_columns_of_model(adata, [*of_batch, *filter(None, (labels_key, size_factor_key))])
     check_batch_columns(adata, of_batch, batch_key)
     _check_batch_names(adata, of_batch)
-    labels_key, unlabeled = arguments.get("labels_key"), arguments.get("unlabeled_category")
-    _check_labels(adata, labels_key, unlabeled)
+    _check_labels(adata, labels_key, unlabeled, loaded=loaded)
     _input.check_size_factors(adata, size_factor_key)
     columns = {"labels_key": labels_key, "size_factor_key": size_factor_key, "batch_key": batch_key}
     check_not_overwritten(names(_keys.STEM), **columns, categorical_covariate_keys=of_batch)
@@ -156,6 +159,18 @@ def checked_manager(adata: AnnData, setup_method_args: dict[str, Any], **kwargs:
     manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
     manager.register_fields(adata, **kwargs)
     return manager
+
+
+def _check_columns_of_model(adata: AnnData, columns: Sequence[str]) -> None:
+    """Check that an AnnData that is loaded with a model has the columns with which the model was set up."""
+    lacking = [column for column in columns if column not in adata.obs]
+    if lacking:
+        msg = (
+            f"Expected the columns with which the model was set up, {listed(columns)}, in `adata.obs`, found columns "
+            f"[{listed(adata.obs.columns)}] without {listed(lacking)}. To label other cells, load with `adata=False` and call "
+            "`model.predict(cells)`."
+        )
+        raise KeyError(msg)
 
 
 def _check_batch_names(adata: AnnData, columns: tuple[str, ...]) -> None:
@@ -188,8 +203,8 @@ def _check_spelling(adata: AnnData, key: str) -> None:
         raise ValueError(msg)
 
 
-def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
-    """Check that at least one cell is labelled and that no type name is reserved.
+def _check_labels(adata: AnnData, key: str | None, unlabeled: Any, *, loaded: bool) -> None:
+    """Check that at least one cell is labelled, unless the cells are loaded with a model, and that no name is reserved.
 
     The names used for new clusters and unassigned cells are reserved.
     """
@@ -205,13 +220,13 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
     _check_spelling(adata, key)
     found = batch_names(adata.obs[key]).categories
     names = sorted(found.drop(batch_name(unlabeled), errors="ignore"))
-    if not names:
+    if not names and not loaded:
         msg = (
             f"Expected at least one labelled cell in `adata.obs[{key!r}]`, found {unlabeled!r} in all {adata.n_obs}. "
             "Label some cells, or pass `labels_key=None` to cluster without labels."
         )
         raise ValueError(msg)
-    if len(found) == 1:
+    if len(found) == 1 and not loaded:
         msg = (
             f"Expected two types or unlabelled cells in `adata.obs[{key!r}]`, found {names[0]!r} in all {adata.n_obs}. "
             f"Pass `labels_key=None`, or write {unlabeled!r} for cells whose type is not known."
@@ -227,10 +242,12 @@ def _check_labels(adata: AnnData, key: str | None, unlabeled: Any) -> None:
     known = set(names)
     parts = [name for name in names if re.sub(r"(\.\d+)+$", "", name) in known - {name}]
     parts += [name for name in names if " + " in name and known.issuperset(name.split(" + "))]
+    numbered = [name for name in names if NUMBERED.fullmatch(name) and re.search("[+-]", name)]
+    parts += [name for name in numbered if known.issuperset(re.split("[+-]", name))]
     if parts:
         msg = (
             f"Expected names of types in `adata.obs[{key!r}]` that are not made from other names, found {listed(parts)}: parts of the "
-            'cluster "B" are called "B.1" and "B.2", and "A" and "B" merged are called "A + B". Rename them.'
+            'cluster "B" are called "B.1" and "B.2", and "A" and "B" merged are called "A + B" (numbers: "1+2"). Rename them.'
         )
         raise ValueError(msg)
     reserved = [name for name in names if name == _keys.UNASSIGNED or re.fullmatch(rf"{_keys.NEW} \d+", name)]

@@ -118,8 +118,9 @@ class Subclustering:
         many partitions along these axes, based on several draws of the molecules. Cells are assigned to the parts by
         the same Student-t assignment with a depth correction, and its confidence is calibrated on halves of the
         molecules. The probability of a part is the probability of the cluster multiplied by the probability of the part
-        within the cluster. Clusters with more than 10,000 cells are subsampled. Cells from batches that are unknown to
-        the model are standardised with the mean over the known batches.
+        within the cluster. Clusters with more than 10,000 cells are subsampled. New cells from batches that are unknown
+        to the model can be assigned to the parts, and are then standardised with the mean over the known batches, but a
+        cluster can only be divided with cells from known batches.
 
         Examples
         --------

@@ -245,6 +245,8 @@ class Training:
                 "Pass `setup_anndata(..., labels_key=None)` to cluster without labels."
             )
             raise ValueError(msg)
+        if self.adata is not None:
+            self.registration.label_index(self.adata, complete=True)
         check_split(train_size, validation_size, datasplitter_kwargs, n_cells, early_stopping=early_stopping)
         check_trainer(accelerator, devices, trainer_kwargs)
         path = None if checkpoint is None else check_checkpoint_path(Path(checkpoint))
@@ -390,6 +392,9 @@ class Training:
                 run.fit(plan, [update], values["cluster_max_epochs"])
             encode_all(self.module, splitter)
             self.statistics_ = run.statistics()
+        if self.tree_ is not None:
+            values = {name: value for name, value in self.tree_["values"].items() if name != "size"}
+            self.tree_ = {**self.tree_, "values": values}
         if self.adata is not None:
             self._annotate_registered()
 
