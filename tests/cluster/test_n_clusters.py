@@ -52,7 +52,7 @@ def test_majority_alone_divides_one_group_and_the_test_does_not():
 
 
 @pytest.mark.parametrize("sizes", [[120, 80, 60], [120, 80, 35, 25]])
-def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
+def test_curve_and_splits_that_hold_are_those_of_a_slow_walk_down_the_tree(sizes):
     draws, halves = cells(sizes, distance=3.0)
     evidence = Evidence.of(draws, 2, seed=0)
     found = estimate_n_clusters(evidence, halves, false_splits=0.01, seed=0)
@@ -79,10 +79,10 @@ def test_curve_and_main_splits_are_those_of_a_slow_walk_down_the_tree(sizes):
             wanted = False
         holds[node] = wanted
         assert row.holds == wanted
-        if tree.parent[node] < 0 or (wanted and min(len(left), len(right)) >= 0.2 * 260):
+        if tree.parent[node] < 0 or wanted:
             main.append((left, right))
-    assert len(found.main) == len(main) > 1
-    for sides, others in zip(found.main, main, strict=True):
+    assert len(found.splits) == len(main) > 1
+    for sides, others in zip(found.splits, main, strict=True):
         for side, other in zip(sides, others, strict=True):
             np.testing.assert_array_equal(side, other)
     assert found.n_clusters == 1 + sum(holds.values())
@@ -101,8 +101,8 @@ def test_splits_that_do_not_exceed_the_separation_do_not_hold():
 def test_no_split_holds_at_a_false_split_rate_of_zero():
     found = estimated([100, 100], false_splits=0.0)
     assert found.n_clusters == 1
-    assert len(found.main) == 1  # the first, whether it holds or not
-    assert sorted(np.concatenate(found.main[0])) == list(range(200))
+    assert len(found.splits) == 1  # the first, whether it holds or not
+    assert sorted(np.concatenate(found.splits[0])) == list(range(200))
 
 
 def test_the_false_split_rate_is_that_of_all_splits_together(monkeypatch):

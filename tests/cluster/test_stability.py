@@ -166,20 +166,42 @@ def test_a_split_that_two_means_miss_is_tested():
     assert any_apart(whole, tuple(halves), [(np.arange(290), np.arange(290, 302))], false_splits=0.01, seed=0)
 
 
-def test_the_false_split_rate_is_shared_by_the_given_split_and_that_of_two_means(monkeypatch):
-    whole = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    given, seen = (np.arange(20), np.arange(20, 60)), []
+def judged_as(monkeypatch, *tests):
+    """Replace the results of the tests, and return the list of tested sides."""
+    seen, results = [], iter(tests)
 
     def judged(halves, left, right, *, rng):
         seen.append((left, right))
-        return SplitTest(3.0, 0.004)
+        return next(results)
 
     monkeypatch.setattr(_stability, "split_test", judged)
-    for splits, wanted in (([], True), ([given], True), ([given] * 2, False)):
-        seen.clear()
-        assert any_apart(whole, (whole, whole), splits, false_splits=0.01, seed=0) == wanted
-        assert len(seen) == len(splits) + 1
-        np.testing.assert_array_equal(np.sort(np.concatenate(seen[-1])), np.arange(60))
+    return seen
+
+
+@pytest.mark.parametrize("n_splits", [0, 1, 2])
+def test_the_false_split_rate_is_shared_by_the_given_splits_and_that_of_two_means(monkeypatch, n_splits):
+    whole = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    seen = judged_as(monkeypatch, *[SplitTest(3.0, 0.004)] * 3)
+    splits = [(np.arange(20), np.arange(20, 60))] * n_splits
+    assert any_apart(whole, (whole, whole), splits, false_splits=0.01, seed=0) == (n_splits < 2)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen[0])), np.arange(60))
+    assert len(seen) == (1 if n_splits < 2 else 3)
+
+
+def test_small_groups_apart_must_be_a_fifth_of_the_cells_together(monkeypatch):
+    whole = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    apart, near = SplitTest(2.0, 0.0), SplitTest(1.9, 0.0)
+    part = lambda start, stop: (np.r_[:start, stop:100], np.arange(start, stop))
+    first, others = part(0, 50), [part(0, 8), part(8, 16), part(4, 12), part(16, 24)]
+    judge = lambda tests: (
+        judged_as(monkeypatch, *tests),
+        any_apart(whole, (whole, whole), [first, *others], false_splits=0.01, seed=0),
+    )[1]
+    assert judge([apart])  # the two groups of k-means
+    assert judge([near, apart])  # the first split
+    assert judge([near, near, apart, apart, apart, apart])  # 24 cells
+    assert not judge([near, near, apart, apart, apart, near])  # 16 cells, some of them twice
+    assert not judge([near] * 6)
 
 
 def test_equal_cells_are_one_group():

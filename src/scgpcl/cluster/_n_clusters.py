@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 #: Share of the partitions that must make a split.
 MAJORITY = 0.5
-#: Minimum share of the cells on the smaller side of a main split, unless it is the first. Small groups, such as doublets,
-#: are also apart in a single cell line.
-MAIN_SHARE = 0.2
 #: Maximum number of runners-up, and the minimum drop in the share of the partitions after a runner-up.
 MAX_RUNNERS_UP, LEAST_FALL = 3, 0.05
 
@@ -30,8 +27,8 @@ class NClusters(NamedTuple):
 
     n_clusters: int
     curve: pd.DataFrame
-    #: Positions of the linked cells on both sides of the main splits: the first one, and those of large groups that hold.
-    main: list[tuple[np.ndarray, np.ndarray]]
+    #: Positions of the linked cells on both sides of the first split and of all others that hold.
+    splits: list[tuple[np.ndarray, np.ndarray]]
 
 
 def estimate_n_clusters(
@@ -81,12 +78,8 @@ def estimate_n_clusters(
         rows.append((k, tree.height[node], *found, holds[node]))
     curve = pd.DataFrame(rows, columns=["K", "share", "separation", "p_value", "holds"])
     last = max(N_LEAVES - 1, *(np.flatnonzero(curve["holds"]) + 1), 0)
-    main = []
-    for node in tree.splits:
-        left, right = (cells[child] for child in tree.children[node])
-        if node == 0 or (holds[node] and min(len(left), len(right)) >= MAIN_SHARE * n_linked):
-            main.append((left, right))
-    return NClusters(1 + int(holds.sum()), curve.head(last), main)
+    splits = [tuple(cells[child] for child in tree.children[node]) for node in tree.splits if node == 0 or holds[node]]
+    return NClusters(1 + int(holds.sum()), curve.head(last), cast("list[tuple[np.ndarray, np.ndarray]]", splits))
 
 
 def runners_up(curve: pd.DataFrame, n_clusters: int) -> list[int]:

@@ -25,6 +25,9 @@ N_STEPS = 10
 MIN_SIDE, MIN_TESTED = 5, 20
 #: Minimum separation for two groups to count as apart.
 APART = 2.0
+#: Minimum share of the cells in groups that are apart, unless they are the two groups of k-means or the sides of the first
+#: split. Small groups, such as doublets, are also apart in a single cell line.
+APART_SHARE = 0.2
 #: Power by which vector lengths are reduced before the groups are found, and number of k-means restarts.
 POWER, N_INIT = 0.5, 10
 #: Upper bound for the logarithm of a separation, because small groups can have hardly any variance.
@@ -103,10 +106,12 @@ def any_apart(
     false_splits: float,
     seed: int,
 ) -> bool:
-    """Return whether any groups of cells are apart. Otherwise, the cells form one group, however much it may vary.
+    """Return whether groups of cells are apart. Otherwise, the cells form one group, however much it may vary.
 
-    The candidates are the given splits and the split into two groups by k-means. They are tested on held-out molecules
-    (see :func:`split_test`). If there are too few cells for a test, the result is ``True``.
+    The candidates are the split into two groups by k-means and the given splits, which are tested on held-out molecules
+    (see :func:`split_test`). The two groups by k-means, or the sides of the first given split, decide alone. For the
+    other splits, the smaller sides that are apart must together contain a fifth of the cells. If there are too few cells
+    for a test, the result is ``True``.
 
     Parameters
     ----------
@@ -115,7 +120,7 @@ def any_apart(
     halves
         Centred vectors of the cells from the two halves of the molecules.
     splits
-        Positions of the cells on both sides of splits.
+        Positions of the cells on both sides of splits, in the order in which they are made.
     false_splits
         Maximum probability of a wrong answer for one continuous group.
     seed
@@ -126,9 +131,15 @@ def any_apart(
     rng = np.random.default_rng(seed)
     rows = shrink_length(torch.from_numpy(whole).float(), POWER)
     right = kmeans(rows, 2, n_init=N_INIT, seed=seed).labels.numpy() == 1
-    both = [*splits, (np.flatnonzero(~right), np.flatnonzero(right))]
-    found = [split_test([halves], *sides, rng=rng) for sides in both]
-    return any(test.separation >= APART and test.p_value * len(found) <= false_splits for test in found)
+    small = np.zeros(len(whole), dtype=bool)
+    for number, sides in enumerate([(np.flatnonzero(~right), np.flatnonzero(right)), *splits]):
+        found = split_test([halves], *sides, rng=rng)
+        if found.separation < APART or found.p_value * (1 + len(splits)) > false_splits:
+            continue
+        small[min(sides, key=len)] = True
+        if number < 2 or small.mean() >= APART_SHARE:
+            return True
+    return False
 
 
 def _null(

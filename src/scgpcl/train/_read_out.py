@@ -156,7 +156,7 @@ class ReadOut:
         _, kinds = self._halves(index)
         found = estimate_n_clusters(evidence, kinds, false_splits=false_splits, seed=READ_OUT_SEED)
         k = found.n_clusters
-        if self.known is None and (k == 1 or not self._any_apart(index, found.main, false_splits)):
+        if self.known is None and (k == 1 or not self._any_apart(index, found.splits, false_splits)):
             logger.info("The cells form one group without clear gaps. To divide it anyway: model.cut(%d).", max(k, 2))
             return found._replace(n_clusters=1)
         logger.info(
