@@ -337,3 +337,19 @@ def test_command_writes_it(tmp_path, monkeypatch, trained):
     refused = CliRunner().invoke(app, [*words, "--report", str(tmp_path / "r.pdf")])
     assert refused.exit_code == 2
     assert "Error: Expected an output file that ends in .html" in refused.stderr
+
+
+def test_batches_of_covariates_are_counted():
+    """Every combination of the columns is a batch, with and without a ``batch_key``."""
+    adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (60, 20)).astype(np.float32))
+    adata.obs["study"] = pd.Categorical(np.arange(adata.n_obs) % 2 == 0)
+    adata.obs["donor"] = pd.Categorical(np.arange(adata.n_obs) % 3)
+    for setup, wanted in (
+        ({"categorical_covariate_keys": ["study", "donor"]}, ("6", "batches (study, donor)")),
+        ({"batch_key": "study"}, ("2", "batches (study)")),
+    ):
+        scgpcl.SCGPCL.setup_anndata(adata, **setup)
+        model = scgpcl.SCGPCL(adata, 2)
+        adata.obs["group"] = pd.Categorical(["a", "b"] * 30)
+        batch_key = model.registration.batch_columns[0]
+        assert _page._facts(adata, model, "group", layer=None, batch_key=batch_key)[-1] == wanted

@@ -157,9 +157,7 @@ def report(
         if column is not None:
             categories_of(adata, column)
     layer = model.registry["setup_args"].get("layer")
-    batch_key = model.registry["setup_args"].get("batch_key")
-    if batch_key not in adata.obs:
-        batch_key = None
+    batch_key = next((column for column in model.registration.batch_columns if column in adata.obs), None)
     check_levels(levels, adata)
     genes = check_genes(genes, adata)
     if markers is None:
@@ -307,7 +305,12 @@ def _facts(
         (f"{sizes.min():,} to {sizes.max():,}", "cells per cluster"),
     ]
     if batch_key is not None:
-        found.append((f"{adata.obs[batch_key].nunique():,}", f"batches ({_short(batch_key)})"))
+        columns = [
+            batch_key,
+            *(name for name in model.registration.batch_columns if name in adata.obs and name != batch_key),
+        ]
+        n_batches = len(adata.obs[columns].drop_duplicates())
+        found.append((f"{n_batches:,}", f"batches ({', '.join(map(_short, columns))})"))
     return found
 
 

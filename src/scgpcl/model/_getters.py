@@ -19,7 +19,7 @@ from scgpcl._rules import check, listed
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
 from scgpcl.model._partition import shared_out
-from scgpcl.model._reference import MAX_MISSING, as_index
+from scgpcl.model._reference import MAX_MISSING, READ_CELLS, as_index
 from scgpcl.model._subclusters import Widened
 from scgpcl.train import cluster_distance
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from scgpcl.model._subclusters import Subclusters
     from scgpcl.module import SCGPCLModule
 
-#: Number of cells encoded at a time.
-ENCODE_BATCH = 2048
 #: Number of cells decoded at a time. The decoded values are dense over all genes.
 DECODE_BATCH = 512
 
@@ -557,7 +555,7 @@ class Getters:
         partition: pd.DataFrame | None = None,
     ) -> Encoded:
         """Encode cells, and compute the probabilities of the parts of clusters that a partition divides."""
-        size = batch_size or ENCODE_BATCH
+        size = batch_size or READ_CELLS
         parts = [] if partition is None else self._parts(partition)
         empty: list[np.ndarray] = [np.empty((0, self.module.n_latent), dtype=np.float32)]
         empty += [np.empty((0, len(each.names))) for each in parts]

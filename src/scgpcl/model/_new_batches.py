@@ -15,6 +15,7 @@ from scvi import settings
 
 from scgpcl import _input
 from scgpcl._rules import listed
+from scgpcl.model._reference import READ_CELLS
 from scgpcl.train import cluster_distance, linked_shares
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ MIN_CELLS = 100
 PRIOR_CELLS = 10.0
 #: Number of rounds that alternate between computing the composition and the moments of the batch.
 ROUNDS = 3
-#: Number of cells read at a time.
-READ_CELLS = 2048
 #: Maximum number of cells used to find the nearest batch.
 MAX_NEAREST_CELLS = 500
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Default maximum fraction of the model's genes that may be missing in new cells.
 MAX_MISSING = 0.2
+#: Number of cells read and encoded at a time.
+READ_CELLS = 2048
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from scgpcl._rules import check
 from scgpcl.cluster import jaccard, kmeans
 from scgpcl.data import halves, thinned
 from scgpcl.model._getters import Encoded, missing_share
+from scgpcl.model._reference import READ_CELLS
 from scgpcl.model._subclusters import Widened
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 MOLECULES = 0.7
 #: Fraction of the cells in each sub-sample.
 CELLS = 0.8
-#: Number of cells encoded at a time.
-ENCODE_BATCH = 2048
 
 
 class Stability:
@@ -124,7 +123,7 @@ class Stability:
         partition = self.level_ if level is None else self._partition(level)
         sub = [] if partition is None else self._parts(partition)
         wide = Widened.of(self.reference, sub)
-        batches = self._read(adata, None, batch_size or ENCODE_BATCH, reference=wide.reference)
+        batches = self._read(adata, None, batch_size or READ_CELLS, reference=wide.reference)
         cells = self._target(adata).obs_names
         generator = cpu_generator(seed, 50)
         whole_z: list[np.ndarray] = []

@@ -14,6 +14,7 @@ from scgpcl._rules import check
 from scgpcl.cluster import part_names
 from scgpcl.data import concatenated
 from scgpcl.model._partition import all_of, in_order
+from scgpcl.model._reference import READ_CELLS
 from scgpcl.model._subclusters import fit_subclusters
 from scgpcl.pp import fit_features
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 MIN_CELLS, PART_CELLS = 20, 5
 #: Maximum number of cells used to find the parts; larger clusters are subsampled.
 MAX_CELLS = 10_000
-#: Number of cells read at a time.
-READ_CELLS = 2048
 
 
 class Subclustering:

@@ -13,6 +13,7 @@ import torch
 from scgpcl._random import cpu_generator
 from scgpcl.cluster import Evidence, estimate_n_clusters, targets
 from scgpcl.data import halves, of_genes, thinned
+from scgpcl.model._reference import READ_CELLS
 from scgpcl.nn import (
     BatchLinks,
     DepthCorrection,
@@ -41,8 +42,6 @@ SEED = 0
 #: Separation that a split must significantly exceed to count. Along axes chosen from the same cells, splits of a pure cell
 #: line reach 1.4.
 MIN_SEPARATION = 1.3
-#: Number of cells read at a time.
-READ_CELLS = 2048
 
 
 @dataclass(frozen=True, eq=False)

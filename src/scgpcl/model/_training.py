@@ -15,7 +15,7 @@ from scgpcl._process import held
 from scgpcl._random import cpu_generator, derived_seed, seeded
 from scgpcl._rules import check, check_enough_cells, check_kwargs
 from scgpcl.data import BipartiteSplitter, Cells, concatenated
-from scgpcl.model._reference import check_same_genes, training_counts
+from scgpcl.model._reference import READ_CELLS, check_same_genes, training_counts
 from scgpcl.model._setup import check_datamodule
 from scgpcl.pp import FeatureAxes, fit_features, library_sizes
 from scgpcl.train import (
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 #: Minimum number of cells required to hold some of them out.
 MIN_DECODER_CELLS = 20
-#: Number of query cells read at a time.
-READ_CELLS = 2048
 #: Arguments of training that a run must share with the checkpoint from which it resumes.
 IDENTIFYING = ("batch_size", "clustering", "pretrain_max_cells", "shuffle_set_split", "train_size", "validation_size")
 #: Arguments of the clustering plan that an update cannot change.
