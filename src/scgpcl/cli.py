@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from scgpcl import _keys
+from scgpcl._rules import MAX_SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: Largest seed that numpy, torch and scanpy all accept.
-MAX_SEED = 2**32 - 1
 #: Python arguments that are also command-line options. Error messages that mention them are translated.
 OPTIONS = (
     "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "max_novelty", "min_confidence", "min_counts",
