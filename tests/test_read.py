@@ -69,7 +69,16 @@ def test_folders_of_cell_ranger(cells, tmp_path, version, compressed):
     same(scgpcl.read(next((tmp_path / "s").glob("matrix.mtx*"))), cells)
 
 
-def test_h5_of_cell_ranger(cells, tmp_path):
+@pytest.mark.parametrize("kind", ["protein_coding", "Gene expression", ""])
+def test_folders_with_other_kinds_of_features_keep_their_genes(cells, tmp_path, kind):
+    write_mtx(cells, tmp_path / "s", 3, compressed=False, with_antibody=kind == "Gene expression")
+    path = tmp_path / "s" / "features.tsv"
+    path.write_text(path.read_text().replace("Gene Expression", kind))
+    same(scgpcl.read(tmp_path / "s"), cells)
+
+
+@pytest.mark.parametrize("kind", ["Gene Expression", "protein_coding"])
+def test_h5_of_cell_ranger(cells, tmp_path, kind):
     path = tmp_path / "s.h5"
     x = cells.X.tocsr()
     with h5py.File(path, "w") as file:
@@ -78,7 +87,7 @@ def test_h5_of_cell_ranger(cells, tmp_path):
         group["shape"], group["barcodes"] = [cells.n_vars, cells.n_obs], np.array(cells.obs_names, dtype="S")
         features = group.create_group("features")
         features["id"] = features["name"] = np.array(cells.var_names, dtype="S")
-        features["feature_type"] = np.array(["Gene Expression"] * cells.n_vars, dtype="S")
+        features["feature_type"] = np.array([kind] * cells.n_vars, dtype="S")
         features["genome"] = np.array(["x"] * cells.n_vars, dtype="S")
     same(scgpcl.read(path), cells)
 

@@ -58,8 +58,8 @@ def read(
     """Read counts from a file or folder in any common format, and store them in ``X``.
 
     Supported formats are h5ad, zarr, loom, Cell Ranger HDF5 files and ``matrix.mtx`` folders (version 2 or 3,
-    compressed or not), and csv or tsv tables. Features other than genes are not read. Duplicate names of genes or cells
-    are made unique by appending a number.
+    compressed or not), and csv or tsv tables. If a Cell Ranger file says which features are genes, the others are not
+    read. Duplicate names of genes or cells are made unique by appending a number.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def _read_h5(path: Path) -> AnnData:
     with _reading("a 10x .h5 file", path):
         with h5py.File(path) as file:
             is_anndata = "obs" in file and "var" in file
-        return read_h5ad(path) if is_anndata else sc.read_10x_h5(path)
+        return read_h5ad(path) if is_anndata else _only_genes(sc.read_10x_h5(path, gex_only=False))
 
 
 def _read_mtx(path: Path) -> AnnData:
@@ -297,8 +297,15 @@ def _read_mtx(path: Path) -> AnnData:
     adata.var["gene_ids"] = table[0].to_numpy()
     if table.shape[1] > 2:
         adata.var["feature_types"] = table[2].to_numpy()
-        adata = adata[:, adata.var["feature_types"] == "Gene Expression"].copy()
-    return adata
+    return _only_genes(adata)
+
+
+def _only_genes(adata: AnnData) -> AnnData:
+    """Leave out the other features of a file from 10x Genomics, if it says which features are genes."""
+    if "feature_types" not in adata.var:
+        return adata
+    are_genes = adata.var["feature_types"].str.fullmatch("gene expression", case=False).to_numpy(dtype=bool)
+    return adata[:, are_genes].copy() if are_genes.any() and not are_genes.all() else adata
 
 
 def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnData:
