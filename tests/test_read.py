@@ -121,6 +121,25 @@ def test_tables_of_r_have_no_corner(cells, tmp_path):
     same(scgpcl.read(tmp_path / "s.tsv"), cells)
 
 
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t"), ("csv", ";"), ("txt", " ")])
+@pytest.mark.parametrize("name", ["T cell donor {}", "T cell, donor {}", "T; cell {}"])
+def test_names_of_tables_may_contain_separators(cells, tmp_path, ending, separator, name):
+    cells.obs_names = [name.format(i) for i in range(cells.n_obs)]
+    cells.to_df().T.astype(int).to_csv(tmp_path / f"s.{ending}", sep=separator)
+    same(scgpcl.read(tmp_path / f"s.{ending}"), cells)
+
+
+def test_tables_with_one_column_are_refused(tmp_path):
+    (tmp_path / "s.csv").write_text("ACTB\n3\n")
+    with pytest.raises(InputError, match=r"^Expected .*commas, .* found none in .*s\.csv"):
+        scgpcl.read(tmp_path / "s.csv")
+
+
+def test_no_files_are_refused():
+    with pytest.raises(ValueError, match=r"^Expected an h5ad, .* found an empty list\. Pass at least one path"):
+        scgpcl.read([])
+
+
 def test_tables_that_leave_genes_open_are_refused(cells, tmp_path):
     table = cells.to_df().astype(int)
     table.columns, table.index = [f"x{i}" for i in range(60)], [f"y{i}" for i in range(120)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 import warnings
@@ -86,8 +87,8 @@ def read(
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file is damaged, has an unsupported format or contains no counts, or if it is unclear where its genes
-        are.
+        If the file is damaged, has an unsupported format or contains no counts, if it is unclear where its genes are,
+        or if ``path`` is an empty list.
 
     Examples
     --------
@@ -95,6 +96,9 @@ def read(
     >>> adata = scgpcl.read(["patient1.h5", "patient2.h5"])  # doctest: +SKIP
     """
     paths = [Path(path)] if isinstance(path, str | Path) or hasattr(path, "__fspath__") else [Path(one) for one in path]
+    if not paths:
+        msg = f"Expected {FORMATS}, found an empty list. Pass at least one path."
+        raise ValueError(msg)
     for one in paths:
         if not one.exists():
             msg = f"Expected {FORMATS}, found nothing at {one}. Check the path."
@@ -317,9 +321,10 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
 
     with _reading("a table of counts", path):
         lines = pd.read_csv(path, header=None, sep="\x00", nrows=2, dtype=str, quoting=3, engine="python")[0].tolist()
-        separator = Counter(char for char in lines[0] if char in ",\t; ").most_common(1)[0][0]
+        separator = _separator(lines[-1], path)
         # R leaves out the corner, which pandas handles if no index column is given
-        corner = len(lines) > 1 and lines[0].count(separator) == lines[1].count(separator)
+        lengths = [len(fields) for fields in csv.reader(lines, delimiter=separator)]
+        corner = len(lines) > 1 and lengths[0] == lengths[1]
         blocks, rows = [], []
         with pd.read_csv(path, sep=separator, index_col=0 if corner else None, chunksize=TABLE_ROWS) as reader:
             for block in reader:
@@ -340,6 +345,18 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
     if genes == "rows":
         x, rows, columns = x.T.tocsr(), columns, rows
     return ad.AnnData(x, obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=columns))
+
+
+def _separator(line: str, path: Path) -> str:
+    """Return what separates the values in a line of a table. A space only counts if there is nothing else."""
+    for separators in (",\t;", " "):
+        if found := Counter(char for char in line if char in separators):
+            return found.most_common(1)[0][0]
+    msg = (
+        f"Expected a table of counts with commas, tabs, semicolons or spaces between its columns, found none in {path}. "
+        "Separate the columns by commas."
+    )
+    raise InputError(msg)
 
 
 def _where_genes_are(rows: list[str], columns: list[str], path: Path) -> Literal["rows", "columns"]:
