@@ -647,6 +647,26 @@ def test_files_that_do_not_name_their_batch_are_batches(run, cells, tmp_path):
         assert ad.read_h5ad(tmp_path / "out.h5ad").obs[_keys.CLUSTER].astype(str).tolist() == list(wanted), words
 
 
+def test_files_are_the_batches_that_they_were_in_training(run, cells, tmp_path):
+    """A new batch would be a warning, which is an error here."""
+    paths = {"p1.v2": tmp_path / "p1.v2.h5ad", "p2": tmp_path / "p2" / "outs" / "filtered_feature_bc_matrix.h5"}
+    paths["p2"].parent.mkdir(parents=True)
+    for part, path in zip((cells[:150], cells[150:]), paths.values(), strict=True):
+        part.copy().write_h5ad(path)
+    reference = scgpcl.read(list(paths.values()))
+    scgpcl.SCGPCL.setup_anndata(reference, batch_key="sample")
+    model = scgpcl.SCGPCL(reference, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(tmp_path / "model")
+    for name, path in paths.items():
+        for words in (("map",), ("cut", "--n", 2), ("subcluster", "--n", 2)):
+            command, *options = words
+            cluster = ["0"] if command == "subcluster" else []
+            result = run(command, tmp_path / "model", *cluster, path, *options, "-o", tmp_path / "out.h5ad", "--force")
+            assert result.exit_code == 0, result.output
+            assert set(ad.read_h5ad(tmp_path / "out.h5ad").obs["sample"]) == {name}
+
+
 def test_a_saved_model_labels_cells_at_another_level(run, cells, saved, tmp_path):
     query_path, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
     before = {path.name: path.read_bytes() for path in saved.iterdir()}

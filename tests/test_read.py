@@ -169,6 +169,34 @@ def test_samples_are_joined_on_their_genes(cells, tmp_path):
     assert scgpcl.read(tmp_path / "flat").obs["batch"].cat.categories.tolist() == ["GSM1", "GSM2"]
 
 
+def test_a_sample_has_the_same_name_alone_and_with_others(cells, tmp_path, monkeypatch):
+    """A model that was trained on several files knows each of them again."""
+    from scgpcl import _files
+    from scgpcl._read import read_files, read_large
+
+    paths = {tmp_path / "study.p1.h5ad": "study.p1", tmp_path / "study.p2.h5ad": "study.p2"}
+    for number, name in enumerate(("p3", "p4", "p5")):
+        outs = tmp_path / name / "outs"
+        write_mtx(cells, outs / "filtered_feature_bc_matrix", 3, compressed=True)
+        cells.write_h5ad(outs / "filtered_feature_bc_matrix.h5")
+        ending = ("", ".h5", "/matrix.mtx.gz")[number]
+        paths[outs / f"filtered_feature_bc_matrix{ending}"] = name
+    paths |= {tmp_path / "p6.v2.csv.gz": "p6.v2", tmp_path / "GSM7_matrix.mtx": "GSM7"}
+    for path in list(paths)[:2]:
+        cells.write_h5ad(path)
+    cells.to_df().astype(int).to_csv(tmp_path / "p6.v2.csv.gz")
+    write_mtx(cells, tmp_path, 2, compressed=False, prefix="GSM7_")
+    together = read_files(list(paths))
+    assert together.name is None
+    assert list(together.adata.obs[together.batch_key].unique()) == list(paths.values())
+    for path, name in paths.items():
+        assert read_files([path]).name == name
+    monkeypatch.setattr(_files, "MANY_VALUES", 0)
+    large = read_large(tmp_path / "study.p1.h5ad")
+    assert large.name == "study.p1"
+    large.adata.file.close()
+
+
 def test_columns_of_the_files_are_kept(cells, tmp_path):
     cells = cells.copy()
     for name, label in (("batch", "sample"), ("sample", "file")):

@@ -34,10 +34,11 @@ BATCH = "batch"
 SAMPLED_ROWS = 1000
 #: Number of rows of a table to read at a time.
 TABLE_ROWS = 500
-#: Names of Cell Ranger folders that do not identify a sample.
-CELL_RANGER = re.compile(
-    r"outs|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces)|count|GRCh38|hg19|mm10", re.IGNORECASE
-)
+#: Names of Cell Ranger files, and of its folders, that do not identify a sample.
+CELL_RANGER_FILE = re.compile(r"(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces)(_h5)?", re.IGNORECASE)
+CELL_RANGER = re.compile(rf"outs|{CELL_RANGER_FILE.pattern}|count|GRCh38|hg19|mm10", re.IGNORECASE)
+#: Endings that are not part of the name of a sample.
+ENDING = re.compile(r"\.(h5ad|zarr|loom|h5|hdf5|(csv|tsv|tab|txt)(\.gz|\.bz2|\.xz)?)$", re.IGNORECASE)
 TABLE = re.compile(r"\.(csv|tsv|tab|txt)(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
 MATRIX = re.compile(r"^(.*)matrix\.mtx(\.gz)?$")
 #: Names that identify genes: accessions, mitochondrial and ribosomal genes, and a few genes found in most cells.
@@ -107,11 +108,15 @@ def read(
 
 
 class Found(NamedTuple):
-    """Cells of a file, the location of their counts, and the column of ``obs`` that identifies joined samples."""
+    """Cells of a file, the location of their counts, and the name of their sample.
+
+    Joined samples have no ``name``, but a column of ``obs`` that identifies them, ``batch_key``.
+    """
 
     adata: AnnData
     counts: Counts
     batch_key: str | None
+    name: str | None
 
 
 def read_files(
@@ -138,10 +143,10 @@ def read_files(
                 unique = name if name not in parts else f"{name} ({len(parts) + 1})"
                 parts[unique] = _with_unique_names(adata, name)
     if len(parts) == 1:
-        adata = next(iter(parts.values()))
+        name, adata = next(iter(parts.items()))
         counts = find_counts(adata, layer=layer, raw=raw)
         logger.info("Read %d cells and %d genes. %s", adata.n_obs, counts.adata.n_vars, counts.said)
-        return Found(adata, counts, None)
+        return Found(adata, counts, None, name)
     for name, part in parts.items():
         counts = find_counts(part, layer=layer, raw=raw)
         logger.info("Read %d cells and %d genes of %s. %s", part.n_obs, counts.adata.n_vars, name, counts.said)
@@ -158,7 +163,7 @@ def read_files(
         msg = f"Expected samples that share genes, found no gene that occurs in all of {', '.join(parts)}. Check their names."
         raise InputError(msg)
     logger.info("Joined %d samples on %d genes; obs[%r] names the sample.", len(parts), adata.n_vars, label)
-    return Found(adata, Counts(adata, None, ""), label)
+    return Found(adata, Counts(adata, None, ""), label, None)
 
 
 def read_large(path: Path) -> Found | None:
@@ -172,7 +177,7 @@ def read_large(path: Path) -> Found | None:
             adata.file.close()
         return None
     logger.info("Left %d cells and %d genes on disk. %s", adata.n_obs, adata.n_vars, counts.said)
-    return Found(adata, counts, None)
+    return Found(adata, counts, None, _name(path.parent, ENDING.sub("", path.name)))
 
 
 def with_counts_in_x(found: Counts) -> AnnData:
@@ -191,9 +196,9 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
     if path.is_file() and (match := MATRIX.match(path.name)):
         yield _name(path.parent, match[1]), _read_mtx(path)
     elif path.is_file():
-        yield path.name.split(".")[0], _read_file(path, genes=genes)
+        yield _name(path.parent, ENDING.sub("", path.name)), _read_file(path, genes=genes)
     elif is_zarr(path):
-        yield path.name.split(".")[0], _read_zarr(path)
+        yield _name(path.parent, ENDING.sub("", path.name)), _read_zarr(path)
     else:
         files = sorted(file for file in path.glob("**/*matrix.mtx*") if MATRIX.match(file.name))
         # Cell Ranger's folder for a whole run contains the unfiltered matrix beside the filtered one
@@ -208,9 +213,10 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
 
 
 def _name(folder: Path, prefix: str) -> str:
-    """Return the name of a sample: the prefix of its files, or the innermost folder that Cell Ranger did not name."""
-    if prefix.strip("_.-"):
-        return prefix.strip("_.-")
+    """Return the name of a sample: that of its files, or of the innermost folder, that Cell Ranger did not give."""
+    prefix = prefix.strip("_.-")
+    if prefix and not CELL_RANGER_FILE.fullmatch(prefix):
+        return prefix
     names = [part for part in reversed(folder.resolve().parts) if not CELL_RANGER.fullmatch(part)]
     return names[0] if names else folder.name
 

@@ -106,7 +106,8 @@ def cluster_file(
     sets = None if markers is None else _refused(lambda: tl.marker_sets(markers))
     cells_only = len(input_paths) == 1 and layer is None and min_counts is None and figures is None and report is None
     large = read_large(input_paths[0]) if cells_only and sets is None and not raw else None
-    whole, (adata, layer, _), samples = large or read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    found = large or read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    whole, (adata, layer, _), samples, sample = found
     if sets is not None:
         sets = {name: own for name, own in sets.items() if adata.var_names.isin(own).any()}
         if not sets:
@@ -155,8 +156,8 @@ def cluster_file(
         figures.mkdir(exist_ok=True)
         files += _describe.write_folder(pictures, table, figures)
     if report is not None:
-        title = title_of(adata, input_paths[0].stem)
-        found = [name for name in (f"{_keys.LEVEL}{level}" for level in levels) if name in adata.obs]
+        title = title_of(adata, sample or input_paths[0].stem)
+        stored = [name for name in (f"{_keys.LEVEL}{level}" for level in levels) if name in adata.obs]
         page = write_page(
             adata,
             model,
@@ -166,7 +167,7 @@ def cluster_file(
             title=title,
             markers=ranked,
             pictures=pictures,
-            levels=adata.obs[found] if found else None,
+            levels=adata.obs[stored] if stored else None,
         )
         files.append(page)
     return Result(table, files, seconds, {})
@@ -198,7 +199,7 @@ def map_file(
     options |= {"min_confidence": min_confidence, "max_novelty": max_novelty}
     found = read_files(input_paths, layer=layer, raw=raw, genes=genes)
     if transform_batch is None:
-        _name_batches(found, model, input_paths)
+        _name_batches(found, model)
     return _label(found, output_path, model, lambda query: model.annotate(query, **options))
 
 
@@ -261,7 +262,7 @@ def _model_and_cells(
     model = _loaded(model_path)
     if input_paths:
         found = read_files(input_paths, layer=layer)
-        _name_batches(found, model, input_paths)
+        _name_batches(found, model)
         return model, found
     if not own.exists():
         msg = (
@@ -274,12 +275,12 @@ def _model_and_cells(
     return model, found
 
 
-def _name_batches(found: Found, model: SCGPCL, input_paths: Sequence[Path]) -> None:
-    """If the files do not name the batches of a model that has them, treat each file as a batch."""
+def _name_batches(found: Found, model: SCGPCL) -> None:
+    """If the files do not name the batches of a model that has them, treat each sample as a batch."""
     columns = model.registration.batch_columns
     if len(columns) != 1 or columns[0] in found.adata.obs:
         return
-    own = input_paths[0].stem if found.batch_key is None else found.adata.obs[found.batch_key]
+    own = found.name if found.batch_key is None else found.adata.obs[found.batch_key]
     for adata in (found.adata, found.counts.adata):
         adata.obs[columns[0]] = own
 
@@ -291,7 +292,7 @@ def _loaded(path: Path) -> SCGPCL:
 
 def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.AnnData], None]) -> Result:
     """Convert cells from files to the form that the model expects, label them with a function, and write them."""
-    whole, (adata, layer, _), _ = found
+    whole, (adata, layer, _) = found.adata, found.counts
     counts, own = counts_of(adata, layer), model.registration.layer
     query = ad.AnnData(counts, obs=adata.obs, var=adata.var[[]], layers={} if own is None else {own: counts})
     start = time.perf_counter()
