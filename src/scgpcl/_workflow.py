@@ -271,7 +271,8 @@ def _model_and_cells(
         )
         raise InputError(msg)
     found = read_files([own], layer=model.registration.layer if layer is None else layer)
-    _forget_registration(found.adata)
+    for adata in (found.adata, found.counts.adata):
+        _forget_registration(adata)
     return model, found
 
 
@@ -298,11 +299,7 @@ def _label(found: Found, output_path: Path, model: SCGPCL, label: Callable[[ad.A
     start = time.perf_counter()
     _refused(lambda: label(query))
     seconds = time.perf_counter() - start
-    for name in ("obs", "obsm", "uns"):
-        mine, theirs = getattr(query, name), getattr(whole, name)
-        for key in [key for key in mine if str(key).startswith((_keys.STEM, _keys.LATENT))]:
-            theirs[key] = mine[key]
-    whole.var[_keys.SELECTED] = query.var[_keys.SELECTED].reindex(whole.var_names, fill_value=False)
+    _hand_over(query, whole)
     write(whole, output_path)
     return Result(_describe.cluster_table(query, _keys.CLUSTER), [output_path], seconds, {})
 
@@ -335,7 +332,7 @@ def _store_map(adata: ad.AnnData, *, seed: int, most: int | None = None) -> None
 
 
 def _hand_over(source: ad.AnnData, target: ad.AnnData) -> None:
-    """Copy the results from ``source``, which has the genes of ``raw``, to the AnnData that ``raw`` belongs to."""
+    """Copy the results to another AnnData of the same cells, which may have other genes."""
     for name in ("obs", "obsm", "uns"):
         mine, theirs = getattr(source, name), getattr(target, name)
         for key in [key for key in mine if key not in theirs or str(key).startswith((_keys.STEM, _keys.LATENT))]:
