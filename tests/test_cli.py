@@ -514,6 +514,34 @@ def test_arguments_become_options(message, shown):
     assert cli._for_shell(message) == shown
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("found 7 empty cells. Remove them: `sc.pp.filter_cells(adata, min_counts=1)`.", "found 7 empty cells. Remove them: `sc.pp.filter_cells(adata, min_counts=1)`."),
+        ("found 2 missing. Check their names. If so, pass a larger `max_missing`.", "found 2 missing. Check their names."),
+        ("found 'c'. Pass `transform_batch='p1.v2'` to treat it so, or train a model with it.", "found 'c'. Train a model with it."),
+        ("found none. Rename yours, or pass `transform_batch='a'` to treat them so.", "found none. Rename yours."),
+        ("found -1. Scaled data is not supported: pass the layer with raw counts as `layer=`.", "found -1. Scaled data is not supported."),
+        ("A batch was not in training. Pass `transform_batch=` to name a batch.", "A batch was not in training."),
+        ("Expected columns (`batch_key='donor'`), found none. Pass `n=2` or `seed`.", "Expected columns (`batch_key='donor'`), found none. Pass --n 2 or --seed."),
+    ],
+)  # fmt: skip
+def test_advice_to_pass_an_option_that_a_command_lacks_is_left_out(message, shown):
+    from scgpcl import cli
+
+    assert cli._for_shell(message, {"n", "seed"}) == shown
+
+
+def test_arguments_that_become_options_are_options():
+    import typer
+
+    from scgpcl import cli
+
+    commands = typer.main.get_command(app).commands.values()
+    named = {option for command in commands for one in command.params for option in one.opts}
+    assert {f"--{name.replace('_', '-')}" for name in cli.OPTIONS} <= named
+
+
 @pytest.mark.parametrize("words", [("cluster", "no.h5ad", "-o", "out.h5ad"), ("benchmark", "no.h5ad")])
 def test_a_missing_input_is_told_before_the_slow_imports(words, tmp_path):
     code = (
@@ -647,6 +675,35 @@ def test_files_that_do_not_name_their_batch_are_batches(run, cells, tmp_path):
         assert ad.read_h5ad(tmp_path / "out.h5ad").obs[_keys.CLUSTER].astype(str).tolist() == list(wanted), words
 
 
+@pytest.mark.filterwarnings("default:A batch was not in training")
+def test_warnings_are_one_line_and_name_options(run, cells, tmp_path):
+    reference = cells[:180].copy()
+    scgpcl.SCGPCL.setup_anndata(reference, layer="counts", batch_key="batch")
+    model = scgpcl.SCGPCL(reference, 3, n_hidden=16, n_latent=8)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(tmp_path / "model")
+    query = cells[180:].copy()
+    query.obs["batch"] = "c"
+    query.write_h5ad(tmp_path / "c.h5ad")
+    for words in (("map",), ("cut", "--n", 2)):
+        command, *more = words
+        result = run(command, tmp_path / "model", tmp_path / "c.h5ad", *more, "-o", tmp_path / "out.h5ad", "--force")
+        assert result.exit_code == 0, result.output
+        said = [line for line in result.stderr.splitlines() if "not in training" in line]
+        assert len(said) == 1
+        assert said[0].startswith("Warning: A batch was not in training. ")
+        assert said[0].endswith(" Pass --transform-batch to name a batch.")
+        result = run(
+            command, tmp_path / "model", tmp_path / "c.h5ad", *more, "-o", tmp_path / "out.h5ad", "--force",
+            "--transform-batch", "a",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "not in training" not in result.stderr
+        labels = ad.read_h5ad(tmp_path / "out.h5ad").obs[_keys.CLUSTER].astype(str).tolist()
+        level = 2 if command == "cut" else None
+        assert labels == list(model.predict(query, transform_batch="a", level=level))
+
+
 def test_files_are_the_batches_that_they_were_in_training(run, cells, tmp_path):
     """A new batch would be a warning, which is an error here."""
     paths = {"p1.v2": tmp_path / "p1.v2.h5ad", "p2": tmp_path / "p2" / "outs" / "filtered_feature_bc_matrix.h5"}
@@ -721,6 +778,65 @@ def test_a_saved_model_divides_a_cluster(run, cells, saved, tmp_path):
     assert_refused(run(*words, "0", "--n", 1), "--n to be a whole number of at least 2, found 1")
     assert_refused(run("subcluster", saved, "0", "-o", out), "--force")
     assert out.read_bytes() == written
+
+
+MODEL_COMMANDS = [("map",), ("cut", "--n", 2), ("subcluster", "--n", 2)]
+
+
+@pytest.mark.parametrize("words", MODEL_COMMANDS, ids=lambda words: words[0])
+def test_a_saved_model_labels_cells_that_options_choose(run, cells, saved, tmp_path, words):
+    """The options that say where the counts are and which cells to use are those of `scgpcl cluster`."""
+    command, *more = words
+    cluster = ["0"] if command == "subcluster" else []
+    out, path = tmp_path / "out.h5ad", tmp_path / "in.h5ad"
+    adata = ad.AnnData(sparse.vstack([sparse.csr_matrix((7, cells.n_vars)), cells.X[7:]], format="csr"))
+    adata.obs_names, adata.var_names = cells.obs_names, cells.var_names
+    adata.write_h5ad(path)
+    run_on = lambda path, *options: run(command, saved, *cluster, path, *more, *options, "-o", out, "--force")
+    assert_refused(run_on(path), "found 7 empty cells", "Pass --min-counts 1 to leave them out")
+    result = run_on(path, "--min-counts", 1)
+    assert result.exit_code == 0, result.output
+    assert "Left out 7 cells" in result.stderr
+    found = ad.read_h5ad(out)
+    assert found.obs_names.tolist() == cells.obs_names[7:].tolist()
+    assert found.obs[_keys.CLUSTER].notna().all()
+
+    other = cells.copy()
+    other.raw, other.X = cells, cells.X * 2
+    del other.layers["counts"]
+    other.write_h5ad(path)
+    result = run_on(path, "--raw")
+    assert result.exit_code == 0, result.output
+    assert "from raw, as requested" in result.stderr
+    assert not [name for name in ad.read_h5ad(out).obs if name.startswith("_scvi")]
+
+    table = pd.DataFrame(cells.X.toarray().astype(int), index=cells.obs_names, columns=cells.var_names)
+    table.index = [f"cell{i}" for i in range(cells.n_obs)]
+    table.T.to_csv(tmp_path / "in.csv")
+    result = run_on(tmp_path / "in.csv", "--genes", "rows")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("words", MODEL_COMMANDS[:2], ids=lambda words: words[0])
+@pytest.mark.filterwarnings("ignore:.* genes that the model uses are missing")
+def test_a_saved_model_may_lack_genes(run, cells, saved, tmp_path, words):
+    command, *more = words
+    model = scgpcl.SCGPCL.load(saved, False, accelerator="cpu")
+    few = cells[:, ~cells.var_names.isin(model.reference.selected[::3])].copy()
+    few.write_h5ad(tmp_path / "in.h5ad")
+    words = (command, saved, tmp_path / "in.h5ad", *more, "-o", tmp_path / "out.h5ad")
+    assert_refused(run(*words), "If so, pass a larger --max-missing")
+    result = run(*words, "--max-missing", 0.5)
+    assert result.exit_code == 0, result.output
+
+
+def test_subcluster_does_not_advise_options_that_it_lacks(run, cells, saved, tmp_path):
+    model = scgpcl.SCGPCL.load(saved, False, accelerator="cpu")
+    cells[:, ~cells.var_names.isin(model.reference.selected[::3])].copy().write_h5ad(tmp_path / "in.h5ad")
+    result = run("subcluster", saved, "0", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad")
+    assert_refused(result, "check that both data sets name genes alike")
+    assert "missing`" not in result.stderr
+    assert "--max-missing" not in result.stderr
 
 
 @pytest.mark.parametrize("levels", ["five", "5;6", "", "0,3", "-1"])

@@ -24,6 +24,7 @@ from scgpcl._read import read_files, read_large
 from scgpcl._report import _describe
 from scgpcl._report._page import title_of, write_page
 from scgpcl.model import SCGPCL
+from scgpcl.model._reference import MAX_MISSING
 from scgpcl.model._saving import DATA_NAME, PICKLE_NAME, SAFE_NAME
 from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes
@@ -106,7 +107,7 @@ def cluster_file(
     sets = None if markers is None else _refused(lambda: tl.marker_sets(markers))
     cells_only = len(input_paths) == 1 and layer is None and min_counts is None and figures is None and report is None
     large = read_large(input_paths[0]) if cells_only and sets is None and not raw else None
-    found = large or read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    found = large or _cells_of(input_paths, layer=layer, raw=raw, genes=genes, min_counts=min_counts)
     whole, (adata, layer, _), samples, sample = found
     if sets is not None:
         sets = {name: own for name, own in sets.items() if adata.var_names.isin(own).any()}
@@ -114,10 +115,6 @@ def cluster_file(
             msg = f"Expected marker genes of the cells in --markers {markers}, found none. Check their spelling."
             raise InputError(msg)
     batch_key = samples if batch_key is None else batch_key
-    if min_counts is not None:
-        enough = library_sizes(counts_of(adata, layer)) >= min_counts
-        logger.info("Left out %d cells with fewer than %d counts.", (~enough).sum(), min_counts)
-        adata, whole = (adata[enough].copy(),) * 2 if whole is adata else (adata[enough].copy(), whole[enough].copy())
     model, seconds = _fit(
         adata,
         n_clusters,
@@ -181,8 +178,9 @@ def map_file(
     layer: str | None = None,
     raw: bool = False,
     genes: Literal["rows", "columns"] | None = None,
+    min_counts: int | None = None,
     transform_batch: str | None = None,
-    max_missing: float = 0.2,
+    max_missing: float = MAX_MISSING,
     min_confidence: float | None = None,
     max_novelty: float | None = None,
     force: bool = False,
@@ -197,7 +195,7 @@ def map_file(
     model = _loaded(model_path)
     options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
     options |= {"min_confidence": min_confidence, "max_novelty": max_novelty}
-    found = read_files(input_paths, layer=layer, raw=raw, genes=genes)
+    found = _cells_of(input_paths, layer=layer, raw=raw, genes=genes, min_counts=min_counts)
     if transform_batch is None:
         _name_batches(found, model)
     return _label(found, output_path, model, lambda query: model.annotate(query, **options))
@@ -211,6 +209,11 @@ def cut_file(
     n_clusters: int | None = None,
     support: float | None = None,
     layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+    min_counts: int | None = None,
+    transform_batch: str | None = None,
+    max_missing: float = MAX_MISSING,
     min_confidence: float | None = None,
     force: bool = False,
 ) -> Result:
@@ -225,9 +228,14 @@ def cut_file(
             "neither" if support is None else "both"
         )
         raise InputError(msg)
-    model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
+    columns: dict[str, Any] = {"layer": layer, "raw": raw, "genes": genes, "min_counts": min_counts}
+    model, found = _model_and_cells(model_path, input_paths, output_path, **columns, force=force)
+    if transform_batch is None:
+        _name_batches(found, model)
     _refused(lambda: model.cut(n_clusters, support=support))
-    return _label(found, output_path, model, lambda query: model.annotate(query, min_confidence=min_confidence))
+    options: dict[str, Any] = {"transform_batch": transform_batch, "max_missing": max_missing}
+    options |= {"min_confidence": min_confidence}
+    return _label(found, output_path, model, lambda query: model.annotate(query, **options))
 
 
 def subcluster_file(
@@ -238,6 +246,9 @@ def subcluster_file(
     *,
     n: int | None = None,
     layer: str | None = None,
+    raw: bool = False,
+    genes: Literal["rows", "columns"] | None = None,
+    min_counts: int | None = None,
     min_confidence: float | None = None,
     force: bool = False,
 ) -> Result:
@@ -247,13 +258,44 @@ def subcluster_file(
     used. The model is not changed. If a path, the model, the files, the cluster or an option is invalid, an
     ``InputError`` is raised and nothing is written.
     """
-    model, found = _model_and_cells(model_path, input_paths, output_path, layer=layer, force=force)
+    columns: dict[str, Any] = {"layer": layer, "raw": raw, "genes": genes, "min_counts": min_counts}
+    model, found = _model_and_cells(model_path, input_paths, output_path, **columns, force=force)
+    _name_batches(found, model)
     divide = lambda query: model.subcluster(cluster, n, adata=query, min_confidence=min_confidence)
     return _label(found, output_path, model, divide)
 
 
+def _cells_of(
+    paths: Sequence[Path],
+    *,
+    layer: str | None,
+    raw: bool,
+    genes: Literal["rows", "columns"] | None,
+    min_counts: int | None,
+) -> Found:
+    """Read files, and leave out cells with fewer than ``min_counts`` counts."""
+    found = read_files(paths, layer=layer, raw=raw, genes=genes)
+    if min_counts is None:
+        return found
+    whole, (adata, place, _) = found.adata, found.counts
+    enough = library_sizes(counts_of(adata, place)) >= min_counts
+    logger.info("Left out %d cells with fewer than %d counts.", (~enough).sum(), min_counts)
+    kept = adata[enough].copy()
+    return found._replace(
+        adata=kept if whole is adata else whole[enough].copy(), counts=found.counts._replace(adata=kept)
+    )
+
+
 def _model_and_cells(
-    model_path: Path, input_paths: Sequence[Path], output_path: Path, *, layer: str | None, force: bool
+    model_path: Path,
+    input_paths: Sequence[Path],
+    output_path: Path,
+    *,
+    layer: str | None,
+    raw: bool,
+    genes: Literal["rows", "columns"] | None,
+    min_counts: int | None,
+    force: bool,
 ) -> tuple[SCGPCL, Found]:
     """Load a saved model and the cells, either from files or from the data saved with the model."""
     own = model_path / DATA_NAME
@@ -261,16 +303,15 @@ def _model_and_cells(
     check_free([output_path], force=force)
     model = _loaded(model_path)
     if input_paths:
-        found = read_files(input_paths, layer=layer)
-        _name_batches(found, model)
-        return model, found
+        return model, _cells_of(input_paths, layer=layer, raw=raw, genes=genes, min_counts=min_counts)
     if not own.exists():
         msg = (
             f"Expected files with cells, or a model that was saved with its own, found none in {model_path}. Pass the "
             "files after the model, or save it with `save_anndata=True`."
         )
         raise InputError(msg)
-    found = read_files([own], layer=model.registration.layer if layer is None else layer)
+    layer = model.registration.layer if layer is None and not raw else layer
+    found = _cells_of([own], layer=layer, raw=raw, genes=genes, min_counts=min_counts)
     for adata in (found.adata, found.counts.adata):
         _forget_registration(adata)
     return model, found

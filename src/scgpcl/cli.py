@@ -1,16 +1,17 @@
 """The ``scgpcl`` command: options, output and exit codes. The work is done in ``_workflow`` and ``benchmark``."""
 
+import inspect
 import logging
 import os
 import re
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -29,16 +30,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: Python arguments that are also command-line options. Error messages that mention them are translated.
+#: Python arguments that are also options of some command. Messages that mention them are translated.
 OPTIONS = (
     "batch_key", "datasets", "genes", "labels", "layer", "levels", "markers", "max_missing", "methods", "max_novelty", "min_confidence", "min_counts",
     "n", "n_clusters", "preset", "raw", "retry_errors", "scib", "seed", "seeds", "support", "threads", "timeout", "transform_batch",
 )  # fmt: skip
 
 
-#: Advice for Python users in error messages, and the advice that replaces it on the command line.
+#: Advice for Python users in messages, and the advice that replaces it on the command line.
 ADVICE = {
-    "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass --min-counts 1 to leave them out",
+    "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`": "Pass `min_counts=1` to leave them out",
     "`model.get_tree()` shows them": "Choose one of these",
     "`cluster`": "CLUSTER",
 }
@@ -77,6 +78,11 @@ Raw = Annotated[bool, typer.Option("--raw", help="Take the counts from raw.")]
 Genes = Annotated[
     Side | None, typer.Option(help="Whether genes are rows or columns of a csv or tsv table; detected by default.")
 ]
+MinCounts = Annotated[int | None, typer.Option(min=1, help="Leave out cells with fewer counts.")]
+TransformBatch = Annotated[str | None, typer.Option(help="Batch of the model to assign all cells to.")]
+MaxMissing = Annotated[
+    float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 MinConfidence = Annotated[
     float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
@@ -110,7 +116,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Cluster 2638 bundled blood cells and compare the clusters with the published types."""
-    with _command(), _shown_log("scgpcl", quiet=quiet):
+    with _command(demo), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.demo(out, seed=seed, force=force, progress=not quiet)
@@ -129,7 +135,7 @@ def cluster(
     layer: Layer = None,
     raw: Raw = False,
     genes: Genes = None,
-    min_counts: Annotated[int | None, typer.Option(min=1, help="Leave out cells with fewer counts.")] = None,
+    min_counts: MinCounts = None,
     batch_key: Annotated[
         str | None, typer.Option(help="Column of obs with batches; by default, each of several inputs is a batch.")
     ] = None,
@@ -157,7 +163,7 @@ def cluster(
     Supports h5ad, zarr, loom, csv and tsv files, as well as .h5 files and matrix.mtx folders from Cell Ranger.
     """
     _check_inputs(inputs)
-    with _command(), _shown_log("scgpcl", quiet=quiet):
+    with _command(cluster), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.cluster_file(
@@ -192,10 +198,9 @@ def map_cells(
     layer: Layer = None,
     raw: Raw = False,
     genes: Genes = None,
-    transform_batch: Annotated[str | None, typer.Option(help="Batch of the model to assign all cells to.")] = None,
-    max_missing: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Largest share of the model's genes that may be missing.")
-    ] = 0.2,
+    min_counts: MinCounts = None,
+    transform_batch: TransformBatch = None,
+    max_missing: MaxMissing = 0.2,
     min_confidence: MinConfidence = None,
     max_novelty: Annotated[
         float | None, typer.Option(min=0, help="Label cells with a higher novelty as unassigned.")
@@ -209,7 +214,7 @@ def map_cells(
     safe=True.
     """
     _check_inputs(inputs)
-    with _command(), _shown_log("scgpcl", quiet=quiet):
+    with _command(map_cells), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.map_file(
@@ -219,6 +224,7 @@ def map_cells(
             layer=layer,
             raw=raw,
             genes=None if genes is None else genes.value,
+            min_counts=min_counts,
             transform_batch=transform_batch,
             max_missing=max_missing,
             min_confidence=min_confidence,
@@ -240,6 +246,11 @@ def cut(
         typer.Option(min=0, max=1, help="Make every split with at least this support, instead of giving a number."),
     ] = None,
     layer: Layer = None,
+    raw: Raw = False,
+    genes: Genes = None,
+    min_counts: MinCounts = None,
+    transform_batch: TransformBatch = None,
+    max_missing: MaxMissing = 0.2,
     min_confidence: MinConfidence = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -250,7 +261,7 @@ def cut(
     saved with safe=True.
     """
     _check_inputs(inputs or [])
-    with _command(), _shown_log("scgpcl", quiet=quiet):
+    with _command(cut), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.cut_file(
@@ -260,6 +271,11 @@ def cut(
             n_clusters=n_clusters,
             support=support,
             layer=layer,
+            raw=raw,
+            genes=None if genes is None else genes.value,
+            min_counts=min_counts,
+            transform_batch=transform_batch,
+            max_missing=max_missing,
             min_confidence=min_confidence,
             force=force,
         )
@@ -275,6 +291,9 @@ def subcluster(
     inputs: MaybeInputs = None,
     n: Annotated[int | None, typer.Option(help="Number of parts; estimated by default.")] = None,
     layer: Layer = None,
+    raw: Raw = False,
+    genes: Genes = None,
+    min_counts: MinCounts = None,
     min_confidence: MinConfidence = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -284,7 +303,7 @@ def subcluster(
     The other clusters and the model are not changed. Only load models that you trust or that were saved with safe=True.
     """
     _check_inputs(inputs or [])
-    with _command(), _shown_log("scgpcl", quiet=quiet):
+    with _command(subcluster), _shown_log("scgpcl", quiet=quiet):
         from scgpcl import _workflow
 
         result = _workflow.subcluster_file(
@@ -294,6 +313,9 @@ def subcluster(
             output,
             n=n,
             layer=layer,
+            raw=raw,
+            genes=None if genes is None else genes.value,
+            min_counts=min_counts,
             min_confidence=min_confidence,
             force=force,
         )
@@ -331,7 +353,7 @@ def benchmark(
     for path in data:
         if not path.exists():
             _refuse(f"Expected an h5ad file or a folder, found nothing at {path}. Check the path.")
-    with _command(), _shown_log("scgpcl.benchmark"):
+    with _command(benchmark), _shown_log("scgpcl.benchmark"):
         from scgpcl.benchmark import _registry, _run
 
         for path in register or []:
@@ -407,22 +429,39 @@ def _check_inputs(paths: list[Path]) -> None:
 
 def _refuse(message: str) -> NoReturn:
     """Print an error on one line and exit with code 2."""
-    typer.echo(f"Error: {' '.join(_for_shell(message).split())}", err=True)
+    typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise typer.Exit(2)
 
 
-def _for_shell(message: str) -> str:
-    """Replace Python arguments with options. For example, "Pass ``layer=None``" becomes "Leave out --layer"."""
+def _for_shell(message: str, options: Collection[str] = OPTIONS) -> str:
+    """Replace Python arguments with options. For example, "Pass ``layer=None``" becomes "Leave out --layer".
+
+    Advice to pass arguments that are not among the ``options`` of the command is left out.
+    """
 
     def option(match: re.Match[str]) -> str:
         name, value = match[1], match[2] or ""
-        return f"--{name.replace('_', '-')} {value}".rstrip() if name in OPTIONS else match[0]
+        return f"--{name.replace('_', '-')} {value}".rstrip() if name in options else match[0]
 
     for python, shell in ADVICE.items():
-        message = message.replace(python, shell)
+        if not set(OPTIONS).intersection(re.findall(r"`(\w+)=", shell)).difference(options):
+            message = message.replace(python, shell)
+    message = _without_advice(message, set(OPTIONS).difference(options))
     message = re.sub(r"Pass `(\w+)=None`", r"Leave out `\1`", message)
     message = re.sub(r"pass `(\w+)=None`", r"leave out `\1`", message)
     return re.sub(r"`(\w+)(?:='?([^'`]*)'?)?`", option, message.replace("Pass None to", "Leave it out to"))
+
+
+def _without_advice(message: str, names: Collection[str]) -> str:
+    """Leave out the alternatives, or else the whole sentences, that advise to pass one of the named arguments."""
+    if not names:
+        return message
+    argument = rf"`(?:{'|'.join(sorted(names))})(?:=[^`]*)?`[^.,;:]*"
+    # "Pass `x=1` to do this, or do that." becomes "Do that.", and "Do this, or pass `x=1`." becomes "Do this."
+    message = re.sub(rf"Pass {argument}, or (\w)", lambda match: match[1].upper(), message)
+    message = re.sub(rf"(,? or|[:;]) pass [^.,;:`]*{argument}", "", message)
+    first, *others = re.split(r"(?<=[.!?]) (?=[A-Z])", message)
+    return " ".join([first, *(one for one in others if not re.search(rf"\b[Pp]ass [^.;:]*{argument}", one))])
 
 
 def _end(signum: int, frame: object) -> None:
@@ -430,8 +469,13 @@ def _end(signum: int, frame: object) -> None:
 
 
 @contextmanager
-def _command() -> Iterator[None]:
-    """Run a command without a display, hide warnings meant for programmers, and print errors on one line."""
+def _command(command: Callable[..., None]) -> Iterator[None]:
+    """Run a command without a display, hide warnings meant for programmers, and print others and errors on one line."""
+    options = set(OPTIONS).intersection(inspect.signature(command).parameters)
+
+    def warn(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        typer.echo(f"Warning: {' '.join(_for_shell(str(message), options).split())}", err=True)
+
     os.environ.setdefault("MPLBACKEND", "Agg")
     main = threading.current_thread() is threading.main_thread()
     # turn SIGTERM into an exception, so that unfinished files are removed
@@ -444,6 +488,7 @@ def _command() -> Iterator[None]:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
+            warnings.showwarning = warn
             from scgpcl._files import InputError
 
             try:
@@ -452,7 +497,7 @@ def _command() -> Iterator[None]:
                 typer.echo("Interrupted; no incomplete files were left behind.", err=True)
                 raise typer.Exit(130) from None
             except InputError as error:
-                _refuse(str(error))
+                _refuse(_for_shell(str(error), options))
     finally:
         for one, level in levels.items():
             one.setLevel(level)
