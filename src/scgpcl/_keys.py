@@ -12,7 +12,9 @@ SELECTED: Final = "scgpcl_selected"
 #: Genes that were not measured in new cells and were added to them as columns of zeros.
 PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
-# entries of ``uns``: other stable numbers of clusters, and the table of ``get_cluster_stability``
+# entries of ``uns``: the table of cluster sizes, other stable numbers of clusters, and the table of
+# ``get_cluster_stability``
+SIZES: Final = "cluster_sizes"
 ALSO_STABLE: Final = "also_stable"
 STABILITY: Final = "stability"
 #: Columns of the stability table: Jaccard indices for thinned counts, halves of the molecules and subsamples of cells.

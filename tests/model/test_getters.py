@@ -98,7 +98,7 @@ def test_cells_of_low_confidence_are_unassigned_on_request(adata, model):
     named = adata.obs["sure_cluster"]
     np.testing.assert_array_equal(named.astype(str), wanted)
     assert named.cat.categories[-1] == "unassigned"
-    assert adata.uns["sure"]["cluster_sizes"]["unassigned"] == (wanted == "unassigned").sum()
+    assert adata.uns["sure"]["cluster_sizes"]["size"]["unassigned"] == (wanted == "unassigned").sum()
     assert adata.uns["sure"]["params"]["min_confidence"] == least
     np.testing.assert_array_equal(adata.obs["sure_confidence"], before["scgpcl_confidence"])
     assert adata.obs[["scgpcl_cluster", "scgpcl_confidence"]].equals(before)
@@ -128,7 +128,9 @@ def test_annotation(adata, model):
     assert list(cluster.cat.categories) == ["0", "1", "2"]
     np.testing.assert_allclose(adata.obs["scgpcl_confidence"], adata.obsm["scgpcl_probability"].max(1))
     assert adata.var["scgpcl_selected"].sum() == 40
-    assert adata.uns["scgpcl"]["cluster_sizes"] == {name: int(size) for name, size in sizes.items()}
+    stored = adata.uns["scgpcl"]["cluster_sizes"]
+    assert stored.index.name == "cluster"
+    assert stored["size"].to_dict() == {name: int(size) for name, size in sizes.items()}
     assert adata.uns["scgpcl"]["params"]["n_top_genes"] == 40
 
 

@@ -46,6 +46,28 @@ def accuracy(truth, adata, names):
     return (truth.obs["type"].to_numpy() == names)[rest].mean()
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
+def test_names_with_a_slash_can_be_written(truth, fit, tmp_path):
+    pytest.importorskip("zarr")
+    truth.obs["type"] = truth.obs["type"].replace({"type 0": "B/plasma", "type 1": "T/NK/ILC"})
+    adata = labelled(truth, 5)
+    model = fit(adata, setup=SETUP, n_clusters=N_TYPES)
+    model.get_cluster_stability(n_draws=1)
+    scgpcl.tl.rank_markers(adata)
+    sizes, stability = (adata.uns["scgpcl"][name] for name in ("cluster_sizes", "stability"))
+    assert sizes["size"].to_dict() == adata.obs["scgpcl_cluster"].value_counts().to_dict()
+    assert {"B/plasma", "T/NK/ILC"} < set(sizes.index) == set(stability.index)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata.write_zarr(tmp_path / "cells.zarr")
+    model.save(tmp_path / "model", save_anndata=True)
+    loaded = scgpcl.SCGPCL.load(tmp_path / "model", accelerator="cpu")
+    loaded.get_cluster_stability(n_draws=1)
+    read = [ad.read_h5ad(tmp_path / "cells.h5ad"), ad.read_zarr(tmp_path / "cells.zarr"), loaded.adata]
+    for found in (each.uns["scgpcl"] for each in read):
+        pd.testing.assert_frame_equal(found["cluster_sizes"], sizes)
+        pd.testing.assert_frame_equal(found["stability"], stability)
+
+
 def test_three_labels_a_type_name_the_rest(truth, fit):
     adata = labelled(truth, 3)
     model = fit(adata, setup=SETUP, n_clusters=N_TYPES)

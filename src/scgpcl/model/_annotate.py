@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from scgpcl import _keys
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from scgpcl.model._getters import Assigned
@@ -50,15 +50,18 @@ def annotate(
     labels = assigned.names(min_confidence, novel).remove_unused_categories()
     limits = {"min_confidence": min_confidence, "max_novelty": max_novelty}
     parameters = {**parameters, **{name: float(value) for name, value in limits.items() if value is not None}}
-    # sizes keep their names as text keys, so that the table can be written to h5ad
-    sizes = {str(name): int(count) for name, count in labels.value_counts().items()}
+    # a table, since names with a slash cannot be keys in a file
+    counts = labels.value_counts()
+    sizes = pd.DataFrame(
+        {"size": counts.to_numpy()}, index=pd.Index([str(name) for name in counts.index], name="cluster")
+    )
     in_model = adata.var_names.isin(selected)
     summary = (
         f"{adata.n_obs} cells in {len(sizes)} clusters: names in obs[{key.cluster!r}], probabilities in "
         f"obsm[{key.probability!r}], the largest in obs[{key.confidence!r}], latent vectors in obsm[{key.latent!r}], the "
         f"{len(selected)} genes in var[{key.selected!r}]"
     )
-    noted: dict[str, Any] = {"summary": summary, "params": parameters, "cluster_sizes": sizes}
+    noted: dict[str, Any] = {"summary": summary, "params": parameters, _keys.SIZES: sizes}
     if also_stable:
         noted[_keys.ALSO_STABLE] = np.array(also_stable)
     _write_all(

@@ -359,7 +359,9 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         -----
         This method writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (cluster names, where "0" is
         the largest cluster in training), ``obsm["scgpcl_probability"]``, ``obs["scgpcl_confidence"]`` (probability of
-        the cluster of each cell), ``var["scgpcl_selected"]`` and ``uns["scgpcl"]``. Nothing else is changed.
+        the cluster of each cell), ``var["scgpcl_selected"]`` and ``uns["scgpcl"]`` (a ``"summary"``, the
+        parameters in ``"params"``, and ``"cluster_sizes"``, a table with the ``size`` of each cluster). Nothing else is
+        changed.
         """
         _ = self.reference  # first, raise an error if the model is not trained
         values = check(min_confidence=min_confidence, key_added=key_added)

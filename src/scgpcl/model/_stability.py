@@ -167,9 +167,8 @@ class Stability:
         table.loc[size == 0, [*_keys.STABILITIES, "confused"]] = np.nan
         if adata is None or adata is self.adata:
             noted = self._target(None).uns.get(_keys.UNS)
-            annotated = (
-                set(noted.get("cluster_sizes", ())) - {_keys.UNASSIGNED} if isinstance(noted, Mapping) else set()
-            )
+            sizes = noted.get(_keys.SIZES) if isinstance(noted, Mapping) else None
+            annotated = set(sizes.index) - {_keys.UNASSIGNED} if isinstance(sizes, pd.DataFrame) else set()
             if level is None and annotated and annotated <= set(names):
                 # a new dictionary, since copies of an AnnData may share this one
                 self._target(None).uns[_keys.UNS] = {**noted, _keys.STABILITY: table.copy()}
