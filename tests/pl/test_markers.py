@@ -70,6 +70,22 @@ def test_names_that_are_formulas_or_alike(cells):
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 3
 
 
+def test_long_names_that_are_shortened_alike_keep_their_genes(cells):
+    cells = cells.copy()
+    types = [f"naive thymus-derived {name}-positive, alpha-beta T cell" for name in ("CD4", "CD8")]
+    cells.obs["type"] = cells.obs["cell_type"].cat.rename_categories([*types, "NK"])
+    ax = pl.markers(cells, groupby="type", n_genes=3, skip_mt_ribo=False)
+    rows = [tick.get_text() for tick in ax.get_yticklabels()]
+    brackets = [text.get_text() for each in ax.figure.axes for text in each.texts]
+    assert len(set(rows)) == 3
+    assert brackets == rows
+    best = tl.top_markers(tl.rank_markers(cells, "type", key_added=None), 3)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [gene for name in best for gene in best[name]]
+    ax = pl.markers(cells, groupby="type", var_names={types[1]: ["CD79A", "NKG7"], types[0]: ["LYZ"]})
+    assert [text.get_text() for each in ax.figure.axes for text in each.texts] == [rows[1], rows[0]]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["CD79A", "NKG7", "LYZ"]
+
+
 def test_a_gene_is_drawn_once_and_thirty_clusters_fit(cells):
     many = cells.copy()
     many.obs["many"] = pd.Categorical((np.arange(many.n_obs) % 30).astype(str))

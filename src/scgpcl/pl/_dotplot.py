@@ -87,14 +87,17 @@ def markers(
     expression = log_normalized(adata, groupby, layer=layer)
     genes = [gene for names in chosen.values() for gene in names]
     expression = expression[:, genes].copy()
-    names = _unique([shown(name) for name in expression.obs[groupby].cat.categories])
-    expression.obs[groupby] = expression.obs[groupby].cat.rename_categories(names)
+    clusters = list(expression.obs[groupby].cat.categories)
+    # rows and brackets of a cluster have the same name, also if it is one of several that are shortened alike
+    every = list(dict.fromkeys([*clusters, *chosen]))
+    short = dict(zip(every, _unique([shown(name) for name in every]), strict=True))
+    expression.obs[groupby] = expression.obs[groupby].cat.rename_categories([short[name] for name in clusters])
     expression.var_names = _unique([shown(gene, 20) for gene in genes])
     symbols = iter(expression.var_names)
-    drawn = {shown(name): [next(symbols) for _ in own] for name, own in chosen.items()}
+    drawn = {short[name]: [next(symbols) for _ in own] for name, own in chosen.items()}
     plot: Any = sc.pl.dotplot(
         expression,
-        drawn if "" not in drawn else drawn[""],
+        drawn if list(drawn) != [""] else drawn[""],
         groupby=groupby,
         standard_scale="var",
         var_group_rotation=90 if max(map(len, drawn)) > 4 else 0,
