@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "model": {"train", "module", "nn", "data", "cluster", "pp", "tl", "_input"},
     "datasets": {"_files"},
     "simulate": set(),
-    "metrics": set(),
+    "metrics": {"tl", "_input"},
     "tl": {"_input", "data"},
     "pl": {"cluster", "metrics", "tl"},
     "_read": {"_files"},

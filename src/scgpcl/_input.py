@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
 from scvi import settings
 
 from scgpcl._rules import RULES, listed, number, one_of
-from scgpcl.data import canonical, read_rows, row_blocks
+from scgpcl.data import MAX_COUNT, check_key, read_rows
+from scgpcl.data import check_counts as check_counts
+from scgpcl.data import counts_of as counts_of
+from scgpcl.data import place_of as place_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Largest count allowed. The model computes in single precision, which cannot represent every larger whole number.
-MAX_COUNT = 2**24
 #: Columns of ``var`` that distinguish genes from other features, and columns whose values are always modalities.
 FEATURE_COLUMNS = ("feature_types", "modality", "feature_type", "feature_biotype")
 MODALITY_COLUMNS = ("feature_types", "modality")
@@ -46,93 +45,6 @@ def check_is_adata(adata: Any, argument: str = "adata") -> None:
             )
         msg = f"Expected `{argument}` to be an AnnData, found {type(adata).__name__}. {hint}"
         raise TypeError(msg)
-
-
-def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Return the count matrix of an AnnData in any supported storage.
-
-    Matrices in memory are passed through :func:`canonical`.
-    """
-    _check_key(layer, "layer")
-    place = place_of(layer)
-    if layer is not None and layer not in adata.layers:
-        msg = (
-            f"Expected raw counts in `adata.layers[{layer!r}]`, found layers [{listed(sorted(map(str, _layers(adata))))}]. "
-            "Pass `layer=None` to use `adata.X`, or store counts with "
-            f"`adata.layers[{layer!r}] = adata.X.copy()` before normalising."
-        )
-        raise KeyError(msg)
-    x = adata.X if layer is None else adata.layers[layer]
-    if x is None:
-        msg = "Expected raw counts in `adata.X`, found None. Pass the layer with the counts as `layer=`."
-        raise ValueError(msg)
-    if type(x).__module__.split(".")[0] in ("cupy", "cupyx"):
-        move = "rapids_singlecell.get.anndata_to_CPU(adata, convert_all=True)"
-        msg = f"Expected {place} in main memory, found {type(x).__name__} on a GPU. Move it: `{move}`."
-        raise TypeError(msg)
-    if not (sp.issparse(x) or isinstance(x, np.ndarray | CSRDataset)):
-        hint = f"Convert it: `{place} = scipy.sparse.csr_matrix({place})`."
-        if isinstance(x, CSCDataset):
-            hint = "Write the file again with counts in CSR format, or read it into memory with `adata.to_memory()`."
-        elif hasattr(x, "compute"):
-            hint = f"Load it: `{place} = {place}.compute()`."
-        msg = f"Expected {place} to be a CSR matrix or a numpy array, found {type(x).__name__}. {hint}"
-        raise TypeError(msg)
-    return canonical(x)
-
-
-def check_counts(x: Any, layer: str | None, *, min_cells: int = 2, place: str | None = None) -> None:
-    """Check that all counts are finite, non-negative whole numbers and that no cell is empty."""
-    place = place or place_of(layer)
-    if x.shape[0] < min_cells or x.shape[1] < 2:
-        msg = (
-            f"Expected at least {min_cells} cells and 2 genes in {place}, "
-            f"found {x.shape[0]} cells and {x.shape[1]} genes."
-        )
-        raise ValueError(msg)
-    if x.dtype.kind not in "buif" or x.dtype == np.float16:
-        msg = (
-            f"Expected counts in {place}, found values of type {x.dtype}. "
-            f"If they are counts, convert them: `{place} = {place}.astype('float32')`."
-        )
-        raise TypeError(msg)
-    empty = []
-    start = 0
-    for block in row_blocks(x):
-        values = block.data
-        if not np.isfinite(values).all():
-            msg = f"Expected finite counts in {place}, found NaN or infinite values. Use the original counts."
-            raise ValueError(msg)
-        if values.size and values.min() < 0:
-            msg = (
-                f"Expected counts of zero or more in {place}, found {values.min():g}. "
-                "Scaled or centred data is not supported: pass the layer with raw counts as `layer=`."
-            )
-            raise ValueError(msg)
-        if values.size and values.max() > MAX_COUNT:
-            msg = (
-                f"Expected counts of at most {MAX_COUNT} in {place}, which single precision holds exactly, found "
-                f"{values.max():g}. Check that these are counts of molecules or reads."
-            )
-            raise ValueError(msg)
-        fraction = values != np.floor(values)
-        if fraction.any():
-            msg = (
-                f"Expected whole counts in {place}, found {values[fraction][0]:g}, which looks normalised or "
-                "log-transformed. Pass the layer with raw counts as `layer=`. If these are estimated counts, round them with "
-                "`numpy.rint`."
-            )
-            raise ValueError(msg)
-        empty.append(start + np.flatnonzero(np.asarray(block.sum(1)).ravel() == 0))
-        start += block.shape[0]
-    n_empty = sum(len(e) for e in empty)
-    if n_empty:
-        first = np.concatenate(empty)[0]
-        msg = (
-            f"Expected every cell to have counts in {place}, found {n_empty} empty cells (the first is row {first}). "
-            "Remove them: `sc.pp.filter_cells(adata, min_counts=1)`."
-        )
-        raise ValueError(msg)
 
 
 def holds_counts(block: sp.csr_matrix) -> bool:
@@ -180,7 +92,7 @@ def check_obs_key(adata: AnnData, key: str | None, argument: str, *, missing: st
 
     ``missing`` says what to do about missing values, instead of filling them in.
     """
-    _check_key(key, argument)
+    check_key(key, argument)
     if key is None:
         return
     if key not in adata.obs:
@@ -238,20 +150,6 @@ def check_not_view(adata: AnnData) -> None:
     if adata.is_view:
         msg = "Expected an AnnData that is not a view, found a view. Call `adata = adata.copy()` first."
         raise ValueError(msg)
-
-
-def _check_key(key: Any, argument: str) -> None:
-    if not isinstance(key, Hashable):
-        msg = f"Expected `{argument}` to be a name or None, found {key!r}. Pass a single name."
-        raise TypeError(msg)
-
-
-def _layers(adata: AnnData) -> list[str]:
-    return [key for key in adata.layers if key is not None]
-
-
-def place_of(layer: str | None) -> str:
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
 def check_range(value: Any, low: float, high: float, argument: str, *, whole: bool = False) -> None:

@@ -1,3 +1,4 @@
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,8 +14,6 @@ def test_rows_come_in_the_order_asked_for(adata, tmp_path, form, columns):
     dense = adata.X.toarray()
     x = {"csr": adata.X, "csc": adata.X.tocsc(), "dense": dense, "backed": None}[form]
     if form == "backed":
-        import anndata as ad
-
         adata.write_h5ad(tmp_path / "a.h5ad")
         x = ad.read_h5ad(tmp_path / "a.h5ad", backed="r").X
     source = Cells(x, np.ones(len(dense)), None if columns is None else np.array(columns))
@@ -71,7 +70,7 @@ def test_row_blocks_cover_all_rows(counts):
 
 def test_hetero_data_names_the_layers_that_there_are(adata):
     adata.layers["counts"] = adata.X.copy()
-    with pytest.raises(KeyError, match=r"found the layers \['counts'\]"):
+    with pytest.raises(KeyError, match=r"found layers \['counts'\]"):
         scgpcl.data.to_hetero_data(adata, layer="raw")
 
 
@@ -83,6 +82,48 @@ def test_hetero_data_has_both_directions_and_validates(adata):
     np.testing.assert_array_equal(adata.X.toarray()[tuple(edges.numpy())], counts[:, 0])
     assert edges.shape[1] == adata.X.nnz
     torch.testing.assert_close(graph["gene", "rev_expresses", "cell"].edge_index, edges.flip(0))
+
+
+def swapped(x):
+    """The same counts in the other byte order."""
+    x = x.copy()
+    x.data = x.data.astype(x.dtype.newbyteorder(">"))
+    return x
+
+
+STORED = {
+    "dense": lambda x: x.toarray(),
+    "csr_array": sp.csr_array,
+    "csc_array": sp.csc_array,
+    "big-endian": swapped,
+    "integers": lambda x: x.astype(np.int32),
+}
+
+
+@pytest.mark.parametrize("form", [*STORED, "on disk"])
+def test_hetero_data_does_not_depend_on_the_storage(adata, form, tmp_path):
+    wanted = scgpcl.data.to_hetero_data(adata)
+    if form == "on disk":
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        found = scgpcl.data.to_hetero_data(ad.read_h5ad(tmp_path / "cells.h5ad", backed="r"))
+    else:
+        adata.layers["here"] = STORED[form](adata.X)
+        del adata.X
+        found = scgpcl.data.to_hetero_data(adata, layer="here")
+    for edge in wanted.edge_types:
+        assert torch.equal(found[edge].edge_index, wanted[edge].edge_index)
+        assert torch.equal(found[edge].edge_attr, wanted[edge].edge_attr)
+
+
+def test_hetero_data_is_of_counts(adata):
+    with pytest.raises(TypeError, match="found csr_matrix"):
+        scgpcl.data.to_hetero_data(adata.X)
+    adata.layers["scaled"] = adata.X.toarray() - 1.0
+    with pytest.raises(ValueError, match="Scaled or centred data is not supported"):
+        scgpcl.data.to_hetero_data(adata, layer="scaled")
+    del adata.X
+    with pytest.raises(ValueError, match=r"raw counts in `adata.X`, found None"):
+        scgpcl.data.to_hetero_data(adata)
 
 
 def test_parts_of_a_split_hold_each_cell_once(counts):

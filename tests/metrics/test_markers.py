@@ -90,6 +90,38 @@ def test_dense_counts_and_a_permutation_change_nothing(cells):
         pd.testing.assert_frame_equal(result.per_type, expected.per_type)
 
 
+def swapped(x):
+    """The same counts in the other byte order."""
+    x = x.copy()
+    x.data = x.data.astype(x.dtype.newbyteorder(">"))
+    return x
+
+
+STORED = {
+    "csr_array": sparse.csr_array,
+    "csc_array": sparse.csc_array,
+    "big-endian": swapped,
+    "integers": lambda x: x.astype(np.int32),
+}
+
+
+@pytest.mark.parametrize("form", STORED)
+def test_storage_changes_nothing(cells, form):
+    other = ad.AnnData(obs=cells.obs, var=cells.var)
+    other.layers["here"] = STORED[form](cells.layers["counts"])
+    assert other.X is None
+    result = metrics.marker_overlap(other, "cluster", "cell_type", layer="here")
+    pd.testing.assert_frame_equal(result.pairwise, metrics.marker_overlap(cells, "cluster", "cell_type").pairwise)
+
+
+def test_counts_on_disk_change_nothing(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    result = metrics.marker_overlap(backed, "cluster", "cell_type")
+    pd.testing.assert_frame_equal(result.pairwise, metrics.marker_overlap(cells, "cluster", "cell_type").pairwise)
+    backed.file.close()
+
+
 def test_leaves_the_cells_alone(cells, untouched):
     with untouched(cells):
         metrics.marker_overlap(cells, "cluster", "cell_type", layer="counts")
@@ -116,6 +148,14 @@ def test_refuses_bad_input(cells):
         metrics.marker_overlap(cells, "leiden", "cell_type")
     with pytest.raises(KeyError, match="raw_counts"):
         metrics.marker_overlap(cells, "cluster", "cell_type", layer="raw_counts")
+    with pytest.raises(TypeError, match="found DataFrame"):
+        metrics.marker_overlap(cells.obs, "cluster", "cell_type")
+    scaled = cells.copy()
+    scaled.X = scaled.X.toarray() - 1.0
+    with pytest.raises(ValueError, match="Scaled or centred data is not supported"):
+        metrics.marker_overlap(scaled, "cluster", "cell_type")
+    with pytest.raises(ValueError, match=r"raw counts in `adata.X`, found None"):
+        metrics.marker_overlap(ad.AnnData(obs=cells.obs, var=cells.var), "cluster", "cell_type")
     with pytest.raises(ValueError, match="1000, found 1001"):
         metrics.marker_overlap(cells, "cluster", "cell_type", n_top=1001)
     with pytest.raises(ValueError, match="found 0"):

@@ -14,6 +14,7 @@ from scgpcl.data._cells import (
     row_blocks,
     thinned,
 )
+from scgpcl.data._counts import MAX_COUNT, check_counts, check_key, counts_of, place_of
 from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data
 from scgpcl.data._splitter import BipartiteSplitter, EvenBatchSampler, bipartite_loader

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import scipy.sparse as sp
 import torch
+from anndata import AnnData
 from torch_geometric.data import HeteroData
 
 from scgpcl import _keys
-from scgpcl.data._canonical import canonical
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from scgpcl.data._counts import check_counts, counts_of
 
 
 def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
@@ -36,13 +32,17 @@ def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
     ------
     KeyError
         If the layer does not exist.
+    TypeError
+        If ``adata`` is not an AnnData, or if the storage of the counts is not supported.
+    ValueError
+        If the layer does not contain raw counts, or if a cell has no counts.
     """
-    if layer is not None and layer not in adata.layers:
-        found = [key for key in adata.layers if key is not None]
-        msg = f"Expected `adata.layers[{layer!r}]`, found the layers {found}. Pass `layer=None` to use `adata.X`."
-        raise KeyError(msg)
-    x = adata.X if layer is None else adata.layers[layer]
-    coo = sp.coo_matrix(canonical(sp.csr_matrix(x)))
+    if not isinstance(adata, AnnData):
+        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}. Create one: `anndata.AnnData(counts)`."
+        raise TypeError(msg)
+    x = counts_of(adata, layer)
+    check_counts(x, layer, min_cells=1)
+    coo = sp.coo_matrix(x if isinstance(x, np.ndarray | sp.csr_matrix) else x[:])  # read from disk
     stored = coo.data != 0
     edges = torch.from_numpy(np.vstack([coo.row[stored], coo.col[stored]]).astype(np.int64))
     counts = torch.from_numpy(coo.data[stored].astype(np.float32)).unsqueeze(1)

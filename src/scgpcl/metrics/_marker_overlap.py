@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
+from scgpcl import _input
 from scgpcl.metrics._partitions import aligned, contingency, encode_pair, match_clusters
+from scgpcl.tl._expression import TARGET_SUM, counted, normalized
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,7 +49,7 @@ def marker_overlap(
     *,
     n_top: int = 10,
     layer: str | None = None,
-    target_sum: float = 1e4,
+    target_sum: float = TARGET_SUM,
 ) -> MarkerOverlap:
     """Compare the marker genes of clusters and published types, as in the Zeisel study of Lee et al. (2023).
 
@@ -82,16 +83,17 @@ def marker_overlap(
     ------
     KeyError
         If ``adata`` lacks a column or the layer.
+    TypeError
+        If ``adata`` is not an AnnData, or if the storage of the counts is not supported.
     ValueError
-        If there are fewer than ``n_top`` genes, if lengths differ, if entries are missing, or if no type has at least
-        two cells and other cells to compare with.
+        If there are fewer than ``n_top`` genes, if lengths differ, if entries are missing, if the layer does not
+        contain raw counts, if gene names are duplicated, or if no type has at least two cells and other cells to
+        compare with.
     """
+    _input.check_is_adata(adata)
     if not 1 <= n_top <= adata.n_vars:
         msg = f"Expected `n_top` between 1 and the number of genes, {adata.n_vars}, found {n_top}."
         raise ValueError(msg)
-    if layer is not None and layer not in adata.layers:
-        msg = f"Expected `adata.layers[{layer!r}]`, found the layers {list(adata.layers)}."
-        raise KeyError(msg)
     types, clusters = (_names(adata, values) for values in (reference, labels))
     encode_pair(types, clusters)
     if len(types) != adata.n_obs:
@@ -105,7 +107,7 @@ def marker_overlap(
     pairs = [(label, cluster) for cluster, label in match_clusters(types, clusters).items()]
     cluster_of = {str(label): str(cluster) for label, cluster in pairs if (label, cluster) in together}
 
-    expression = _log_normalised(adata, layer, target_sum)
+    expression = normalized(counted(adata, np.ones(adata.n_obs, dtype=bool), layer=layer), target_sum)
     type_genes = _top_genes(expression, types, n_top)
     cluster_genes = _top_genes(expression, clusters, n_top)
     if not type_genes:
@@ -139,24 +141,6 @@ def _names(adata: AnnData, values: str | ArrayLike) -> np.ndarray:
         values = aligned(values, adata.obs_names)
     series = pd.Series(np.asarray(values, dtype=object))
     return series.where(series.isna(), series.astype(str)).to_numpy(dtype=object)
-
-
-def _log_normalised(adata: AnnData, layer: str | None, target_sum: float) -> AnnData:
-    """Return a new AnnData that only contains log-normalised expression (float32)."""
-    import anndata as ad
-    import scanpy as sc
-
-    counts = (adata.X if layer is None else adata.layers[layer]).astype(np.float32)  # a copy
-    if sp.issparse(counts):
-        counts = counts.tocsr()
-        counts.sum_duplicates()
-    expression = ad.AnnData(
-        counts,
-        var=pd.DataFrame(index=adata.var_names.copy()),
-    )
-    sc.pp.normalize_total(expression, target_sum=target_sum)
-    sc.pp.log1p(expression)
-    return expression
 
 
 def _top_genes(expression: AnnData, groups: np.ndarray, n_top: int) -> dict[str, set[str]]:

@@ -71,11 +71,11 @@ def counted(adata: ad.AnnData, cells: np.ndarray, *, layer: str | None = None) -
     )
 
 
-def normalized(counts: ad.AnnData) -> ad.AnnData:
-    """Replace the counts with log(1 + counts per 10,000) in the same AnnData."""
+def normalized(counts: ad.AnnData, target_sum: float = TARGET_SUM) -> ad.AnnData:
+    """Replace the counts with log(1 + counts per ``target_sum``) in the same AnnData."""
     import scanpy as sc
 
-    sc.pp.normalize_total(counts, target_sum=TARGET_SUM)
+    sc.pp.normalize_total(counts, target_sum=target_sum)
     sc.pp.log1p(counts)
     return counts
 
