@@ -1,6 +1,7 @@
 """Which clusters hold when molecules or cells are left out."""
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +90,22 @@ def test_results_for_the_registered_cells_are_kept(four_types, four_clusters, tm
     pd.testing.assert_frame_equal(stored, table, check_names=False)
     model.cut(3)
     assert "stability" not in model.adata.uns["scgpcl"]
+
+
+def test_a_stored_table_of_other_clusters_is_not_drawn(four_types, four_clusters):
+    model = scgpcl.SCGPCL.load(four_clusters, four_types.copy(), accelerator="cpu")
+    model.annotate()
+    model.get_cluster_stability(n_draws=1)
+    rows = lambda ax: [label.get_text().split(" ")[0] for label in ax.get_yticklabels()]
+    assert rows(scgpcl.pl.stability(model)) == ["0", "1", "2", "3"]
+    model.cut(2, key_added="coarse")
+    with pytest.raises(ValueError, match=r"current clusters .* found that of '0', '1', '2', '3'. Call `model.annotate"):
+        scgpcl.pl.stability(model)
+    model.annotate()
+    assert rows(scgpcl.pl.stability(model)) == list(model.adata.obs["scgpcl_cluster"].cat.categories)
+    with pytest.raises(TypeError, match="key"):
+        scgpcl.pl.stability(model, key="coarse")
+    plt.close("all")
 
 
 def test_one_cluster_is_all_there_is(annotated):

@@ -503,6 +503,11 @@ class Getters:
             return list(self.cluster_names_)
         return [str(k) for k in range(len(cast("torch.Tensor", self.module.centers)))]
 
+    def _current_clusters(self) -> list[str]:
+        """Return the names of the current clusters."""
+        _ = self.reference  # first, raise an error if the model is not trained
+        return self._cluster_names() if self.level_ is None else list(dict.fromkeys(self.level_["cluster"]))
+
     def _cluster_code(self, name: str, argument: str) -> int:
         names = self._cluster_names()
         if name not in names:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 
 from scgpcl import _keys
+from scgpcl._rules import listed
 from scgpcl.pl._style import colors_of, node_colors, shown
 
 if TYPE_CHECKING:
@@ -27,17 +28,15 @@ CONFUSED = 0.01
 LEGEND_GAP = 34
 
 
-def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None = None) -> Axes:
+def stability(model: SCGPCL | AnnData, *, ax: Axes | None = None) -> Axes:
     """Plot the stability of each cluster when molecules or cells are left out, and the cluster it is most often confused with.
 
     Parameters
     ----------
     model
         A trained model that has its cells, or an AnnData with the result of
-        :meth:`scgpcl.SCGPCL.get_cluster_stability` in ``uns``. If a model is given, this method is called if necessary.
-        The clusters are not changed.
-    key
-        Prefix of the annotation keys.
+        :meth:`scgpcl.SCGPCL.get_cluster_stability` in ``uns["scgpcl"]``. If a model is given, this method is called if
+        necessary. The clusters are not changed.
     ax
         Axes to draw on. By default, a new figure is created.
 
@@ -54,6 +53,8 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
         If an AnnData does not contain the result.
     TypeError
         If ``model`` is neither a model nor an AnnData.
+    ValueError
+        If the result stored with the cells of a model is of other clusters than its current ones.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
@@ -63,17 +64,25 @@ def stability(model: SCGPCL | AnnData, *, key: str = _keys.STEM, ax: Axes | None
     if not isinstance(model, AnnData) and not hasattr(model, "get_cluster_stability"):
         msg = f"Expected a trained model or an AnnData, found {type(model).__name__}. Pass the model."
         raise TypeError(msg)
-    stored = None if adata is None else adata.uns.get(key.replace(_keys.STEM, _keys.UNS), {}).get(_keys.STABILITY)
+    stored = None if adata is None else adata.uns.get(_keys.UNS, {}).get(_keys.STABILITY)
     if stored is None and isinstance(model, AnnData):
         msg = (
-            f"Expected the stability of clusters in `adata.uns[{key!r}]`, found none. Call `model.get_cluster_stability()` on the "
-            "annotated cells first, or pass the model."
+            f"Expected the stability of clusters in `adata.uns[{_keys.UNS!r}]`, found none. Call "
+            "`model.get_cluster_stability()` on the annotated cells first, or pass the model."
         )
         raise KeyError(msg)
+    if stored is not None and not isinstance(model, AnnData):
+        current = model._current_clusters()
+        if set(map(str, stored.index)) != set(current):
+            msg = (
+                f"Expected the stability of the current clusters of the model, {listed(current)}, in "
+                f"`model.adata.uns[{_keys.UNS!r}]`, found that of {listed(stored.index)}. Call `model.annotate()` to write "
+                "the current clusters."
+            )
+            raise ValueError(msg)
     table: pd.DataFrame = model.get_cluster_stability() if stored is None else stored
     names = [str(name) for name in table.index]
-    column = f"{key}_cluster"
-    known = {} if adata is None or column not in adata.obs else colors_of(adata, column)
+    known = {} if adata is None or _keys.CLUSTER not in adata.obs else colors_of(adata, _keys.CLUSTER)
     colors = dict(zip(names, node_colors(names, names), strict=True)) | {str(name): c for name, c in known.items()}
     if ax is None:
         _, ax = plt.subplots(figsize=(5.8, 1.1 + 0.3 * max(len(names), 3)), layout="constrained")
