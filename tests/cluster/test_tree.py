@@ -1,5 +1,6 @@
 """The tree over all numbers of clusters: names, levels, and what the partitions say."""
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -38,6 +39,16 @@ def test_names_follow_the_clusters_of_the_training(tree):
 def test_newick_holds_names_and_lengths(tree):
     wanted = "(((('0.1.1':0.7,'0.1.2':0.7)'0.1':0.2,'0.2':0.9)'0':0.4,'2':1.3)'0+2':0.5,'1':1.8)'0-2';"
     assert tree.newick() == wanted
+
+
+def test_apostrophes_are_doubled_in_newick(tree):
+    named = replace(tree, called=("Peyer's B", "T", "'NK'"))
+    wanted = [
+        "((((",
+        "'Peyer''s B.1.1':0.7,'Peyer''s B.1.2':0.7)'Peyer''s B.1':0.2,'Peyer''s B.2':0.9)'Peyer''s B':0.4,",
+        "'''NK''':1.3)'''NK'' + Peyer''s B':0.5,'T':1.8)'''NK'' + Peyer''s B + T';",
+    ]
+    assert named.newick() == "".join(wanted)
 
 
 @pytest.mark.parametrize(

@@ -194,13 +194,17 @@ class Tree:
         return [node for node in self.splits if (self.below[node] & holds).any()]
 
     def newick(self) -> str:
-        """Return the tree in Newick format, with differences in height as branch lengths."""
+        """Return the tree in Newick format, with differences in height as branch lengths.
+
+        Names are quoted, and apostrophes in them are doubled.
+        """
 
         def text(node: int) -> str:
             inner = ",".join(text(child) for child in self.children[node])
             above = self.parent[node]
             length = f":{self.height[above] - self.height[node]:.4g}" if above >= 0 else ""
-            return (f"({inner})" if inner else "") + f"'{self.names[node]}'" + length
+            name = self.names[node].replace("'", "''")
+            return (f"({inner})" if inner else "") + f"'{name}'" + length
 
         return text(0) + ";"
 
