@@ -9,8 +9,6 @@ CLUSTER: Final = "scgpcl_cluster"
 PROBABILITY: Final = "scgpcl_probability"
 CONFIDENCE: Final = "scgpcl_confidence"
 SELECTED: Final = "scgpcl_selected"
-#: Genes that were not measured in new cells and were added to them as columns of zeros.
-PADDED: Final = "scgpcl_padded"
 UNS: Final = "scgpcl"
 # entries of ``uns``: the table of cluster sizes, other stable numbers of clusters, and the table of
 # ``get_cluster_stability``

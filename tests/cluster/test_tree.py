@@ -99,15 +99,6 @@ def test_paths_are_nested_and_follow_the_more_probable_child(tree):
         assert all(len(set(coarse[fine == group])) <= 1 for group in set(fine))
 
 
-def test_grafting_replaces_what_is_below(tree):
-    grafted, number = tree.grafted(3, 3, 0.8, {"size": np.array([20, 15, 5])})
-    assert grafted.names == ["0-2", "0+2", "1", "0", "2", "0.1", "0.2", "0.3"]
-    assert number.tolist() == [0, 1, 2, 3, 4, -1, -1, -1, -1]
-    assert grafted.numbers == [1, 2, 3, 5]
-    assert grafted.parent.tolist() == [-1, 0, 0, 1, 1, 3, 3, 3]
-    assert grafted.values["size"].tolist() == [90, 60, 30, 40, 20, 20, 15, 5]
-
-
 def groups_in_groups(seed=0):
     """Four groups in two pairs, and the group of each cell."""
     rng = np.random.default_rng(seed)

@@ -208,23 +208,6 @@ class Tree:
 
         return text(0) + ";"
 
-    def grafted(self, node: int, n_parts: int, height: float, values: dict[str, np.ndarray]) -> tuple[Tree, np.ndarray]:
-        """Replace all nodes below a node with new children.
-
-        Returns the new tree and the new numbers of the old nodes, which are -1 for removed nodes. ``values`` holds the
-        values of the children in their order, each of shape (n_parts,).
-        """
-        kept = ~self.below[node]
-        kept[node] = True
-        number = np.full(len(self.parent), -1)
-        number[kept] = np.arange(kept.sum())
-        parent = self.parent[kept]
-        parent = np.r_[np.where(parent >= 0, number[parent], -1), np.full(n_parts, number[node])]
-        heights = np.r_[self.height[kept], np.zeros(n_parts)]
-        heights[number[node]] = height
-        more = {name: np.r_[old[kept], values.get(name, np.full(n_parts, np.nan))] for name, old in self.values.items()}
-        return Tree(parent, heights, number[self.clusters], more, self.called), number
-
     def with_values(self, **values: np.ndarray) -> Tree:
         """Return the tree with additional node values."""
         return replace(self, values={**self.values, **values})
