@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import scgpcl
+from scgpcl import pl
 
 
 @pytest.fixture
@@ -149,6 +150,9 @@ BAD = {
     "both": (lambda m: m.cut(4, support=0.9), TypeError, ["either `n_clusters` or `support`"]),
     "support": (lambda m: m.cut(support=2.0), ValueError, ["`support`", "found 2.0"]),
     "level": (lambda m: m.predict(level=99), ValueError, ["`level`", "found 99"]),
+    "one level": (lambda m: m.get_levels(5), TypeError, ["`levels` to be a list", "found 5", "`[5, 10]`"]),
+    "levels as text": (lambda m: m.get_levels("12"), TypeError, ["`levels` to be a list", "found '12'"]),
+    "one level drawn": (lambda m: pl.levels(m, 5), TypeError, ["`levels` to be a list", "found 5"]),
     "levels": (lambda m: m.get_levels([2, True]), ValueError, ["`level`", "found True"]),
     "unknown node": (lambda m: m.merge(["0", "9"]), ValueError, ["found '9'", "'0', '1', '2', '3'"]),
     "itself": (lambda m: m.merge(["0", "0"]), ValueError, ["into itself"]),

@@ -150,11 +150,13 @@ class Levels:
         ------
         RuntimeError
             If the model is not trained.
+        TypeError
+            If ``levels`` is not a list of numbers.
         ValueError
             If the tree has no such level.
         """
         grown = self._grown()
-        numbers = grown.tree.numbers if levels is None else [self._known_level(level) for level in levels]
+        numbers = grown.tree.numbers if levels is None else self._known_levels(levels)
         values = check("get", batch_size=batch_size, max_missing=max_missing)
         path, cells = self._paths(grown, adata, indices, transform_batch, **values)
         found = {}
@@ -298,6 +300,13 @@ class Levels:
             )
             raise ValueError(msg)
         return int(level)
+
+    def _known_levels(self, levels: Any) -> list[int]:
+        """Check that the tree has all of these levels, and return their numbers."""
+        if isinstance(levels, str) or not hasattr(levels, "__iter__"):
+            msg = f"Expected `levels` to be a list of numbers of clusters, found {levels!r}. Pass a list, such as `[5, 10]`."
+            raise TypeError(msg)
+        return [self._known_level(level) for level in levels]
 
     def _known_clusters(self, clusters: Any, level: pd.DataFrame) -> list[str]:
         """Check that the names are distinct and belong to current clusters, and return them."""

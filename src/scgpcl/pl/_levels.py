@@ -146,6 +146,8 @@ def levels(model: SCGPCL, levels: Sequence[int] | None = None, *, ax: Axes | Non
     ------
     RuntimeError
         If the model is not trained or has no cells.
+    TypeError
+        If ``levels`` is not a list of numbers.
     ValueError
         If the tree has no such level.
     """
@@ -156,7 +158,7 @@ def levels(model: SCGPCL, levels: Sequence[int] | None = None, *, ax: Axes | Non
     table = cast("pd.DataFrame", model.get_tree())
     if levels is None:
         levels = [_nearest(table, share * (model.n_clusters_ or 1)) for share in SHARES]
-    found = model.get_levels(sorted(set(levels)))
+    found = model.get_levels(sorted(set(model._known_levels(levels))))
     colors = _colors(model, table)
     order, n_cells = _walk(table), len(found)
     gap = 0.015 * n_cells
