@@ -68,10 +68,16 @@ def test_genes_that_differ_contribute_most(adata, fit):
 
 def test_bad_names_are_refused(adata, fit):
     model = fit(adata, n_top_genes=40)
-    with pytest.raises(KeyError, match="cluster of the model, '0', '1', '2', found 'B'"):
+    with pytest.raises(KeyError, match=r"cluster from training, '0', '1', '2', found 'B'\."):
         model.get_gene_attributions("B")
     with pytest.raises(ValueError, match="found '1' twice"):
         model.get_gene_attributions("1", "1")
     labels = model.predict()
     with pytest.raises(ValueError, match="cells of the cluster '1' to explain, found none"):
         model.get_gene_attributions("1", indices=np.flatnonzero(labels != "1"))
+    model.merge(["0", "1"])
+    assert set(model.predict()) == {"0+1", "2"}
+    for arguments in (["0+1"], ["2", "0+1"]):
+        with pytest.raises(KeyError, match=r"from training, .* found '0\+1'. Call `model.cut\(model.n_clusters_\)`"):
+            model.get_gene_attributions(*arguments)
+    assert model.get_gene_attributions("1").attrs["cluster"] == "1"

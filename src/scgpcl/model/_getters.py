@@ -437,7 +437,8 @@ class Getters:
         Parameters
         ----------
         cluster
-            Name of the cluster to explain, one of ``cluster_names_``.
+            Name of the cluster to explain. It must be a cluster from training, even if the current clusters are others,
+            see :meth:`cut`.
         neighbor
             Name of the cluster to compare it with; ``None`` uses the cluster with the nearest centre.
         adata, indices
@@ -456,7 +457,7 @@ class Getters:
         Raises
         ------
         KeyError
-            If the cluster does not exist.
+            If a cluster is not one of the clusters from training.
         RuntimeError
             If the model is not trained.
         ValueError
@@ -509,9 +510,11 @@ class Getters:
         return self._cluster_names() if self.level_ is None else list(dict.fromkeys(self.level_["cluster"]))
 
     def _cluster_code(self, name: str, argument: str) -> int:
+        """Return the number of a cluster from training."""
         names = self._cluster_names()
         if name not in names:
-            msg = f"Expected `{argument}` to be a cluster of the model, {listed(names)}, found {name!r}."
+            hint = "" if self.level_ is None else " Call `model.cut(model.n_clusters_)` to use these clusters again."
+            msg = f"Expected `{argument}` to be a cluster from training, {listed(names)}, found {name!r}.{hint}"
             raise KeyError(msg)
         return names.index(name)
 
