@@ -115,6 +115,19 @@ def test_present_clusters_are_compared_after_a_cut(four_types, four_clusters):
     assert by_node.equals(model.differential_expression(group1="0.1", group2="0.2"))
 
 
+@pytest.mark.parametrize("arguments", [{}, {"group1": "0-3"}, {"group1": ["0-3"]}, {"group2": "0-3"}])
+def test_a_single_cluster_is_named_as_such(four_types, four_clusters, arguments):
+    model = scgpcl.SCGPCL.load(four_clusters, four_types.copy(), accelerator="cpu")
+    model.cut(1)
+    words = (
+        r"at least two groups .* found '0-3' alone. Divide the cells with `model.cut\(n_clusters\)`, or name two nodes"
+    )
+    with pytest.raises(ValueError, match=words):
+        model.differential_expression(**arguments)
+    assert len(model.differential_expression(group1="0", group2="1")) == 80
+    assert len(model.differential_expression(group1="0")) == 80
+
+
 BAD = {
     "group": ({"group1": "9"}, ValueError, "'0', '1', '2', '3'", "model.get_tree()", "found '9'"),
     "other group": ({"group1": "1", "group2": "x"}, ValueError, "found 'x'"),
@@ -123,7 +136,7 @@ BAD = {
     "twice": ({"group1": ["1", "1"]}, ValueError, "several different ones"),
     "none": ({"group1": []}, ValueError, "`group1`", "found []"),
     "nested": ({"group1": "0.1", "group2": "0"}, ValueError, "cells in both '0.1' and '0'"),
-    "everything": ({"group1": "0-3"}, ValueError, "at least 2 cells", "found 0 in 'Rest'"),
+    "everything": ({"group1": "0-3"}, ValueError, "at least 2 cells", "found 0 in 'Rest'", "smaller group"),
     "column": ({"groupby": "x"}, KeyError, "obs['x']", "groupby="),
     "one cell": ({"groupby": "lonely", "group1": "one"}, ValueError, "at least 2 cells", "found 1 in 'one'"),
     "table": ({"adata": pd.DataFrame()}, TypeError, "found DataFrame"),

@@ -99,7 +99,7 @@ class Differential:
         RuntimeError
             If the model is not trained.
         ValueError
-            If a group does not exist, if the two groups are the same or share cells, if a group has fewer than two
+            If a group does not exist, if there is only one, if the two groups are the same or share cells, if a group has fewer than two
             cells, if the layer does not contain raw counts, or if there are too few samples for
             ``method="pseudobulk"``.
 
@@ -147,6 +147,13 @@ class Differential:
             large = [name for name, size in groups.value_counts(sort=False).items() if size >= MIN_CELLS]
             names = [str(name) for name in large if name != other]
             cells |= {name: (groups == name).to_numpy() for name in names}
+        only = list(groups.cat.categories)
+        if len(only) == 1 and set(names) <= set(only) and other in (None, *only):
+            msg = (
+                f"Expected at least two groups to compare in `adata.obs[{groupby!r}]`, found {only[0]!r} alone. Divide the "
+                "cells with `model.cut(n_clusters)`, or name two nodes of `model.get_tree()` as `group1` and `group2`."
+            )
+            raise ValueError(msg)
         if not names:
             msg = f"Expected a group of at least {MIN_CELLS} cells to compare in `adata.obs[{groupby!r}]`, found none."
             raise ValueError(msg)
@@ -184,7 +191,8 @@ def _check(compared: Comparison) -> None:
     """Check that each group has enough cells and that no cell is in both groups."""
     for name, cells in ((compared.group1, compared.first), (compared.group2, compared.second)):
         if cells.sum() < MIN_CELLS:
-            msg = f"Expected at least {MIN_CELLS} cells in each group, found {cells.sum()} in {name!r}. Pass a larger group."
+            size = "smaller" if name == REST else "larger"
+            msg = f"Expected at least {MIN_CELLS} cells in each group, found {cells.sum()} in {name!r}. Pass a {size} group."
             raise ValueError(msg)
     shared = int((compared.first & compared.second).sum())
     if shared:
