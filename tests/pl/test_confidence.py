@@ -54,6 +54,8 @@ def test_long_names_and_formulas_are_drawn_as_in_the_other_pictures(sure):
 
 
 def test_least_confidence_is_drawn_with_the_share_below_it(sure):
+    with pytest.raises(ValueError, match="from 0 to 1, found True"):
+        pl.confidence(sure, min_confidence=True)
     ax = pl.confidence(sure, min_confidence=0.65)
     assert [text.get_text() for text in ax.texts] == ["20%", "67%", "0%"]
     line = next(line for line in ax.get_lines() if line.get_linestyle() == "--")

@@ -101,11 +101,13 @@ def test_validation_has_a_curve_and_a_legend(history):
 
 
 def test_number_of_columns(history):
-    axes = pl.history(history, n_cols=2)
+    axes = pl.history(history, n_cols=np.int64(2))
     assert len({round(ax.get_position().x0, 3) for ax in axes}) == 2
     assert pl.history({"label_change": history["label_change"]}, n_cols=3)
     with pytest.raises(ValueError, match="found 0"):
         pl.history(history, n_cols=0)
+    with pytest.raises(ValueError, match="`n_cols` to be a whole number of at least 1, found '2'"):
+        pl.history(history, n_cols="2")
 
 
 @pytest.mark.parametrize("empty", [None, {}, SimpleNamespace(history_=None)])

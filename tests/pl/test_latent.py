@@ -267,3 +267,19 @@ def test_refuses_what_cannot_be_drawn(cells, untouched):
     cells.obs["empty"] = None
     with pytest.raises(ValueError, match="at least one cell"):
         pl.latent(cells, "empty")
+
+
+def test_numbers_of_numpy_are_numbers(cells):
+    axes = pl.latent(cells, ["scgpcl_cluster", "scgpcl_cluster"], seed=np.int64(3), ncols=np.int32(1))
+    assert cells.uns["X_umap"]["seed"] == 3
+    assert type(cells.uns["X_umap"]["seed"]) is int
+    assert [ax.get_subplotspec().colspan.start for ax in axes] == [0, 0]
+    for arguments, found in (
+        ({"seed": True}, "True"),
+        ({"seed": 1.5}, "1.5"),
+        ({"ncols": 0}, "0"),
+        ({"ncols": "2"}, "'2'"),
+    ):
+        name = next(iter(arguments))
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be a whole number .*, found {found}"):
+            pl.latent(cells, **arguments)

@@ -24,7 +24,7 @@ def table(cells):
 
 
 def test_genes_and_clusters(cells, table):
-    ax = pl.markers(cells, table, n_genes=2)
+    ax = pl.markers(cells, table, n_genes=np.int64(2))
     best = tl.top_markers(table, 2)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == [gene for genes in best.values() for gene in genes]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1", "2"]
@@ -101,6 +101,8 @@ def test_refuses_what_cannot_be_drawn(cells, table):
         pl.markers(cells, groupby="leiden")
     with pytest.raises(ValueError, match="found 0"):
         pl.markers(cells, table, n_genes=0)
+    with pytest.raises(ValueError, match="found True"):
+        pl.markers(cells, table, n_genes=True)
     with pytest.raises(ValueError, match="at least one cluster"):
         pl.markers(cells, table.assign(score=-1.0))
 

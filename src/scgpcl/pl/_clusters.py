@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from pandas.api.types import is_numeric_dtype
 
 from scgpcl import _keys
-from scgpcl._rules import number
+from scgpcl._rules import check, number
 from scgpcl.pl._style import DISTINCT, categories_of, colors_of, name_ticks, shown
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def gene_attributions(
     """
     import matplotlib.pyplot as plt
 
-    number(1, whole=True)(n_genes, "n_genes")
+    n_genes = number(1, whole=True)(n_genes, "n_genes")
     if "contribution" not in getattr(table, "columns", ()) or "neighbor" not in table.attrs:
         msg = f"Expected the table of `model.get_gene_attributions(cluster)`, found {type(table).__name__}."
         raise TypeError(msg)
@@ -154,10 +153,7 @@ def confidence(
     if not is_numeric_dtype(adata.obs[confidence_key]):
         msg = f"Expected numbers in `adata.obs[{confidence_key!r}]`, found values of type {adata.obs[confidence_key].dtype}."
         raise ValueError(msg)
-    limit: Any = min_confidence
-    if limit is not None and not (isinstance(limit, Real) and 0 <= float(limit) <= 1):
-        msg = f"Expected `min_confidence` to be a number from 0 to 1, found {limit!r}."
-        raise ValueError(msg)
+    min_confidence = check(min_confidence=min_confidence)["min_confidence"]
     values = adata.obs[confidence_key].astype(float)
     n_missing = int((values.isna() & clusters.notna()).sum())
     if n_missing:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scgpcl import _keys
-from scgpcl._rules import listed
+from scgpcl._rules import listed, number
 from scgpcl.pl._style import shown
 from scgpcl.tl import rank_markers, top_markers
 from scgpcl.tl._expression import log_normalized
@@ -69,9 +69,7 @@ def markers(
     import matplotlib.pyplot as plt
     import scanpy as sc
 
-    if isinstance(n_genes, bool) or not isinstance(n_genes, int) or n_genes < 1:
-        msg = f"Expected `n_genes` to be a whole number of at least 1, found {n_genes!r}."
-        raise ValueError(msg)
+    n_genes = number(1, whole=True)(n_genes, "n_genes")
     note = ""
     if var_names is not None:
         chosen = _named(adata, var_names)

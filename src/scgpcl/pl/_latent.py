@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.optimize import linear_sum_assignment
 
 from scgpcl import _keys
+from scgpcl._rules import check, number, one_of
 from scgpcl.pl._map import METHODS, latent_map, positions_at
 from scgpcl.pl._style import DISTINCT, categories_of, colors_of, shown
 from scgpcl.tl._expression import expression_of
@@ -98,15 +99,10 @@ def latent(  # type: ignore[misc]  # keywords as below
     """
     import matplotlib.pyplot as plt
 
-    if method not in METHODS:
-        msg = f"Expected `method` to be one of {METHODS}, found {method!r}."
-        raise ValueError(msg)
-    if legend_loc not in LEGENDS:
-        msg = f"Expected `legend_loc` to be one of {LEGENDS}, found {legend_loc!r}."
-        raise ValueError(msg)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        msg = f"Expected `seed` to be a whole number from 0 to {2**32 - 1}, found {seed!r}."
-        raise ValueError(msg)
+    one_of(*METHODS)(method, "method")
+    one_of(*LEGENDS)(legend_loc, "legend_loc")
+    ncols = number(1, whole=True)(ncols, "ncols")
+    seed = check(seed=seed)["seed"]
     several = isinstance(color, list | tuple)
     names: list[Any] = list(color) if several else [color]
     if not names or (ax is not None and len(names) > 1):
@@ -121,7 +117,7 @@ def latent(  # type: ignore[misc]  # keywords as below
         positions = positions_at(adata, basis)
     if ax is None:
         widths = [5.2 if look is None else 4.4 + _legend_width(look, legend_loc) for look in looks]
-        n_cols = min(max(1, ncols), len(names))
+        n_cols = min(ncols, len(names))
         n_rows = -(-len(names) // n_cols)
         width = max(sum(widths[row * n_cols : (row + 1) * n_cols]) for row in range(n_rows))
         figure, grid = plt.subplots(n_rows, n_cols, figsize=(width, 4.4 * n_rows), layout="constrained", squeeze=False)

@@ -63,7 +63,7 @@ def tree(model: SCGPCL, *, n_clusters: int | None = None, n_genes: int = 3, ax: 
     """
     import matplotlib.pyplot as plt
 
-    number(0, whole=True)(n_genes, "n_genes")
+    n_genes = number(0, whole=True)(n_genes, "n_genes")
     table = cast("pd.DataFrame", model.get_tree())
     if n_clusters is None:
         n_clusters = _nearest(table, FINEST * (model.n_clusters_ or 1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgpcl import _keys
+from scgpcl._rules import number
 from scgpcl.cluster import MAJORITY
 
 if TYPE_CHECKING:
@@ -56,14 +57,13 @@ def history(model: SCGPCL | Mapping[str, pd.DataFrame], *, n_cols: int = 4) -> l
     Raises
     ------
     ValueError
-        If the model is not trained, if the history contains none of the known metrics, or if ``n_cols`` is below 1.
+        If the model is not trained, if the history contains none of the known metrics, or if ``n_cols`` is not a whole
+        number of at least 1.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    if n_cols < 1:
-        msg = f"Expected `n_cols` to be at least 1, found {n_cols}."
-        raise ValueError(msg)
+    n_cols = number(1, whole=True)(n_cols, "n_cols")
     tables = getattr(model, "history_", model)
     if not tables:
         msg = "Expected a trained model or its `history_`, found no history. Call `model.train()` first."
