@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from scvi import settings
@@ -17,9 +19,6 @@ from scgpcl.data import MAX_COUNT, check_key, read_rows
 from scgpcl.data import check_counts as check_counts
 from scgpcl.data import counts_of as counts_of
 from scgpcl.data import place_of as place_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Columns of ``var`` that distinguish genes from other features, and columns whose values are always modalities.
 FEATURE_COLUMNS = ("feature_types", "modality", "feature_type", "feature_biotype")
@@ -143,6 +142,17 @@ def warn_of_other_features(var: pd.DataFrame) -> None:
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
             return
+
+
+def check_not_replaced(adata: AnnData, key: str, own: Collection[str]) -> None:
+    """Check that ``adata.uns[key]`` is free, or holds an earlier result, which has all entries or columns in ``own``."""
+    entry: Any = adata.uns.get(key)
+    if key in adata.uns and not (isinstance(entry, Mapping | pd.DataFrame) and set(own) <= set(entry)):
+        msg = (
+            f"Expected `key_added` to keep what others have written to `adata.uns`, found {key!r}, which is no earlier "
+            f"result of this function. Choose another name, or delete the entry: `del adata.uns[{key!r}]`."
+        )
+        raise ValueError(msg)
 
 
 def check_not_view(adata: AnnData) -> None:

@@ -134,6 +134,36 @@ def test_annotation(adata, model):
     assert adata.uns["scgpcl"]["params"]["n_top_genes"] == 40
 
 
+@pytest.mark.parametrize("key", ["neighbors", "leiden", "notes", "scgpcl_markers"])
+def test_entries_of_others_are_not_replaced(adata, model, untouched, monkeypatch, key):
+    adata.uns |= {"neighbors": {"params": {"n_neighbors": 15}}, "leiden": {"params": {}}, "notes": "mine"}
+    scgpcl.tl.rank_markers(adata)
+    monkeypatch.setattr(model, "_encode", None)  # no work is done before
+    calls = (
+        model.annotate,
+        lambda **kwargs: model.cut(2, **kwargs),
+        lambda **kwargs: model.merge(["0", "1"], **kwargs),
+        lambda **kwargs: model.subcluster("0", **kwargs),
+    )
+    for call in calls:
+        with untouched(adata), pytest.raises(ValueError, match=f"found '{key}', .*`del adata.uns\\['{key}'\\]"):
+            call(key_added=key)
+    assert model.level_ is None
+
+
+def test_earlier_annotations_are_replaced(adata, model, tmp_path):
+    model.annotate(key_added="mine")
+    adata.uns["mine"]["summary"] = "old"
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    again = ad.read_h5ad(tmp_path / "cells.h5ad")
+    for cells in (adata, again):
+        model.annotate(cells, key_added="mine")
+        assert cells.uns["mine"]["summary"] != "old"
+    again.uns["scgpcl"] = {}  # the package's own name
+    model.annotate(again)
+    assert "summary" in again.uns["scgpcl"]
+
+
 def test_annotation_changes_nothing_else_and_can_be_written(adata, fit, tmp_path):
     adata.layers["counts"] = adata.X.copy()
     adata.raw = adata.copy()

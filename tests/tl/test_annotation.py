@@ -144,6 +144,16 @@ def test_a_wrong_file_is_refused_and_nothing_changes(adata, content, save, untou
     assert words in text
 
 
+def test_only_earlier_tables_are_replaced(adata, content, save, untouched, tmp_path):
+    scgpcl.tl.apply_annotation(adata, save(content))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for cells in (adata, ad.read_h5ad(tmp_path / "cells.h5ad")):
+        scgpcl.tl.apply_annotation(cells, save(content))
+    adata.uns["type_annotation"] = "by hand"
+    with untouched(adata), pytest.raises(ValueError, match="found 'type_annotation', .* another name"):
+        scgpcl.tl.apply_annotation(adata, save(content), key_added="type")
+
+
 def test_wrong_arguments_are_refused(adata, content, save, tmp_path, untouched):
     with untouched(adata):
         with pytest.raises(FileNotFoundError):

@@ -52,6 +52,17 @@ def test_shares_are_those_of_the_counts(cells):
         assert table.loc[("B", gene), "share_out"] == pytest.approx(has.loc[~inside, gene].mean())
 
 
+def test_only_earlier_results_are_replaced(cells, untouched):
+    cells = cells.copy()
+    for n_genes in (4, 5):
+        tl.rank_markers(cells, "cell_type", key_added="here", n_genes=n_genes)
+    assert len(cells.uns["here"]["names"]) == 5
+    cells.uns |= {"neighbors": {"params": {}}, "note": "mine"}
+    for key in ("neighbors", "note"):
+        with untouched(cells), pytest.raises(ValueError, match=f"`key_added` to keep .* found '{key}'"):
+            tl.rank_markers(cells, "cell_type", key_added=key)
+
+
 def test_nothing_but_the_named_place_changes(cells, untouched):
     cells.raw = cells
     raw = cells.raw.X.copy()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scgpcl.model._getters import Assigned
 
 
+#: Entries of ``uns`` that every annotation has.
+NOTED = ("summary", "params", _keys.SIZES)
+
+
 class Names(NamedTuple):
     """Keys under which an annotation is stored."""
 

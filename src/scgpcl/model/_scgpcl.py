@@ -19,7 +19,7 @@ from scgpcl._process import held
 from scgpcl._random import seeded
 from scgpcl._rules import check, check_enough_cells, check_known
 from scgpcl.cluster import also_stable, runners_up
-from scgpcl.model._annotate import annotate, names
+from scgpcl.model._annotate import NOTED, annotate, names
 from scgpcl.model._differential import Differential
 from scgpcl.model._getters import Getters
 from scgpcl.model._levels import Levels
@@ -355,6 +355,14 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range, if ``adata`` is a view, if the model's own columns would be overwritten, or
+            if ``uns`` has an entry named ``key_added`` that is no earlier annotation.
+
         Notes
         -----
         This method writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (cluster names, where "0" is
@@ -367,12 +375,17 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         values = check(min_confidence=min_confidence, key_added=key_added)
         values |= check("get", max_missing=max_missing, max_novelty=max_novelty)
         target = self._target(adata)
-        _input.check_not_view(target)
-        registered = self.registration
-        columns = {name: getattr(registered, name) for name in ("batch_key", "labels_key", "size_factor_key")}
-        written = names(values["key_added"])
-        check_not_overwritten(written, **columns, categorical_covariate_keys=registered.batch_columns)
+        self._check_written(target, values["key_added"])
         self._write(target, transform_batch=transform_batch, **values)
+
+    def _check_written(self, adata: AnnData, key_added: str) -> None:
+        """Check that an annotation can be written and replaces only an earlier annotation."""
+        _input.check_not_view(adata)
+        registered, written = self.registration, names(key_added)
+        columns = {name: getattr(registered, name) for name in ("batch_key", "labels_key", "size_factor_key")}
+        check_not_overwritten(written, **columns, categorical_covariate_keys=registered.batch_columns)
+        if key_added != _keys.STEM:  # the package's own name
+            _input.check_not_replaced(adata, written.uns, NOTED)
 
     def _annotate_registered(self) -> None:
         self._write(cast("AnnData", self.adata), key_added=_keys.STEM, min_confidence=None, transform_batch=None)

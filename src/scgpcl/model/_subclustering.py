@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scgpcl import _input, _keys
+from scgpcl import _keys
 from scgpcl._process import held
 from scgpcl._rules import check
 from scgpcl.cluster import part_names
@@ -53,6 +53,7 @@ class Subclustering:
         @property
         def registration(self) -> Registration: ...
         def _target(self, adata: AnnData | None) -> AnnData: ...
+        def _check_written(self, adata: AnnData, key_added: str) -> None: ...
         def _grown(self) -> Grown: ...
         def _present(self, tree: Tree) -> pd.DataFrame: ...
         def _encode(self, *source: Any, **values: Any) -> Encoded: ...
@@ -137,7 +138,7 @@ class Subclustering:
             msg = f"Expected `cluster` to be one of the present clusters, {all_of(level)}, found {cluster!r}."
             raise ValueError(msg)
         target = self._target(adata)
-        _input.check_not_view(target)
+        self._check_written(target, values["key_added"])
         encoded = self._encode(adata, None, None, None, partition=level)
         parts, assigned = encoded.parts, self._assign(encoded, level)
         sizes = np.bincount(assigned.codes, minlength=assigned.probability.shape[1])

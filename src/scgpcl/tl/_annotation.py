@@ -63,7 +63,8 @@ def apply_annotation(
         If an argument has the wrong type.
     ValueError
         If the file is not an annotation, is damaged or comes from a later version, if its clusters or their sizes do
-        not match ``adata``, or if ``key_added`` is the cluster column.
+        not match ``adata``, if ``key_added`` is the cluster column, or if another entry of ``adata.uns`` would be
+        replaced.
 
     Examples
     --------
@@ -84,6 +85,7 @@ def apply_annotation(
     if key_added == key:
         msg = f"Expected another column for the names than that of the clusters, found {key!r} for both. Change `key_added`."
         raise ValueError(msg)
+    _checks.check_not_replaced(adata, f"{key_added}_annotation", ("name", "clusters", "size", "comment"))
     clusters = adata.obs[key].astype("category")
     clusters = clusters.cat.rename_categories([str(name) for name in clusters.cat.categories])
     found = clusters.value_counts()

@@ -75,7 +75,8 @@ def rank_markers(
         If the storage of the counts is not supported.
     ValueError
         If there are fewer than two clusters, if the layer does not contain raw counts, if gene names are duplicated, if
-        the result would be stored in a view, or if an argument is out of range.
+        the result would be stored in a view or replace an entry of ``adata.uns`` that is not such a result, or if an
+        argument is out of range.
 
     Notes
     -----
@@ -89,6 +90,7 @@ def rank_markers(
     if key_added is not None:
         _checks.check_key_added(key_added)
         _checks.check_not_view(adata)
+        _checks.check_not_replaced(adata, key_added, ("params", "names", "scores"))
     expression = log_normalized(adata, key, layer=layer)
     sizes = expression.obs[key].value_counts(sort=False)
     testable = sizes.index[sizes > 1].tolist()
