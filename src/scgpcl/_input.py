@@ -149,7 +149,7 @@ def check_not_replaced(adata: AnnData, key: str, own: Collection[str]) -> None:
     entry: Any = adata.uns.get(key)
     if key in adata.uns and not (isinstance(entry, Mapping | pd.DataFrame) and set(own) <= set(entry)):
         msg = (
-            f"Expected `key_added` to keep what others have written to `adata.uns`, found {key!r}, which is no earlier "
+            f"Expected `key_added` to keep what others have written to `adata.uns`, found {key!r}, which is not an earlier "
             f"result of this function. Choose another name, or delete the entry: `del adata.uns[{key!r}]`."
         )
         raise ValueError(msg)

@@ -88,7 +88,7 @@ MinConfidence = Annotated[
     float | None, typer.Option(min=0, max=1, help="Label cells with lower confidence as unassigned.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 
 
 def _show_version(wanted: bool) -> None:
