@@ -361,7 +361,7 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
             If the model is not trained.
         ValueError
             If an argument is out of range, if ``adata`` is a view, if the model's own columns would be overwritten, or
-            if ``uns`` has an entry named ``key_added`` that is no earlier annotation.
+            if ``uns`` has an entry named ``key_added`` that is not an earlier annotation.
 
         Notes
         -----
