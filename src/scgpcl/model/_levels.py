@@ -39,7 +39,7 @@ class Levels:
     module: SCGPCLModule
     n_clusters_: int | None
     cluster_names_: np.ndarray | None
-    #: State of the tree, see :meth:`scgpcl.cluster.Grown.state`; ``None`` before training.
+    #: State of the tree of clusters, which can be saved as arrays and numbers; ``None`` before training.
     tree_: dict[str, Any] | None = None
     #: Names of the clusters and of the tree nodes that make up each cluster; ``None`` for the clusters from training.
     level_: pd.DataFrame | None = None

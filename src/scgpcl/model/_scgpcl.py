@@ -355,14 +355,6 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         transform_batch, max_missing
             See :meth:`get_latent_representation`.
 
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If an argument is out of range, if ``adata`` is a view, if the model's own columns would be overwritten, or
-            if ``uns`` has an entry named ``key_added`` that is not an earlier annotation.
-
         Notes
         -----
         This method writes ``obsm["X_scgpcl"]`` (latent vectors), ``obs["scgpcl_cluster"]`` (cluster names, where "0" is
@@ -370,6 +362,14 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         the cluster of each cell), ``var["scgpcl_selected"]`` and ``uns["scgpcl"]`` (a ``"summary"``, the
         parameters in ``"params"``, and ``"cluster_sizes"``, a table with the ``size`` of each cluster). Nothing else is
         changed.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an argument is out of range, if ``adata`` is a view, if the model's own columns would be overwritten, or
+            if ``uns`` has an entry named ``key_added`` that is not an earlier annotation.
         """
         _ = self.reference  # first, raise an error if the model is not trained
         values = check(min_confidence=min_confidence, key_added=key_added)

@@ -101,16 +101,6 @@ class Subclustering:
         key_added, min_confidence
             See :meth:`annotate`.
 
-        Raises
-        ------
-        KeyError
-            If the layer or a column is missing in ``adata``.
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If the cluster does not exist, if it has fewer than 20 cells or fewer than 5 cells per part, if all of its
-            cells are alike, or if the model has no cells and none are given.
-
         Notes
         -----
         The network is not retrained. Genes are selected from all registered genes in the same way as for the model, and
@@ -121,6 +111,16 @@ class Subclustering:
         within the cluster. Clusters with more than 10,000 cells are subsampled. New cells from batches that are unknown
         to the model can be assigned to the parts, and are then standardised with the mean over the known batches, but a
         cluster can only be divided with cells from known batches.
+
+        Raises
+        ------
+        KeyError
+            If the layer or a column is missing in ``adata``.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the cluster does not exist, if it has fewer than 20 cells or fewer than 5 cells per part, if all of its
+            cells are alike, or if the model has no cells and none are given.
 
         Examples
         --------
