@@ -3,7 +3,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from scgpcl.data import _cells
+from scgpcl.data import _counts
 from scgpcl.pp import gene_statistics, library_sizes, select_genes
 
 
@@ -16,7 +16,7 @@ def log_normalised(adata):
 
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
 def test_statistics_equal_dense_ones(counts, form, monkeypatch):
-    monkeypatch.setattr(_cells.row_blocks, "__kwdefaults__", {"n_rows": 33})
+    monkeypatch.setattr(_counts.row_blocks, "__kwdefaults__", {"n_rows": 33})
     x = {"csr": counts, "csc": counts.tocsc(), "dense": counts.toarray()}[form]
     size = library_sizes(x)
     np.testing.assert_array_equal(size, counts.toarray().sum(1))

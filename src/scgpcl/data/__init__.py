@@ -1,6 +1,5 @@
 """Counts represented as blocks of the cell-gene graph."""
 
-from scgpcl.data._canonical import canonical
 from scgpcl.data._cells import (
     BipartiteBatch,
     Cells,
@@ -11,10 +10,9 @@ from scgpcl.data._cells import (
     of_genes,
     read_cells,
     read_rows,
-    row_blocks,
     thinned,
 )
-from scgpcl.data._counts import MAX_COUNT, check_counts, check_key, counts_of, place_of
+from scgpcl.data._counts import MAX_COUNT, canonical, check_counts, check_key, counts_of, place_of, row_blocks
 from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data
 from scgpcl.data._splitter import BipartiteSplitter, EvenBatchSampler, bipartite_loader

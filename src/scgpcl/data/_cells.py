@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from scgpcl.data._canonical import canonical
+from scgpcl.data._counts import BLOCK_ROWS, canonical
 from scgpcl.data._datamodule import DataModuleCounts
 from scgpcl.nn import Bipartite
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scgpcl.nn import Moments
-
-#: Number of rows to read at a time in a pass over the whole matrix.
-BLOCK_ROWS = 4096
 
 
 class BipartiteBatch(NamedTuple):
@@ -126,19 +123,6 @@ def of_genes(batch: BipartiteBatch, columns: np.ndarray) -> BipartiteBatch:
     fewer = bipartite_batch(block, batch.size_factor.numpy(), batch.cell_index.numpy())
     measured = None if batch.measured is None else batch.measured[torch.from_numpy(columns)]
     return fewer._replace(batch_index=batch.batch_index, measured=measured)
-
-
-def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
-    """Iterate over counts (n_cells, n_genes) in any storage by blocks of rows.
-
-    A data module has its own blocks.
-    """
-    if isinstance(x, DataModuleCounts):
-        yield from x.row_blocks()
-        return
-    x = canonical(x)
-    for start in range(0, x.shape[0], n_rows):
-        yield canonical(sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])]))
 
 
 def read_rows(x: Any, index: np.ndarray, columns: np.ndarray | None = None) -> sp.csr_matrix:

@@ -1,4 +1,4 @@
-"""Read the counts of an AnnData in any storage, and check them before any work is done."""
+"""Read counts in any storage, bring them into one form, and check them before any work is done."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
 from scgpcl._rules import listed
-from scgpcl.data._canonical import canonical
-from scgpcl.data._cells import row_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 #: Largest count allowed. The model computes in single precision, which cannot represent every larger whole number.
 MAX_COUNT = 2**24
+#: Number of rows to read at a time in a pass over the whole matrix.
+BLOCK_ROWS = 4096
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
@@ -122,3 +124,41 @@ def _layers(adata: AnnData) -> list[str]:
 def place_of(layer: str | None) -> str:
     """Return the location of the counts as code that a user can run."""
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def row_blocks(x: Any, *, n_rows: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
+    """Iterate over counts (n_cells, n_genes) in any storage by blocks of rows.
+
+    A data module has its own blocks.
+    """
+    if hasattr(x, "row_blocks"):
+        yield from x.row_blocks()
+        return
+    x = canonical(x)
+    for start in range(0, x.shape[0], n_rows):
+        yield canonical(sp.csr_matrix(x[start : min(start + n_rows, x.shape[0])]))
+
+
+def canonical(x: Any) -> Any:
+    """Convert counts to a numpy array or to a CSR matrix without repeated entries.
+
+    If ``x`` already has this form, ``x`` itself is returned. Entries stored in parts are summed in a copy. Anything
+    other than an array or a sparse matrix is returned unchanged.
+    """
+    if not (isinstance(x, np.ndarray) or sp.issparse(x)):
+        return x
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    if isinstance(x, np.ndarray):
+        return x
+    if not isinstance(x, sp.csr_matrix):
+        x = sp.csr_matrix(_widened(x) if x.format == "coo" else x)
+    if not x.has_canonical_format:
+        x = _widened(x).copy()
+        x.sum_duplicates()
+    return x
+
+
+def _widened(x: Any) -> Any:
+    """Convert integers to float64, because the sum of the parts of an entry may overflow a small type."""
+    return x.astype(np.float64) if x.dtype.kind in "bui" else x

@@ -11,7 +11,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scgpcl._batch_names import batch_names
-from scgpcl.data._canonical import canonical
+from scgpcl.data._counts import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

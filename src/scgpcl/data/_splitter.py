@@ -14,14 +14,14 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scgpcl._random import cpu_generator
-from scgpcl.data._cells import BLOCK_ROWS, Cells
+from scgpcl.data._counts import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scvi.data import AnnDataManager
 
-    from scgpcl.data._cells import BipartiteBatch
+    from scgpcl.data._cells import BipartiteBatch, Cells
 
 
 class BipartiteSplitter(DataSplitter):

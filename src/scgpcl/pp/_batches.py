@@ -10,7 +10,7 @@ import torch
 
 from scgpcl._random import derived_seed
 from scgpcl.cluster import kmeans
-from scgpcl.data._cells import BLOCK_ROWS
+from scgpcl.data._counts import BLOCK_ROWS
 from scgpcl.pp._axes import principal_axes, scores_along
 from scgpcl.pp._genes import feature_moments
 
