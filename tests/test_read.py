@@ -310,3 +310,21 @@ def test_genes_of_raw_do_not_replace_those_of_the_file(cells, tmp_path, monkeypa
     assert found.obsm[_keys.LATENT].shape == (found.n_obs, 4)
     assert found.var[_keys.SELECTED].all()
     pd.testing.assert_index_equal(found.obs_names, adata.obs_names[cells.X.sum(1).A1 >= 10])
+
+
+def test_tables_of_r_may_have_separators_in_quoted_names(tmp_path):
+    """As `write.table` writes them: separated by spaces, without a corner."""
+    names = ["MT-CO1; old, name", "ACTB; b, c", "RPS3"]
+    rows = "\n".join(f'"{name}" {i} 2 0' for i, name in enumerate(names))
+    (tmp_path / "s.txt").write_text('"AAACCTGAGA" "AAACCTGAGC" "AAACCTGAGG"\n' + rows + "\n")
+    found = scgpcl.read(tmp_path / "s.txt", genes="rows")
+    assert found.var_names.tolist() == names
+    np.testing.assert_array_equal(found.X.toarray(), [[0, 1, 2], [2, 2, 2], [0, 0, 0]])
+
+
+def test_features_without_a_type_are_not_genes_if_others_are(adata):
+    from scgpcl._read import _only_genes
+
+    some = adata[:, :3].copy()
+    some.var["feature_types"] = ["Gene Expression", np.nan, "Antibody Capture"]
+    assert _only_genes(some).var_names.tolist() == adata.var_names[:1].tolist()

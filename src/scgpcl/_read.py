@@ -6,7 +6,6 @@ import csv
 import logging
 import re
 import warnings
-from collections import Counter
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -213,7 +212,7 @@ def _samples(path: Path, *, genes: Literal["rows", "columns"] | None) -> Iterabl
 
 
 def _name(folder: Path, prefix: str) -> str:
-    """Return the name of a sample: that of its files, or of the innermost folder, that Cell Ranger did not give."""
+    """Return the name of a sample: that of its file or, if Cell Ranger chose it, the innermost folder's of another name."""
     prefix = prefix.strip("_.-")
     if prefix and not CELL_RANGER_FILE.fullmatch(prefix):
         return prefix
@@ -314,7 +313,7 @@ def _only_genes(adata: AnnData) -> AnnData:
     """Leave out the other features of a file from 10x Genomics, if it says which features are genes."""
     if "feature_types" not in adata.var:
         return adata
-    are_genes = adata.var["feature_types"].str.fullmatch("gene expression", case=False).to_numpy(dtype=bool)
+    are_genes = adata.var["feature_types"].str.fullmatch("gene expression", case=False, na=False).to_numpy(dtype=bool)
     return adata[:, are_genes].copy() if are_genes.any() and not are_genes.all() else adata
 
 
@@ -327,7 +326,7 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
 
     with _reading("a table of counts", path):
         lines = pd.read_csv(path, header=None, sep="\x00", nrows=2, dtype=str, quoting=3, engine="python")[0].tolist()
-        separator = _separator(lines[-1], path)
+        separator = _separator(lines, path)
         # R leaves out the corner, which pandas handles if no index column is given
         lengths = [len(fields) for fields in csv.reader(lines, delimiter=separator)]
         corner = len(lines) > 1 and lengths[0] == lengths[1]
@@ -353,11 +352,15 @@ def _read_table(path: Path, *, genes: Literal["rows", "columns"] | None) -> AnnD
     return ad.AnnData(x, obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=columns))
 
 
-def _separator(line: str, path: Path) -> str:
-    """Return what separates the values in a line of a table. A space only counts if there is nothing else."""
-    for separators in (",\t;", " "):
-        if found := Counter(char for char in line if char in separators):
-            return found.most_common(1)[0][0]
+def _separator(lines: Sequence[str], path: Path) -> str:
+    """Return what separates the values in the first lines of a table: the most frequent sign that all lines have."""
+    bare = [re.sub(r'"[^"]*"', "", line) for line in lines]
+    number = {sign: [line.count(sign) for line in bare] for sign in ",\t; "}
+    # R leaves out the corner, so that the first line has one sign less
+    found = [sign for sign, each in number.items() if each[-1]]
+    found = [sign for sign in found if abs(number[sign][0] - number[sign][-1]) <= 1] or found
+    if found:
+        return max(found, key=lambda sign: (number[sign][-1], sign != " "))
     msg = (
         f"Expected a table of counts with commas, tabs, semicolons or spaces between its columns, found none in {path}. "
         "Separate the columns by commas."
