@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable, Mapping
-from reprlib import repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -151,8 +151,12 @@ def identity(parameters: Mapping[str, Any], *, seed: int, n_cells: int, genes: p
 
 def _plain(value: Any) -> Any:
     """Convert a value to one that can be read without running code: lists of values, and text for other objects."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if callable(value):
+        value = f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -170,7 +174,11 @@ def check_run(state: RunState, values: dict[str, Any], n_clusters: int | None) -
         wanted["n_clusters"], found["n_clusters"] = n_clusters, state.model["n_clusters"]
     differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if differ:
-        expected, other = (", ".join(f"{name} {repr(each.get(name))}" for name in differ) for each in (wanted, found))
+        expected, other = (
+            ", ".join(f"{name} {reprlib.repr(each.get(name))}" for name in differ) for each in (wanted, found)
+        )
+        if expected == other:  # long lists that differ in a later entry
+            expected, other = (", ".join(f"{name} {each.get(name)!r}" for name in differ) for each in (wanted, found))
         msg = (
             f"Expected the checkpoint of a model with {expected}, found one with {other} in {state.path}. "
             "Make the model as it was when the checkpoint was written."
