@@ -444,7 +444,7 @@ def test_a_new_combination_is_a_new_batch(nested):
     """The donors and studies are known, but not this one of that."""
     new = ad.AnnData(nested.adata.X[150:], obs={"study": ["two"] * 150, "donor": [2] * 150}, var=nested.adata.var)
     with pytest.warns(
-        UserWarning, match="Their feature means and standard deviations are estimated from the cells of 'two / 2'"
+        UserWarning, match="The feature means and standard deviations of 'two / 2' are estimated from their own cells"
     ):
         labels = nested.predict(new)
     assert ari(labels, nested.predict()[150:]) > 0.9

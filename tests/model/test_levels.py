@@ -192,6 +192,7 @@ def test_other_stable_numbers_are_announced(model, adata, tmp_path):
 
 
 def test_sizes_of_nodes_follow_an_update(model, four_types):
+    model.tree_["values"]["size"] = model.tree_["values"]["size"] + 1
     model.update(four_types[:80].copy(), max_epochs=5, label_tol=0.0, accelerator="cpu", enable_progress_bar=False)
     table, levels = model.get_tree(), model.get_levels()
     finest = levels[max(levels.columns)].value_counts()

@@ -51,7 +51,7 @@ def test_moments_of_a_new_batch_are_measured_on_its_cells(simulated, reference):
     before = {name: value.clone() for name, value in reference.module.state_dict().items()}
     with pytest.warns(
         UserWarning,
-        match="A batch was not in training. Their feature means and standard deviations are estimated from the cells of 'c'",
+        match="A batch was not in training. The feature means and standard deviations of 'c' are estimated from their own cells",
     ):
         names = reference.predict(query)
     truth = [types[:300][reference.predict() == name] for name in reference.cluster_names_]
@@ -111,7 +111,7 @@ def test_moments_of_a_new_batch_agree_with_the_clusters_that_its_cells_get(simul
         _new_batches, "_represented", lambda *args: codes.update(args[1].batch_index) or represented(*args)
     )
     with pytest.warns(
-        UserWarning, match="Their feature means and standard deviations are estimated from the cells of 'c'"
+        UserWarning, match="The feature means and standard deviations of 'c' are estimated from their own cells"
     ):
         names = reference.predict(query)
     ((nearest, found),) = calls

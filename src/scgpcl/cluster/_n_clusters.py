@@ -53,8 +53,8 @@ def estimate_n_clusters(
     halves
         Vectors of the linked cells from both halves of the molecules, see :func:`split_test`.
     min_separation
-        Separation that the separation of a split must significantly exceed. Uncertain separations, which small groups
-        have, must therefore be larger.
+        Minimum that the separation of a split must significantly exceed. Splits into small groups, whose separation is
+        less certain, therefore need a larger separation.
     false_splits
         Maximum probability that any of the splits divides a continuous group.
     seed

@@ -9,7 +9,7 @@ from anndata import AnnData
 from torch_geometric.data import HeteroData
 
 from scgpcl import _keys
-from scgpcl.data._counts import check_counts, counts_of
+from scgpcl.data._counts import canonical, check_counts, counts_of
 
 
 def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
@@ -42,7 +42,7 @@ def to_hetero_data(adata: AnnData, *, layer: str | None = None) -> HeteroData:
         raise TypeError(msg)
     x = counts_of(adata, layer)
     check_counts(x, layer, min_cells=1)
-    coo = sp.coo_matrix(x if isinstance(x, np.ndarray | sp.csr_matrix) else x[:])  # read from disk
+    coo = sp.coo_matrix(x if isinstance(x, np.ndarray | sp.csr_matrix) else canonical(x[:]))  # read from disk
     stored = coo.data != 0
     edges = torch.from_numpy(np.vstack([coo.row[stored], coo.col[stored]]).astype(np.int64))
     counts = torch.from_numpy(coo.data[stored].astype(np.float32)).unsqueeze(1)

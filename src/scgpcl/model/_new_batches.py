@@ -82,7 +82,7 @@ def with_new_batches(
         else "A batch was not in training. "
     )
     if measured:
-        msg += f"Their feature means and standard deviations are estimated from the cells of {listed(measured)}. "
+        msg += f"The feature means and standard deviations of {listed(measured)} are estimated from their own cells. "
     if few:
         msg += (
             f"Batches with fewer than {MIN_CELLS} cells are treated as the most similar known batch: {', '.join(few)}. "

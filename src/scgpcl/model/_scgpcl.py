@@ -512,11 +512,13 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         ------
         FileNotFoundError
             If no saved model is found.
+        KeyError
+            If ``adata`` lacks a column with which the model was set up.
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
-            If the file is damaged or belongs to another class or another version, or if ``adata`` has other genes than the
-            model.
+            If the file is damaged or belongs to another class or another version, or if the genes of ``adata`` are not
+            those of the model.
         """
         if adata is not None and adata is not False:
             _input.check_is_adata(adata)

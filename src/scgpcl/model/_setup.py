@@ -51,8 +51,8 @@ def unknown_batches(columns: Sequence[str], new: Any, known: pd.Index) -> str:
     """Return the error message for batches that are unknown to the model."""
     return (
         f"Expected batches seen in training in `{place_of(columns)}`, found {listed(new)}; the model knows "
-        f"{listed(known)}. To treat the cells as of a batch that the model knows, write its name there, or pass "
-        f"`transform_batch={known[0]!r}` to methods that take it; otherwise, train a model that includes the new batches."
+        f"{listed(known)}. To treat the cells as if they came from a known batch, write its name there, or pass "
+        f"`transform_batch={known[0]!r}` where available; otherwise, train a model that includes the new batches."
     )
 
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 LEAST_SHARE = 0.05
 #: Seed for all random steps, so that repeated calls agree regardless of the model's seed.
 SEED = 0
-#: Separation that a split must significantly exceed to count. Along axes chosen from the same cells, splits of a pure cell
+#: Minimum that the separation of a split must significantly exceed. Along axes chosen from the same cells, splits of a pure cell
 #: line reach 1.4.
 MIN_SEPARATION = 1.3
 

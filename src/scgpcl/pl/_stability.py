@@ -54,7 +54,7 @@ def stability(model: SCGPCL | AnnData, *, ax: Axes | None = None) -> Axes:
     TypeError
         If ``model`` is neither a model nor an AnnData.
     ValueError
-        If the result stored with the cells of a model is of other clusters than its current ones.
+        If the result stored with the cells of a model belongs to clusters other than its current ones.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
