@@ -14,6 +14,8 @@ Rule = Callable[[Any, str], Any]
 MAX_NAMES = 5
 #: Largest seed that numpy, torch and scanpy all accept.
 MAX_SEED = 2**32 - 1
+#: Default maximum fraction of a model's genes that may be missing in new cells.
+MAX_MISSING = 0.2
 
 
 def listed(names: Any) -> str:

@@ -23,8 +23,8 @@ from scgpcl._input import counts_of
 from scgpcl._read import read_files, read_large
 from scgpcl._report import _describe
 from scgpcl._report._page import title_of, write_page
+from scgpcl._rules import MAX_MISSING
 from scgpcl.model import SCGPCL
-from scgpcl.model._reference import MAX_MISSING
 from scgpcl.model._saving import DATA_NAME, PICKLE_NAME, SAFE_NAME
 from scgpcl.pl._map import latent_map
 from scgpcl.pp import library_sizes

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from scgpcl import _keys
-from scgpcl._rules import MAX_SEED
+from scgpcl._rules import MAX_MISSING, MAX_SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ def map_cells(
     genes: Genes = None,
     min_counts: MinCounts = None,
     transform_batch: TransformBatch = None,
-    max_missing: MaxMissing = 0.2,
+    max_missing: MaxMissing = MAX_MISSING,
     min_confidence: MinConfidence = None,
     max_novelty: Annotated[
         float | None, typer.Option(min=0, help="Label cells with a higher novelty as unassigned.")
@@ -250,7 +250,7 @@ def cut(
     genes: Genes = None,
     min_counts: MinCounts = None,
     transform_batch: TransformBatch = None,
-    max_missing: MaxMissing = 0.2,
+    max_missing: MaxMissing = MAX_MISSING,
     min_confidence: MinConfidence = None,
     force: Force = False,
     quiet: Quiet = False,

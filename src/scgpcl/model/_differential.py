@@ -99,9 +99,9 @@ class Differential:
         RuntimeError
             If the model is not trained.
         ValueError
-            If a group does not exist, if there is a single one, if the two groups are the same or share cells, if a group has fewer than two
-            cells, if the layer does not contain raw counts, or if there are too few samples for
-            ``method="pseudobulk"``.
+            If a group does not exist, if there is nothing to compare it with, if the two groups are the same or share
+            cells, if a group has fewer than two cells, if the layer does not contain raw counts, or if there are too few
+            samples for ``method="pseudobulk"``.
 
         Notes
         -----

@@ -15,11 +15,11 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
-from scgpcl._rules import check, listed
+from scgpcl._rules import MAX_MISSING, check, listed
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
 from scgpcl.model._partition import shared_out
-from scgpcl.model._reference import MAX_MISSING, READ_CELLS, as_index
+from scgpcl.model._reference import READ_CELLS, as_index
 from scgpcl.model._subclusters import Widened
 from scgpcl.train import cluster_distance
 

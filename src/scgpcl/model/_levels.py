@@ -11,10 +11,9 @@ import torch
 
 from scgpcl import _keys
 from scgpcl._process import held
-from scgpcl._rules import check, listed
+from scgpcl._rules import MAX_MISSING, check, listed
 from scgpcl.cluster import Grown, Tree, merged_name
 from scgpcl.model._partition import all_of, in_order, in_use
-from scgpcl.model._reference import MAX_MISSING
 from scgpcl.model._subclusters import Subclusters
 
 if TYPE_CHECKING:

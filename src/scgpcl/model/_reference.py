@@ -12,7 +12,7 @@ from scvi import settings
 
 from scgpcl import _input
 from scgpcl._batch_names import batch_name, batch_names, combined_names
-from scgpcl._rules import listed
+from scgpcl._rules import MAX_MISSING, listed
 from scgpcl.data import DataModuleCounts, GeneMatch, read_cells, tensors_to_counts
 from scgpcl.model._setup import check_batch_columns, unknown_batches
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from scgpcl.data import Cells
 
-#: Default maximum fraction of the model's genes that may be missing in new cells.
-MAX_MISSING = 0.2
 #: Number of cells read and encoded at a time.
 READ_CELLS = 2048
 

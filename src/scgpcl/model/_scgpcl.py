@@ -17,13 +17,13 @@ from scgpcl import _input, _keys
 from scgpcl._batch_names import batch_name
 from scgpcl._process import held
 from scgpcl._random import seeded
-from scgpcl._rules import check, check_enough_cells, check_known
+from scgpcl._rules import MAX_MISSING, check, check_enough_cells, check_known
 from scgpcl.cluster import also_stable, runners_up
 from scgpcl.model._annotate import NOTED, annotate, names
 from scgpcl.model._differential import Differential
 from scgpcl.model._getters import Getters
 from scgpcl.model._levels import Levels
-from scgpcl.model._reference import MAX_MISSING, Reference, Registration, check_same_genes
+from scgpcl.model._reference import Reference, Registration, check_same_genes
 from scgpcl.model._saving import load_model, save_model
 from scgpcl.model._setup import batch_columns, check_not_overwritten, checked_manager, own_registry
 from scgpcl.model._stability import Stability
@@ -111,8 +111,8 @@ class SCGPCL(Training, Getters, Levels, Subclustering, Differential, Stability, 
         Table on which the estimate is based, or ``None`` if the number was given. Each row describes the split of the
         tree that leads to ``K`` clusters: the ``share`` of the partitions that separate its two sides, its
         ``separation`` on held-out molecules, the ``p_value`` for a separation of more than 1.11 (both NaN if the split
-        was not tested because too few partitions make it or a split above it does not hold), and whether it ``holds``. The estimate is one more than the number
-        of splits that hold, or 1 if no groups of cells are clearly separated.
+        was not tested because too few partitions make it or a split above it does not hold), and whether it ``holds``.
+        The estimate is one more than the number of splits that hold, or 1 if no groups of cells are clearly separated.
     cluster_names_
         Names of the clusters found in training, in the column order of ``predict(soft=True)`` until another level of
         the tree is chosen. If there are labels, these are the
