@@ -26,6 +26,8 @@ LOW, HIGH = 1e-3, 20.0
 N_ITERATIONS = 2
 #: Number of cosine similarities held in memory at a time.
 BLOCK_COSINES = 4_000_000
+#: Number of edges of the graph whose shared neighbours are counted at a time.
+BLOCK_EDGES = 8_192
 
 
 def nearest_cells(x: Tensor, n_neighbors: int) -> Tensor:
@@ -47,10 +49,15 @@ def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.G
     near = nearest_cells(x, min(n_neighbors, len(x) - 1)).cpu().numpy()
     n_cells, k = near.shape
     links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
-    links += sp.identity(n_cells, format="csr")  # a cell is among its own neighbours, so that linked cells share some
-    shared = sp.triu((links @ links.T).multiply(links.maximum(links.T) > 0), 1).tocoo()
-    weight = shared.data / (2.0 * (k + 1) - shared.data)
-    edges = np.column_stack([shared.row, shared.col])
+    linked = sp.triu(links.maximum(links.T), 1).tocoo()
+    near = np.column_stack([near, np.arange(n_cells)])  # a cell is among its own neighbours, so that linked cells share some
+    shared = np.empty(linked.nnz)
+    for start in range(0, linked.nnz, BLOCK_EDGES):
+        block = slice(start, start + BLOCK_EDGES)
+        first, second = near[linked.row[block]], near[linked.col[block]]
+        shared[block] = (first[:, :, None] == second[:, None, :]).sum((1, 2))
+    weight = shared / (2.0 * (k + 1) - shared)
+    edges = np.column_stack([linked.row, linked.col])
     return igraph.Graph(n=n_cells, edges=edges, edge_attrs={"weight": weight.tolist()})
 
 
