@@ -3,8 +3,9 @@
     python -m benchmarks.peers worm_neuron.h5ad pbmc4k.h5ad --cells 30000 --out peers
 
 The methods are those of ``scgpcl benchmark``, which resumes where it stopped: ``scgpcl``, ``scvi-kmeans`` (default number of
-epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take), ``pca-leiden`` (at the number of types) and
-``concord`` (CONCORD with its defaults and $k$-means; needs ``pip install concord-sc``). Files have counts in X and types in
+epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take), ``pca-leiden`` (at the number of types), ``pca-leiden-sparse``
+(the same without scaling the genes, so that a million cells fit into memory) and ``concord`` (CONCORD with its defaults and
+$k$-means; needs ``pip install concord-sc``). Files have counts in X and types in
 ``obs["cell_type"]``; ``--cells`` adds simulated cells.
 """
 
@@ -13,11 +14,13 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import scanpy as sc
 from benchmarks import batches
 
 from scgpcl.benchmark import Clustering, register, run
 from scgpcl.benchmark._tables import markdown
 from scgpcl.benchmark.methods.pca_kmeans import kmeans
+from scgpcl.benchmark.methods.pca_leiden import compile_neighbors, leiden_clusters
 from scgpcl.benchmark.methods.scvi_kmeans import scvi_latent
 from scgpcl.model import SCGPCL
 from scgpcl.train._run import PRETRAIN_EPOCHS
@@ -35,6 +38,14 @@ COLUMNS = {"train_seconds": "seconds", "peak_memory_mb": "memory, MB", "ari": "A
 def scvi_short(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
     z = scvi_latent(adata, seed=seed, batch_key=batch_key, max_epochs=EPOCHS)
     return Clustering(kmeans(z, n_clusters, seed=seed), z)
+
+
+@register("pca-leiden-sparse", prepare=compile_neighbors)
+def pca_leiden_sparse(adata: "ad.AnnData", n_clusters: int | None, *, seed: int, batch_key: str | None) -> Clustering:
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.pca(adata, random_state=seed)
+    return leiden_clusters(adata.obsm["X_pca"], n_clusters, seed=seed)
 
 
 @register("concord")

@@ -3,13 +3,16 @@
     python -m benchmarks.rare --cells 30000 --samples 5000 20000 0 --out rare.csv
 
 Counts of twelve types, from 30 % down to .1 % of the cells, are simulated in blocks (2000 genes, about 7 % nonzero); types differ in
-the means of a fifth of the genes. ``--samples`` are values of ``train(pretrain_max_cells=)``, 0 for all cells. A type is found if a
-cluster has more than half of its cells and these are more than half of the cluster. Seconds are those of the processor.
+the means of a fifth of the genes. ``--samples`` are values of ``train(pretrain_max_cells=)``, 0 for all cells, and ``--clusters``
+numbers of clusters, 0 for the estimate. A type is found if a cluster has more than half of its cells and these are more than half of
+the cluster. ``ari_10`` is the ARI of the tree's cut into ten clusters: the two rarest types are too small for clusters of their own, and
+with twelve clusters the ARI depends on which of the larger types are divided instead. Seconds are those of the processor.
 """
 
 import argparse
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ N_GENES = 2000
 #: Share of the genes that differ in a type, and the standard deviation of the logarithm of their fold changes.
 CHANGED, FOLD = 0.2, 0.8
 BLOCK = 20_000
-KEYS = ("cells", "sample", "seed")
-COLUMNS = (*KEYS, "ari", "found", "seconds")
+KEYS = ("cells", "sample", "clusters", "seed")
+COLUMNS = (*KEYS, "n_clusters", "ari", "ari_10", "found", "seconds")
 
 
 def simulated_blocks(n_cells: int, *, seed: int = 0) -> Iterator[ad.AnnData]:
@@ -62,28 +65,31 @@ def found_types(types: Any, clusters: Any) -> np.ndarray:
     return ((table > table.sum(1, keepdims=True) / 2) & (table > table.sum(0) / 2)).any(1)
 
 
-def run(n_cells: int, sample: int, seed: int) -> list[dict[str, Any]]:
+def run(n_cells: int, sample: int, n_clusters: int, seed: int) -> list[dict[str, Any]]:
     """Train on a sample; one row."""
     adata = ad.concat(list(simulated_blocks(n_cells)))
     SCGPCL.setup_anndata(adata)
-    model = SCGPCL(adata, len(SHARES), seed=seed)
+    model = SCGPCL(adata, n_clusters or None, seed=seed)
     start = time.process_time()
     model.train(pretrain_max_cells=sample or None, enable_progress_bar=False)
     seconds = time.process_time() - start
     types, clusters = adata.obs["cell_type"], adata.obs["scgpcl_cluster"]
     found = " ".join(types.cat.categories[found_types(types, clusters)].str.removeprefix("type "))
-    return [{"ari": metrics.ari(types, clusters), "found": found, "seconds": seconds}]
+    row = {"n_clusters": clusters.nunique(), "ari": metrics.ari(types, clusters), "found": found, "seconds": seconds}
+    model.cut(10)
+    return [row | {"ari_10": metrics.ari(types, adata.obs["scgpcl_cluster"])}]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", type=int, default=[30_000])
     parser.add_argument("--samples", nargs="+", type=int, default=[5000, 20_000, 0])
+    parser.add_argument("--clusters", nargs="+", type=int, default=[len(SHARES)])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    tasks = [(n, sample, seed) for n in args.cells for sample in args.samples for seed in args.seeds]
+    tasks = list(product(args.cells, args.samples, args.clusters, args.seeds))
     table = run_study(args, tasks, run, keys=KEYS, columns=COLUMNS, text=["found"])
     print(table.to_string(index=False))
 

@@ -196,6 +196,20 @@ def test_only_the_genes_of_the_model_are_kept_in_memory(adata):
     np.testing.assert_array_equal(source.rows(np.array([100, 5])).toarray(), adata.X[[100, 5]][:, [7, 3]].toarray())
 
 
+@pytest.mark.parametrize(("largest", "bytes_per_entry"), [(255, 2), (256, 3), (2**16, 5), (2**24, 5)])
+def test_counts_are_kept_in_the_smallest_types_that_hold_them(adata, largest, bytes_per_entry):
+    adata.X[-1, 7] = largest  # in the last block
+    datamodule = Hand(adata)
+    genes = np.array([7, 3, 20, 21])
+    packed = DataModuleCounts(datamodule).columns(genes)
+    expected = adata.X[:, genes]
+    assert packed.data.itemsize + packed.indices.itemsize == bytes_per_entry
+    assert packed.shape == expected.shape
+    for rows in (slice(30, 60), np.array([99, 0, 0, 5]), np.arange(0)):
+        assert packed[rows].dtype == np.float32
+        np.testing.assert_array_equal(packed[rows].toarray(), expected[rows].toarray())
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo, torch.strided])
 def test_tensors_of_any_layout_give_the_counts(counts, layout):
     dense = torch.from_numpy(counts.toarray())

@@ -53,6 +53,18 @@ def test_levels_are_nested(model):
     pd.testing.assert_frame_equal(model.get_levels([2, 6], indices=[3, 1]), levels[[2, 6]].iloc[[3, 1]])
 
 
+def test_clusters_without_cells_are_reported(model, adata, caplog):
+    found = model.get_levels().nunique()
+    lacking = found.index[found < found.index]
+    assert len(lacking) > 0
+    assert len(lacking) < len(found)
+    for n_clusters in found.index[1:]:
+        caplog.clear()
+        model.cut(n_clusters)
+        expected = f"{n_clusters - found[n_clusters]} of the {n_clusters} clusters of this level have no cells"
+        assert (expected in caplog.text) == (n_clusters in lacking)
+
+
 @pytest.mark.parametrize("n_clusters", [2, 7])
 def test_a_cut_agrees_with_training_at_its_number(model, four_types, n_clusters):
     copy = four_types.copy()

@@ -138,6 +138,14 @@ def test_agreement_of_successive_epochs_is_logged_once_there_are_two(adata, fit,
 
 
 @BOTH
+def test_a_finished_run_keeps_no_counts(adata, fit, clustering):
+    model = fit(adata, train={"clustering": clustering})
+    assert len(model.trainer.datamodule.source) == 0
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # reads the cells again
+    assert len(model.predict()) == adata.n_obs
+
+
+@BOTH
 def test_logged_change_is_that_of_the_labels(adata, fit, clustering):
     import lightning.pytorch as pl
 

@@ -50,7 +50,7 @@ def shared_neighbor_graph(x: Tensor, n_neighbors: int = N_NEIGHBORS) -> igraph.G
     n_cells, k = near.shape
     links = sp.csr_matrix((np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n_cells, n_cells))
     linked = sp.triu(links.maximum(links.T), 1).tocoo()
-    near = np.column_stack([near, np.arange(n_cells)])  # a cell is among its own neighbours, so that linked cells share some
+    near = np.column_stack([near, np.arange(n_cells)])  # with the cell itself, so that linked cells share some
     shared = np.empty(linked.nnz)
     for start in range(0, linked.nnz, BLOCK_EDGES):
         block = slice(start, start + BLOCK_EDGES)

@@ -13,7 +13,7 @@ from scgpcl.data._cells import (
     thinned,
 )
 from scgpcl.data._counts import MAX_COUNT, canonical, check_counts, check_key, counts_of, place_of, row_blocks
-from scgpcl.data._datamodule import CollectionDataModule, DataModuleCounts, tensors_to_counts
+from scgpcl.data._datamodule import SPARE, CollectionDataModule, DataModuleCounts, tensors_to_counts
 from scgpcl.data._hetero import to_hetero_data
 from scgpcl.data._splitter import BipartiteSplitter, EvenBatchSampler, bipartite_loader
 

@@ -206,6 +206,10 @@ class Cells:
     def __len__(self) -> int:
         return self._x.shape[0]
 
+    def release(self) -> None:
+        """Drop the counts, because loaders and trainers of a finished run still refer to the cells."""
+        self._x = self._x[:0]
+
     def of_batch(self, code: int) -> Cells:
         """Return the same cells, treated as cells from another batch."""
         other = copy(self)

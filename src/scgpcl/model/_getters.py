@@ -16,6 +16,7 @@ from scgpcl import _input, _keys
 from scgpcl._process import held
 from scgpcl._random import derived_seed, seeded
 from scgpcl._rules import MAX_MISSING, check, listed
+from scgpcl.data import SPARE
 from scgpcl.model._attributions import gene_parts
 from scgpcl.model._new_batches import extended, with_new_batches
 from scgpcl.model._partition import shared_out
@@ -570,9 +571,18 @@ class Getters:
         if dataloader is not None:
             every = Widened.of(self.reference, parts)
             batches = self._read(adata, indices, size, transform_batch, dataloader, reference=every.reference)
-            divided = (every.divided(batch) for batch in batches)
-            found = [empty, *([self._represented(own).cpu().numpy(), *shares] for own, shares in divided)]
-            z, *shares = (np.concatenate(each) for each in zip(*found, strict=True))
+            stop = 0
+            for batch in batches:
+                kept, found_shares = every.divided(batch)
+                rows = [self._represented(kept).cpu().numpy(), *found_shares]
+                start, stop = stop, stop + len(rows[0])
+                for array, values in zip(empty, rows, strict=True):  # grown in place, so that there is no second copy
+                    if stop > len(array):
+                        array.resize((round(SPARE * stop), array.shape[1]), refcheck=False)
+                    array[start:stop] = values
+            for array in empty:
+                array.resize((stop, array.shape[1]), refcheck=False)
+            z, *shares = empty
             return Encoded(z, pd.RangeIndex(len(z)), parts, shares, 0.0)
         reference = replace(self.reference, max_missing=max_missing)
         target = self._target(adata)

@@ -13,6 +13,7 @@ from scgpcl import _keys
 from scgpcl._process import held
 from scgpcl._rules import MAX_MISSING, check, listed
 from scgpcl.cluster import Grown, Tree, merged_name
+from scgpcl.model._annotate import names as annotation_names
 from scgpcl.model._partition import all_of, in_order, in_use
 from scgpcl.model._subclusters import Subclusters
 
@@ -212,6 +213,16 @@ class Levels:
             least = check(support=support)["support"]
             nodes = tree.split(tree.held(1.0 - tree.values["p_value"] >= least))
         self._take_level(self._of_nodes(tree, nodes), adata, key_added, min_confidence)
+        if self.adata is not None and (adata is None or adata is self.adata) and min_confidence is None:
+            found = self.adata.obs[annotation_names(key_added).cluster].cat.categories
+            empty = [tree.names[node] for node in nodes if tree.names[node] not in found]
+            if empty:
+                logger.warning(
+                    "%d of the %d clusters of this level have no cells: %s. The data do not support so many clusters.",
+                    len(empty),
+                    len(nodes),
+                    listed(empty),
+                )
 
     @held()
     def merge(

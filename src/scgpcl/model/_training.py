@@ -597,6 +597,7 @@ class Training:
             yield run
         finally:
             self._axes = None
+            splitter.source.release()
             self.history_, self.trainer = run.history or None, run.trainer
             if split:  # a model whose training failed halfway has clusters that do not belong to its network
                 self.is_trained_ = run.fitted or (self.is_trained_ and not run.begun)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 #: Number of latent vectors assigned to clusters at a time.
-ASSIGNED_ROWS = 1 << 16
+ASSIGNED_ROWS = 1 << 13
 
 
 class SCGPCLModule(BaseModuleClass):

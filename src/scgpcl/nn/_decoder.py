@@ -18,7 +18,7 @@ Dispersion = Literal["gene", "gene-cell"]
 
 
 #: Number of rows processed at a time when moments are computed in float64.
-MOMENT_ROWS = 1 << 16
+MOMENT_ROWS = 1 << 14
 #: Minimum mean, and the dropout logit, with which the decoder is initialised if it starts at the means of the data.
 MEAN_FLOOR = 1e-4
 START_DROPOUT_LOGIT = -3.0

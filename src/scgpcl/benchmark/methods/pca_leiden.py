@@ -35,7 +35,11 @@ def pca_leiden(adata: ad.AnnData, n_clusters: int | None, *, seed: int, batch_ke
 
     If no number of clusters is given, the resolution is 1. Batches are ignored.
     """
-    z = components(adata, seed=seed)
+    return leiden_clusters(components(adata, seed=seed), n_clusters, seed=seed)
+
+
+def leiden_clusters(z: np.ndarray, n_clusters: int | None, *, seed: int) -> Clustering:
+    """Run Leiden on vectors (n_cells, n) at resolution 1, or at one that gives ``n_clusters`` clusters."""
     cells = ad.AnnData(obsm={"z": z}, shape=(len(z), 0))
     sc.pp.neighbors(cells, use_rep="z", random_state=seed)
 
