@@ -123,7 +123,7 @@ def million_cells() -> None:
         axes, (table["cpu_seconds"] / 60, table["peak_mb"] / 1000), ("CPU minutes", "memory at most, GB"), strict=True
     ):
         ax.plot(table["cells"] / 1e6, values, marker="o")
-        ax.set(xlabel="million cells", ylabel=label, xlim=(0, 3.3), ylim=(0, 1.15 * values.max()))
+        ax.set(xlabel="million cells", ylabel=label, xlim=(0, 10.5), ylim=(0, 1.15 * values.max()))
         ax.spines[["top", "right"]].set_visible(False)
     save(figure, "task_million_cells")
 

@@ -51,8 +51,9 @@ def test_shallow_cells_come_closer_to_their_whole_and_deep_ones_stay(draws):
     assert torch.equal(depth(z, size)[deep], z[deep])
 
 
-def test_cells_that_are_all_alike_are_not_corrected():
+@pytest.mark.parametrize("size_factor", [1.0, 1.0 - 1e-7, 0.5])
+def test_cells_that_are_all_alike_are_not_corrected(size_factor):
     depth = DepthCorrection(3)
     z = torch.zeros(10, 3)
-    depth.fit([(z, torch.ones(10))], z)
+    depth.fit([(z, torch.full((10,), size_factor))], z)
     assert torch.equal(depth.weight, torch.zeros(8, 3))

@@ -69,7 +69,8 @@ class DepthCorrection(nn.Module):
             x = _regressors(z, size_factor).double()
             gram += x.t() @ x
             moment += x.t() @ (whole - z).double()
-        ridge = DEPTH_RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny)
+        # even if all cells are alike, the inverse of the ridge must be finite
+        ridge = (DEPTH_RIDGE * gram.diagonal().mean()).clamp(min=torch.finfo(gram.dtype).tiny ** 0.5)
         self.weight.copy_(torch.linalg.solve(gram + ridge * torch.eye(n).to(gram), moment))
 
 
