@@ -208,7 +208,7 @@ class Cells:
 
     def release(self) -> None:
         """Drop the counts, because loaders and trainers of a finished run still refer to the cells."""
-        self._x = self._x[:0]
+        self._x = sp.csr_matrix((0, self._x.shape[1]), dtype=np.float32)
 
     def of_batch(self, code: int) -> Cells:
         """Return the same cells, treated as cells from another batch."""

@@ -179,7 +179,8 @@ class Levels:
         """Use another level of the tree as the clusters, without training.
 
         Afterwards, :meth:`predict` and :meth:`annotate` use these clusters, even if the model is saved and loaded.
-        Latent vectors do not change. Call ``cut(model.n_clusters_)`` to restore the clusters from training.
+        Latent vectors do not change. Call ``cut(model.n_clusters_)`` to restore the clusters from training. At a
+        level that is too fine for the data, some clusters may have no cells, which is logged as a warning.
 
         Parameters
         ----------
