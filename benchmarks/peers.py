@@ -4,7 +4,7 @@
 
 The methods are those of ``scgpcl benchmark``, which resumes where it stopped: ``scgpcl``, ``scvi-kmeans`` (default number of
 epochs), ``scvi-short`` (as many epochs as both stages of scgpcl may take), ``pca-leiden`` (at the number of types), ``pca-leiden-sparse``
-(the same without scaling the genes, so that a million cells fit into memory) and ``concord`` (CONCORD with its defaults and
+(the same with all genes and without scaling them, so that a million cells fit into memory) and ``concord`` (CONCORD with its defaults and
 $k$-means; needs ``pip install concord-sc``). Files have counts in X and types in
 ``obs["cell_type"]``; ``--cells`` adds simulated cells.
 """
